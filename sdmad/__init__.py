@@ -1,0 +1,1 @@
+"""SD-MAD: sign-driven few-shot multi-anomaly detection in medical images, on Ray."""

@@ -1,0 +1,92 @@
+"""Shift Adapters for many seeds at once.
+
+[paper] For layer i with input f_in and frozen output f^_out,
+
+    f_ada = a(W2 a(W1 f_in)),    f_out = lambda f^_out + (1 - lambda) f_ada.
+
+[choice] GELU, no biases, Xavier initialisation, f_ada rescaled token by token to the norm of
+f^_out (as AA-CLIP does), the last block of each tower. All seeds live in one module with a leading
+seed dimension S, so that one batch trains and scores them all.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+ACTIVATIONS = {"gelu": F.gelu, "leaky_relu": F.leaky_relu, "relu": F.relu}
+
+
+class TowerAdapterConfig(BaseModel):
+    """The adapters of one tower: how many of its last blocks are adapted, how wide, how strong."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    blocks: int = Field(default=1, ge=0, description="adapted blocks, counted from the last; 0: none")
+    bottleneck: int = Field(default=32, ge=1)
+    frozen_weight: float = Field(default=0.7, ge=0, le=1, description="lambda; 1 is the frozen model")
+    activation: Literal["gelu", "leaky_relu", "relu"] = "gelu"
+    match_norm: bool = Field(default=True, description="rescale f_ada to the norm of f^_out")
+
+
+class AdapterConfig(BaseModel):
+    """The adapters of both towers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    image: TowerAdapterConfig = TowerAdapterConfig()
+    text: TowerAdapterConfig = TowerAdapterConfig()
+
+
+class ShiftAdapter(nn.Module):
+    """The adapter of one block for S seeds: W1 is `down` (S, D, r), W2 is `up` (S, r, D)."""
+
+    def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.down = nn.Parameter(torch.zeros(seeds, width, config.bottleneck))
+        self.up = nn.Parameter(torch.zeros(seeds, config.bottleneck, width))
+
+    @torch.no_grad()
+    def initialise(self, seed_index: int, generator: torch.Generator) -> None:
+        """Draw the weights of one seed (Xavier uniform) from its own generator."""
+        for weight in (self.down[seed_index], self.up[seed_index]):
+            bound = (6 / sum(weight.shape)) ** 0.5
+            weight.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, f_in: torch.Tensor, f_frozen: torch.Tensor) -> torch.Tensor:
+        """f_out (S, B, T, D) from the block's input and its frozen output.
+
+        Both are (S, B, T, D), or (B, T, D) when all seeds share them.
+        """
+        a = ACTIVATIONS[self.config.activation]
+        if f_in.dim() == 3:
+            f_in, f_frozen = f_in[None], f_frozen[None]
+        hidden = a(torch.matmul(f_in, self.down[:, None]))  # (S, B, T, r)
+        f_ada = a(torch.matmul(hidden, self.up[:, None]))  # (S, B, T, D)
+        if self.config.match_norm:
+            target = f_frozen.norm(dim=-1, keepdim=True)
+            f_ada = f_ada * (target / f_ada.norm(dim=-1, keepdim=True).clamp_min(1e-6)).detach()
+        weight = self.config.frozen_weight
+        return weight * f_frozen + (1 - weight) * f_ada
+
+
+class TowerAdapters(nn.ModuleList):
+    """The Shift Adapters of the last blocks of one tower, first adapted block first."""
+
+    def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
+        super().__init__(ShiftAdapter(seeds, width, config) for _ in range(config.blocks))
+        self.seeds = seeds
+        self.config = config
+
+    def initialise(self, seed_index: int, generator: torch.Generator) -> None:
+        for layer in self:
+            layer.initialise(seed_index, generator)  # type: ignore[operator]
+
+    def seed(self, index: int) -> "TowerAdapters":
+        """The adapters of one seed (S = 1), a copy."""
+        single = TowerAdapters(1, 0, self.config)
+        for mine, theirs in zip(single, self, strict=True):
+            mine.down = nn.Parameter(theirs.down[index : index + 1].detach())
+            mine.up = nn.Parameter(theirs.up[index : index + 1].detach())
+        return single

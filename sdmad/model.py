@@ -1,0 +1,132 @@
+"""Shift Adapters of S seeds on one backbone, and the decision rule that turns signs into scores.
+
+Pure tensors: no files, no Ray. Shapes: S seeds, B images, M signs, P prompts, C categories,
+E embedding width.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdmad import objective, selection
+from sdmad.adapter import AdapterConfig, TowerAdapters
+from sdmad.backbone import Backbone
+from sdmad.catalog import Catalog
+from sdmad.selection import SelectionConfig
+from sdmad.towers import Activations
+
+
+class SignModel(nn.Module):
+    """The adapters of S seeds over the signs of one catalog.
+
+    Sign prompts pass the frozen part of the text tower once, when the model is made.
+    """
+
+    membership: torch.Tensor
+    normal: torch.Tensor
+    owner: torch.Tensor
+
+    def __init__(
+        self, backbone: Backbone, catalog: Catalog, config: AdapterConfig, seeds: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.image_adapters = TowerAdapters(seeds, backbone.image.width, config.image)
+        self.text_adapters = TowerAdapters(seeds, backbone.text.width, config.text)
+        self.bias = nn.Parameter(torch.zeros(seeds, len(catalog.categories)))
+        texts, owner = catalog.texts
+        self.prompts = backbone.text.prefix(backbone.tokens(texts), config.text.blocks)
+        frozen_prompts = backbone.text.prefix(backbone.tokens(texts), 0)
+        self.register_buffer("membership", torch.from_numpy(catalog.membership))
+        self.register_buffer("normal", torch.from_numpy(catalog.normal_membership))
+        self.register_buffer("owner", torch.from_numpy(owner))
+        self.to(backbone.device)
+        self.frozen_signs = self._sign_means(backbone.text.frozen(frozen_prompts)[None])[0]
+
+    @property
+    def scale(self) -> float:
+        return self.backbone.logit_scale
+
+    def _sign_means(self, prompts: torch.Tensor) -> torch.Tensor:
+        """t_s: unit means of unit prompt embeddings (S, P, E) -> (S, M, E)."""
+        units = F.normalize(prompts, dim=-1)
+        shape = (len(units), len(self.normal), units.shape[-1])
+        sums = torch.zeros(shape, device=units.device).index_add(1, self.owner, units)
+        return F.normalize(sums, dim=-1)
+
+    def seed(self, index: int) -> "SignModel":
+        """A view of one seed as a model of its own (S = 1); weights are shared, not copied."""
+        view = copy.copy(self)
+        view._modules = dict(self._modules)
+        view._parameters = {"bias": nn.Parameter(self.bias[index : index + 1])}
+        for name in ("image_adapters", "text_adapters"):
+            view._modules[name] = getattr(self, name).seed(index)
+        return view
+
+    def sign_embeddings(self) -> torch.Tensor:
+        """Adapted sign embeddings t_s (S, M, E)."""
+        return self._sign_means(self.backbone.text.suffix(self.prompts, self.text_adapters))
+
+    def image_embeddings(self, activations: Activations) -> torch.Tensor:
+        """Adapted unit image embeddings v (S, B, E)."""
+        return F.normalize(self.backbone.image.suffix(activations, self.image_adapters), dim=-1)
+
+    def image_activations(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
+        """Prefix of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E)."""
+        activations = self.backbone.image.prefix(images, self.config.image.blocks)
+        if self.config.image.blocks <= 1:
+            frozen = self.backbone.image.frozen(activations)
+        else:
+            frozen = self.backbone.image.run(images)
+        return activations, F.normalize(frozen, dim=-1)
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """What the support decided for S seeds, beside the adapters.
+
+    `bias` b and `frozen_bias` (S, C) are the zero points of the adapted and the frozen evidence,
+    `weights` (S, C, M) the reliability of signs, `temperature` (S,) the slope of the
+    probabilities, `band` (S, C, 2) the probabilities that the support leaves undecided.
+    """
+
+    bias: torch.Tensor
+    frozen_bias: torch.Tensor
+    weights: torch.Tensor
+    temperature: torch.Tensor
+    band: torch.Tensor
+
+    def evidence(
+        self,
+        model: SignModel,
+        similarities: torch.Tensor,
+        frozen_similarities: torch.Tensor,
+        config: SelectionConfig,
+        frozen_weight: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Category logits (S, B, C), and the log share of each sign in them (S, B, C, M)."""
+        log_weights = self.log_weights(model, config)
+        normal = objective.uniform_log_weights(model.normal)
+        z0 = model.scale * frozen_similarities.expand_as(similarities)
+        z = model.scale * similarities
+        for_normal = objective.soft_maximum(z, normal)
+        shares = log_weights[:, None].expand(*z.shape[:2], *log_weights.shape[1:])
+        if config.gates_images:
+            shares = shares + selection.image_gate(
+                similarities, for_normal, self.bias, model.scale, config
+            )
+        adapted = objective.soft_maximum(z[..., None, :], shares) - for_normal[..., None]
+        frozen = objective.soft_maximum(z0[..., None, :], log_weights[:, None])
+        frozen = frozen - objective.soft_maximum(z0, normal)[..., None]
+        logits = adapted - self.bias[:, None] + frozen_weight * (frozen - self.frozen_bias[:, None])
+        return logits / self.temperature[:, None, None], shares + z[..., None, :]
+
+    def log_weights(self, model: SignModel, config: SelectionConfig) -> torch.Tensor:
+        """Log weights (S, C, M) of signs within categories."""
+        if config.weighs_signs:
+            return self.weights.log()
+        return objective.uniform_log_weights(model.membership).expand_as(self.weights)

@@ -1,0 +1,103 @@
+"""The demo's few-shot task: six anomaly categories of a held-out organ, and its archive.
+
+`SHOWN_SIGNS` is what the categories really look like. The shipped catalog `phantoms.yaml` is
+written as a language model would write it: about a quarter of the signs that it lists for a
+category are never drawn. Half of the signs belong to several categories.
+"""
+
+import csv
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from sdmad import storage
+from sdmad.phantoms.anatomy import HELD_OUT_ORGAN
+from sdmad.phantoms.render import HELD_OUT_LOOK, render
+
+SHOWN_SIGNS: dict[str, tuple[str, ...]] = {
+    "calcinosis": ("bright_specks", "speck_cluster", "bright_rim"),
+    "cystic_disease": ("dark_cyst", "dark_specks", "ring_lesion"),
+    "tumour": ("spiculated_mass", "bright_nodule", "bulge"),
+    "fibrosis": ("streaks", "mottling", "notch"),
+    "abscess": ("ring_lesion", "fluid_level", "haze"),
+    "infarct": ("dark_sector", "fissure", "notch", "haze"),
+}
+CATEGORIES = tuple(SHOWN_SIGNS)
+SIGN_PROBABILITY = 0.7
+SHARD_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of the task: its labels, the signs drawn for them, and their masks."""
+
+    member: str
+    patient_id: str
+    split: str
+    labels: tuple[str, ...]
+    image: np.ndarray
+    masks: dict[str, np.ndarray]
+
+
+def draw_example(index: int, split: str, seed: int = 0) -> Example:
+    """Image `index` of a split, the same on every machine; patients have two images each.
+
+    Four in ten images are normal, four have one category, two have two or three.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, index + (1 << 32) * (split == "test")]))
+    count = int(rng.choice(4, p=[0.4, 0.4, 0.15, 0.05]))
+    labels = sorted(rng.choice(CATEGORIES, count, replace=False).tolist(), key=CATEGORIES.index)
+    signs: set[str] = set()
+    for label in labels:
+        candidates = SHOWN_SIGNS[label]
+        chosen = [s for s in candidates if rng.random() < SIGN_PROBABILITY]
+        signs.update(chosen or [str(rng.choice(candidates))])
+    phantom = render(rng, HELD_OUT_ORGAN, signs, HELD_OUT_LOOK)
+    return Example(
+        member=f"{split}-{index:05d}.png",
+        patient_id=f"{split}-{index // 2:05d}",
+        split=split,
+        labels=tuple(labels),
+        image=phantom.image,
+        masks=phantom.masks,
+    )
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_archive(uri: str, pool: int, test: int, seed: int = 0) -> str:
+    """Write the task as tar shards and `labels.csv` under `uri`; returns the URI of the labels."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["archive", "member", "patient_id", "split", "labels"])
+    for number, shard in enumerate(_shards(pool, test, seed)):
+        archive = f"phantoms-{number:04d}.tar"
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for example in shard:
+                content = encode_png(example.image)
+                info = tarfile.TarInfo(example.member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+                writer.writerow(
+                    [archive, example.member, example.patient_id, example.split]
+                    + [";".join(example.labels)]
+                )
+        storage.write_bytes(storage.join(uri, archive), buffer.getvalue())
+    labels = storage.join(uri, "labels.csv")
+    storage.write_bytes(labels, table.getvalue().encode())
+    return labels
+
+
+def _shards(pool: int, test: int, seed: int) -> Iterator[list[Example]]:
+    plan = [("pool", k) for k in range(pool)] + [("test", k) for k in range(test)]
+    for start in range(0, len(plan), SHARD_IMAGES):
+        yield [draw_example(k, split, seed) for split, k in plan[start : start + SHARD_IMAGES]]
