@@ -134,7 +134,7 @@ def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone
     model, tokenizer_name = config.model, config.model
     if model == PHANTOM:
         model = f"local-dir:{phantom_backbone.WEIGHTS}"
-    _check_exists(config)
+    check_backbone(config)
     # open_clip warns that no weights were asked for; the check above has said so already.
     logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))
     try:
@@ -152,7 +152,8 @@ def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone
     return wrap(clip, tokenizer, config, device)
 
 
-def _check_exists(config: BackboneConfig) -> None:
+def check_backbone(config: BackboneConfig) -> None:
+    """Raise `UserError` when open_clip cannot know the model or its weights; loads nothing."""
     model, pretrained = config.model, config.pretrained
     if model == PHANTOM or ":" in model:
         if pretrained is not None:

@@ -193,3 +193,8 @@ def storage_error(uri: str, error: Exception) -> UserError:
     if code in ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return UserError(f"{uri}: access denied ({code}); check credentials and bucket policy")
     return UserError(f"{uri}: storage cannot be reached: {type(error).__name__} {code}".rstrip())
+
+
+def size(uri: str) -> int:
+    """Bytes of an object; `FileNotFoundError` when it does not exist."""
+    return int(files(uri).size(uri))

@@ -1,0 +1,184 @@
+"""Reading the images of work units, still encoded.
+
+    for member in read_unit(unit):
+        member.name, member.content
+"""
+
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sdmad import storage
+from sdmad.archive import naming
+from sdmad.archive.units import WorkUnit
+
+ATTEMPTS = 4
+WHOLE_SHARD_BYTES = 16 << 20
+LARGEST_MEMBER_BYTES = 2 << 30
+READ_BLOCK = 4 << 20
+SEEK_BLOCK = 256 << 10
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a unit as it is stored; `reason` says why there is no `content`.
+
+    A shard that breaks off is one more member, without a name. `seconds` is the time of reading.
+    """
+
+    index: int
+    uri: str
+    archive: str
+    name: str
+    content: bytes | None
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def read_unit(unit: WorkUnit) -> Iterator[Member]:
+    """Every image of a unit in stored order, read as a stream; never raises for bad content."""
+    yield from (_read_tar(unit) if unit.kind == "tar" else _read_objects(unit))
+
+
+def _read_objects(unit: WorkUnit) -> Iterator[Member]:
+    def fetch(entry: storage.StoredObject) -> tuple[bytes | None, float, str]:
+        start = time.monotonic()
+        content, reason = None, ""
+        try:
+            content = _with_retries(entry.uri)
+        except OSError as error:
+            reason = f"cannot be read: {_describe(error)}"
+        return content, time.monotonic() - start, reason
+
+    with ThreadPoolExecutor(8) as pool:
+        # Sixteen at a time: requests overlap, memory stays small.
+        for start in range(0, len(unit.objects), 16):
+            group = unit.objects[start : start + 16]
+            for offset, (entry, result) in enumerate(zip(group, pool.map(fetch, group), strict=True)):
+                content, seconds, reason = result
+                name = storage.relative(entry.uri, unit.base)
+                yield Member(start + offset, entry.uri, "", name, content, seconds, reason)
+
+
+def _with_retries(uri: str) -> bytes:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return storage.read_bytes(uri)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(0.2 * 2**attempt)
+    raise AssertionError
+
+
+def _read_tar(unit: WorkUnit) -> Iterator[Member]:
+    uri, archive = unit.objects[0].uri, unit.archive
+    done = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        start = time.monotonic()
+        try:
+            for position, (name, content, reason) in enumerate(_tar_stream(uri)):
+                if position < done:
+                    continue
+                seconds = time.monotonic() - start
+                yield Member(
+                    done, naming.image_uri(uri, name), archive, name, content, seconds, reason
+                )
+                done += 1
+                start = time.monotonic()
+            return
+        except (tarfile.TarError, EOFError) as error:
+            yield _broken(unit, done, f"the shard breaks off: {_describe(error)}")
+            return
+        except OSError as error:
+            # gzip reports damaged data as OSError too; reading again tells the two apart.
+            if attempt == ATTEMPTS or isinstance(error, FileNotFoundError):
+                yield _broken(unit, done, f"the shard cannot be read: {_describe(error)}")
+                return
+            time.sleep(0.2 * 2**attempt)
+
+
+def _broken(unit: WorkUnit, index: int, reason: str) -> Member:
+    return Member(index, unit.objects[0].uri, unit.archive, "", None, 0.0, reason)
+
+
+def _tar_stream(uri: str) -> Iterator[tuple[str, bytes | None, str]]:
+    """Name, content and reason of every image member, reading the shard once, front to back."""
+    with (
+        storage.open_read(uri, READ_BLOCK) as stream,
+        tarfile.open(fileobj=stream, mode="r|*", errorlevel=2) as tar,
+    ):
+        for info in tar:
+            # tarfile remembers every member; a stream never goes back to one.
+            tar.members = []  # type: ignore[attr-defined]
+            if not info.isreg() or naming.is_sidecar(info.name):
+                continue
+            if info.size > LARGEST_MEMBER_BYTES:
+                yield info.name, None, f"too large: {info.size} bytes"
+                continue
+            handle = tar.extractfile(info)
+            try:
+                content = handle.read() if handle else b""
+            except tarfile.ReadError:
+                yield info.name, None, "the shard breaks off within this image"
+                raise
+            yield info.name, content, ""
+
+
+def _describe(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def read_members(base: str, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+    """The content of chosen images, by (archive, member); those that are not there are left out.
+
+    A small shard is fetched in one request; in a large one headers are read and the data between
+    them is skipped, so that only the wanted members are transferred.
+    """
+    by_archive: dict[str, set[str]] = {}
+    for archive, member in wanted:
+        by_archive.setdefault(archive, set()).add(member)
+    jobs = [(storage.join(base, a) if a else "", a, names) for a, names in by_archive.items()]
+    found: dict[tuple[str, str], bytes] = {}
+    with ThreadPoolExecutor(4) as pool:
+        for part in pool.map(lambda job: _read_some(base, *job), jobs):
+            found.update(part)
+    return found
+
+
+def _read_some(
+    base: str, shard: str, archive: str, names: set[str]
+) -> dict[tuple[str, str], bytes]:
+    found: dict[tuple[str, str], bytes] = {}
+    if not archive:
+        for name in sorted(names):
+            uri = storage.join(base, name)
+            try:
+                found["", name] = _with_retries(uri)
+            except FileNotFoundError:
+                continue
+        return found
+    if storage.name(base) == archive and naming.is_tar(base):
+        shard = base
+    try:
+        small = storage.size(shard) <= WHOLE_SHARD_BYTES
+    except FileNotFoundError:
+        return found
+    compressed = not shard.lower().endswith(".tar")
+    block = READ_BLOCK if small or compressed else SEEK_BLOCK
+    with (
+        storage.open_read(shard, block) as stream,
+        tarfile.open(fileobj=stream, mode="r|*" if compressed else "r:") as tar,
+    ):
+        for info in tar:
+            if info.isreg() and info.name in names:
+                handle = tar.extractfile(info)
+                found[archive, info.name] = handle.read() if handle else b""
+                if len(found) == len(names):
+                    break
+    return found

@@ -1,0 +1,34 @@
+"""What the names of objects and members say: shard, image, or something beside images."""
+
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SIDECAR_SUFFIXES = frozenset(
+    (".json", ".jsonl", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf")
+    + (".parquet", ".idx", ".md5", ".sha256", ".log", ".db", ".py", ".cls")
+)
+SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
+
+
+def is_tar(name: str) -> bool:
+    return name.lower().endswith(TAR_SUFFIXES)
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a name is that of something beside images: notes, tables, hidden and system files.
+
+    Everything else is taken for an image, whatever its suffix: DICOM files often have none.
+    """
+    path = PurePosixPath(name)
+    return (
+        path.name in SIDECAR_NAMES
+        or path.name.startswith(".")
+        or "__MACOSX" in path.parts
+        or path.suffix.lower() in SIDECAR_SUFFIXES
+    )
+
+
+def image_uri(object_uri: str, member: str | None) -> str:
+    """The URI of an image: the object's own, with the member of a shard as its fragment."""
+    return object_uri if member is None else f"{object_uri}#{quote(member, errors='surrogatepass')}"

@@ -1,0 +1,37 @@
+"""Connecting to Ray: the cluster that is there, or one on this machine for this process."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has when a job begins."""
+
+    cpus: float
+    gpus: float
+
+
+def connect() -> Resources:
+    """Connect to the cluster of `RAY_ADDRESS` (as in `ray job submit`), or start a local one.
+
+    Workers of a cluster get the S3 endpoint and region of this process; credentials come from
+    their own chain (instance role, service account), never through Ray.
+    """
+    names = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+    passed = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Ray's own notices go to its log files; the job says itself what it does.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        ray.init(
+            runtime_env={"env_vars": passed} if passed else None,
+            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    total = ray.cluster_resources()
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))

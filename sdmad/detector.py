@@ -1,0 +1,224 @@
+"""The detector: images in, scores with findings and the signs behind them out.
+
+    detector = Detector.load("runs/odir/train/fits/shots=4")
+    scores = detector.score([Image.open("eye.jpg")])
+    scores.anomaly, scores.findings[0], scores.signs[0]
+
+All seeds of a training run score together in one pass: the frozen part of the backbone runs once
+for each image, the adapted part once for each seed. No Ray involved.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdmad import storage
+from sdmad.backbone import Backbone, BackboneConfig, load_backbone
+from sdmad.catalog import Catalog
+from sdmad.errors import UserError
+from sdmad.fits import Fit, find_detector, restore, unpack
+from sdmad.images import ImageSpec
+from sdmad.model import SignModel
+from sdmad.selection import SelectionConfig
+
+FINDING_THRESHOLD = 0.5
+SIGNS_PER_FINDING = 3
+LEAST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class SignEvidence:
+    """A sign that carries a finding; `similarity` is its mean cosine with the image over seeds."""
+
+    category: str
+    sign: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of B images over C categories and S seeds; all numbers float32 in [0, 1].
+
+    `anomaly` (B,) and `categories` (B, C) are means over seeds, `spread` (B, C) standard
+    deviations, `seeds` (B, C, S) the single values; `similarities` (B, M) are mean cosines of the
+    adapted image with all signs.
+    """
+
+    anomaly: np.ndarray
+    categories: np.ndarray
+    spread: np.ndarray
+    seeds: np.ndarray
+    similarities: np.ndarray
+    findings: list[list[str]]
+    uncertain: list[list[str]]
+    signs: list[list[SignEvidence]]
+
+
+def anomaly_score(probabilities: np.ndarray, axis: int) -> np.ndarray:
+    """1 - prod_c (1 - p_c): the probability that some category is there, if they were independent.
+
+    `axis` is that of the categories.
+    """
+    return 1 - np.prod(1 - probabilities.astype(np.float64), axis=axis)
+
+
+class Detector:
+    """A backbone, a catalog and the fits of one or more seeds."""
+
+    def __init__(self, backbone: Backbone, fits: list[Fit]) -> None:
+        first = fits[0].provenance
+        self.backbone = backbone
+        self.catalog: Catalog = first.catalog
+        self.provenance = first
+        self.num_seeds = len(fits)
+        self.seeds = [fit.provenance.seed for fit in fits]
+        self.digest = hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
+        self.selection: SelectionConfig = first.learner.selection
+        self.model = SignModel(backbone, self.catalog, first.learner.adapter, len(fits))
+        self.rule = restore(fits, self.model)
+        with torch.inference_mode():
+            self.sign_embeddings = self.model.sign_embeddings()
+
+    @staticmethod
+    def load(uri: str, device: str | None = None, backbone: str | None = None) -> "Detector":
+        """Load every seed at `uri` (a fit, a shots folder or a training run) and its backbone.
+
+        `backbone` replaces the place of the weights that the fits name (a checkpoint file that
+        has moved). Raises `UserError` when there is no detector, its fits do not belong together,
+        or the backbone is another one.
+        """
+        fits = load_fits(uri)
+        config = fits[0].provenance.backbone
+        if backbone is not None:
+            config = BackboneConfig(model=config.model, pretrained=backbone)
+        loaded = load_backbone(config, device)
+        expected = fits[0].provenance.backbone_fingerprint
+        if loaded.fingerprint != expected:
+            raise UserError(
+                f"the detector {uri} was fitted to another backbone: its weights are {expected}, "
+                f"those of {config} are {loaded.fingerprint}; give the backbone it was fitted to, "
+                "or fit again"
+            )
+        return Detector(loaded, fits)
+
+    @property
+    def spec(self) -> ImageSpec:
+        return self.backbone.spec
+
+    def score(self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 64) -> Scores:
+        """Score images: PIL images or uint8 arrays (H, W), (H, W, 3) of any size."""
+        if len(images) == 0:
+            raise ValueError("no images to score")
+        pixels = [
+            self.spec.fit(image if isinstance(image, Image.Image) else Image.fromarray(image))
+            for image in images
+        ]
+        parts = [
+            self.score_pixels(np.stack(pixels[start : start + batch_size]))
+            for start in range(0, len(pixels), batch_size)
+        ]
+        return _concatenate(parts)
+
+    @torch.inference_mode()
+    def score_pixels(self, pixels: np.ndarray) -> Scores:
+        """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
+        with self._autocast():
+            activations, frozen = self.model.image_activations(self.backbone.pixels(pixels))
+        activations = _float(activations)
+        z = self.model.image_embeddings(activations) @ self.sign_embeddings.transpose(1, 2)
+        z0 = frozen.float() @ self.model.frozen_signs.T
+        weight = self.provenance.learner.frozen_weight
+        logits, shares = self.rule.evidence(self.model, z, z0, self.selection, weight)
+        plain, _ = self.rule.evidence(
+            self.model, z, z0, SelectionConfig(mode="none"), weight
+        )
+        p = torch.sigmoid(logits)
+        unselected = torch.sigmoid(plain).mean(0)
+        return self._collect(p, unselected, shares, z)
+
+    def _autocast(self) -> torch.autocast:
+        """Half precision for the frozen part, on GPUs only: CPUs here are slower with it."""
+        device = self.backbone.device.type
+        half = torch.float16
+        if device == "cuda" and torch.cuda.is_bf16_supported():
+            half = torch.bfloat16
+        return torch.autocast(device, dtype=half, enabled=device == "cuda")
+
+    def _collect(
+        self, p: torch.Tensor, unselected: torch.Tensor, shares: torch.Tensor, z: torch.Tensor
+    ) -> Scores:
+        mean = p.mean(0)
+        band = self.rule.band.mean(0)
+        found = mean > FINDING_THRESHOLD
+        doubtful = (mean > band[:, 0]) & (mean < band[:, 1])
+        doubtful |= found != (unselected > FINDING_THRESHOLD)
+        contribution = torch.softmax(shares, dim=-1).mean(0).cpu().numpy()  # (B, C, M)
+        similarities = z.mean(0).cpu().numpy()
+        names = self.catalog.category_names
+        found_rows, doubtful_rows = found.cpu().numpy(), doubtful.cpu().numpy()
+        seeds = p.permute(1, 2, 0).cpu().numpy()
+        return Scores(
+            anomaly=anomaly_score(seeds, axis=1).mean(-1).astype(np.float32),
+            categories=mean.cpu().numpy(),
+            spread=p.std(0, correction=0).cpu().numpy(),
+            seeds=seeds,
+            similarities=similarities,
+            findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
+            uncertain=[[names[c] for c in np.flatnonzero(row)] for row in doubtful_rows],
+            signs=[
+                [e for c in np.flatnonzero(row) for e in self._carrying(c, share[c], similarity)]
+                for row, share, similarity in zip(
+                    found_rows, contribution, similarities, strict=True
+                )
+            ],
+        )
+
+    def _carrying(
+        self, category: int, share: np.ndarray, similarity: np.ndarray
+    ) -> list[SignEvidence]:
+        """The signs that carry one finding, largest share of the evidence first."""
+        names, name = self.catalog.sign_names, self.catalog.category_names[category]
+        order = np.argsort(-share, kind="stable")[:SIGNS_PER_FINDING]
+        return [
+            SignEvidence(name, names[s], float(similarity[s]))
+            for s in order
+            if share[s] >= LEAST_SHARE
+        ]
+
+
+def load_fits(uri: str) -> list[Fit]:
+    """Read the fits of a detector and check that they belong together; `UserError` if not."""
+    uris = find_detector(uri)
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(storage.read_bytes, uris))
+    fits = [unpack(content, uri) for content, uri in zip(contents, uris, strict=True)]
+    first = fits[0].provenance
+    for fit, fit_uri in zip(fits, uris, strict=True):
+        for field in ("backbone_fingerprint", "catalog", "learner"):
+            if getattr(fit.provenance, field) != getattr(first, field):
+                raise UserError(
+                    f"the fits at {uri} do not belong together: {fit_uri} has another "
+                    f"{field.replace('_', ' ')} than {uris[0]}"
+                )
+    return fits
+
+
+def _float(activations):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    return replace(
+        activations, f_in=activations.f_in.float(), f_frozen=activations.f_frozen.float()
+    )
+
+
+def _concatenate(parts: list[Scores]) -> Scores:
+    arrays = ("anomaly", "categories", "spread", "seeds", "similarities")
+    lists = ("findings", "uncertain", "signs")
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in arrays}
+    merged = {name: [row for p in parts for row in getattr(p, name)] for name in lists}
+    return Scores(**joined, **merged)

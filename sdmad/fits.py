@@ -1,0 +1,141 @@
+"""Fits on storage: one safetensors file for each (shots, seed), with its provenance.
+
+A file holds the adapters of one seed, its decision rule, and metadata under one key: backbone,
+catalog, learner configuration, what the support was. The same fit has the same bytes on every run.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from sdmad import storage
+from sdmad.adapter import TowerAdapters
+from sdmad.backbone import BackboneConfig
+from sdmad.catalog import Catalog
+from sdmad.errors import UserError
+from sdmad.learner import LearnerConfig
+from sdmad.model import DecisionRule, SignModel
+
+FORMAT = 1
+RULE_FIELDS = ("bias", "frozen_bias", "weights", "temperature", "band")
+_PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
+
+
+def code_version() -> str:
+    try:
+        return version("sdmad")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Provenance(BaseModel):
+    """What a fit was made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: int = FORMAT
+    code_version: str
+    backbone: BackboneConfig
+    backbone_fingerprint: str
+    catalog: Catalog
+    learner: LearnerConfig
+    shots: int
+    seed: int
+    support_images: int
+    support_digest: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One loaded fit: tensors by name, provenance, and the SHA-256 of its file."""
+
+    tensors: dict[str, torch.Tensor]
+    provenance: Provenance
+    digest: str
+
+
+def fit_uri(output: str, shots: int, seed: int) -> str:
+    """Where the fit of (shots, seed) stands under a training run's URI."""
+    return storage.join(output, "fits", f"shots={shots}", f"seed={seed}.safetensors")
+
+
+def list_fits(output: str) -> dict[tuple[int, int], str]:
+    """The finished fits under a training run's URI, by (shots, seed): one listing."""
+    found = {}
+    for entry in storage.list_objects(storage.join(output, "fits")):
+        match = _PATH.search(entry.uri)
+        if match:
+            found[int(match[1]), int(match[2])] = entry.uri
+    return found
+
+
+def pack(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:
+    """The bytes of the fit at seed position `index`."""
+    tensors = {name: getattr(rule, name)[index] for name in RULE_FIELDS}
+    for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
+        for k, layer in enumerate(adapters):
+            tensors[f"{tower}.{k}.down"] = layer.down[index]
+            tensors[f"{tower}.{k}.up"] = layer.up[index]
+    plain = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
+    return save(plain, {"sdmad": provenance.model_dump_json()})
+
+
+def unpack(content: bytes, uri: str) -> Fit:
+    """The fit in a file; `UserError` when the file is not one."""
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header: dict[str, Any] = json.loads(content[8 : 8 + length])
+        provenance = Provenance.model_validate_json(header["__metadata__"]["sdmad"])
+    except (SafetensorError, KeyError, ValueError):
+        raise UserError(f"{uri} is not a fit of this version of sdmad; fit it again") from None
+    return Fit(tensors, provenance, hashlib.sha256(content).hexdigest())
+
+
+def restore(fits: list[Fit], model: SignModel) -> DecisionRule:
+    """Put the adapters of `fits` into `model` (one seed each) and return their decision rules."""
+    with torch.no_grad():
+        for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
+            _restore_tower(fits, tower, adapters)
+    stacked = {
+        name: torch.stack([fit.tensors[name] for fit in fits]).to(model.bias.device)
+        for name in RULE_FIELDS
+    }
+    return DecisionRule(**stacked)
+
+
+def _restore_tower(fits: list[Fit], tower: str, adapters: TowerAdapters) -> None:
+    for k, layer in enumerate(adapters):
+        layer.down.copy_(torch.stack([fit.tensors[f"{tower}.{k}.down"] for fit in fits]))
+        layer.up.copy_(torch.stack([fit.tensors[f"{tower}.{k}.up"] for fit in fits]))
+
+
+def find_detector(uri: str) -> list[str]:
+    """The files of the fits that make the detector at `uri`, in the order of seeds.
+
+    `uri` is one fit, the folder of one shots value, or a training run with one shots value. Raises
+    `UserError` when there is none, or when a run has several shots values.
+    """
+    if uri.endswith(".safetensors"):
+        if not storage.exists(uri):
+            raise UserError(f"there is no fit at {uri}")
+        return [uri]
+    found = {}
+    for entry in storage.list_objects(uri):
+        match = re.search(r"shots=(\d+)/seed=(\d+)\.safetensors$", entry.uri)
+        if match:
+            found[int(match[1]), int(match[2])] = entry.uri
+    shots = sorted({s for s, _ in found})
+    if not found:
+        raise UserError(f"there is no detector at {uri}; make one with jobs/train_seeds.py")
+    if len(shots) > 1:
+        choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
+        raise UserError(f"{uri} has fits of several shots; choose one of {choices}")
+    return [found[key] for key in sorted(found)]

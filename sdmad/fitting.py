@@ -1,0 +1,312 @@
+"""A training run: a grid of (shots, seed), sharded over one Ray Train worker group.
+
+Supports are drawn on the driver, their images read by Ray tasks (each shard once). Each rank fits
+several seeds in one batch and writes each fit as it is done; a restarted group, or the same command
+again, does only what is missing.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from sdmad import runs, storage
+from sdmad.archive.decode import DecodeError, decode
+from sdmad.archive.members import read_members
+from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
+from sdmad.catalog import Catalog, load_catalog
+from sdmad.cluster import Resources, connect
+from sdmad.config import TrainConfig, parse_numbers
+from sdmad.errors import UserError
+from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
+from sdmad.images import ImageSpec
+from sdmad.labels import LabelTable, load_labels
+from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.progress import Tracker
+from sdmad.support import draw_support
+
+
+@dataclass(frozen=True)
+class SupportRef:
+    """The support of one fit by name: images as (archive, member), labels (N, C)."""
+
+    shots: int
+    seed: int
+    images: list[tuple[str, str]]
+    labels: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the images' names and labels."""
+        rows = [[*image, *map(int, y)] for image, y in zip(self.images, self.labels, strict=True)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What every rank knows: what to fit, with what, and where the images and the output are."""
+
+    batches: list[list[SupportRef]]
+    pixels: dict[str, Any]
+    output: str
+    backbone: BackboneConfig
+    catalog: Catalog
+    learner: LearnerConfig
+    threads: int
+
+
+def train_seeds(config: TrainConfig, output: str) -> int:
+    """Fit everything that is missing at `output`; returns the number of new fits.
+
+    Raises `UserError` before any work starts when configuration, data and output do not fit.
+    """
+    started, begin = datetime.now(UTC), time.monotonic()
+    archive = storage.resolve(config.archive)
+    catalog = load_catalog(config.catalog)
+    check_backbone(config.backbone)
+    storage.check_readable(archive, "archive")
+    storage.check_writable(output)
+    labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
+    identity = _identity(config, archive, catalog, labels)
+    _check_identity(output, identity)
+    grid = [(shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")]
+    supports = [_support(labels, shots, seed) for shots, seed in grid]
+    done = list_fits(output)
+    missing = [s for s in supports if (s.shots, s.seed) not in done]
+    record: dict[str, Any] = {
+        "job": "train_seeds",
+        "status": "running",
+        "started": started.isoformat(timespec="seconds"),
+        "identity": identity,
+        "config": config.model_dump(mode="json"),
+        "code_version": code_version(),
+        "fits_total": len(grid),
+        "fits_skipped": len(grid) - len(missing),
+    }
+    runs.write_record(output, record)
+    if missing:
+        _fit_missing(missing, config, catalog, archive, output)
+    _write_table(supports, output)
+    record |= {
+        "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fits_made": len(missing),
+        "seconds": round(time.monotonic() - begin, 2),
+    }
+    runs.write_record(output, record)
+    return len(missing)
+
+
+def _support(labels: LabelTable, shots: int, seed: int) -> SupportRef:
+    rows = draw_support(labels, shots, seed)
+    images = list(zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True))
+    return SupportRef(shots, seed, images, labels.labels[rows])
+
+
+def _identity(
+    config: TrainConfig, archive: str, catalog: Catalog, labels: LabelTable
+) -> dict[str, str]:
+    """What must not change between runs that fill the same output."""
+    table = hashlib.sha256()
+    for column in (labels.archive, labels.member, labels.patient, labels.split):
+        table.update("\x1f".join(column).encode("utf-8", "surrogateescape") + b"\x1e")
+    table.update(labels.labels.tobytes())
+    learner = hashlib.sha256(config.learner.model_dump_json().encode())
+    return {
+        "archive": archive,
+        "labels": table.hexdigest()[:16],
+        "catalog": catalog.digest[:16],
+        "backbone": str(config.backbone),
+        "learner": learner.hexdigest()[:16],
+    }
+
+
+def _check_identity(output: str, identity: dict[str, str]) -> None:
+    if not storage.exists(storage.join(output, "run.json")):
+        return
+    before = runs.read_record(output).get("identity", {})
+    for key, value in identity.items():
+        if before.get(key) != value:
+            raise UserError(
+                f"{output} holds fits with another {key} ({before.get(key)}, now {value}); "
+                "choose another output or the same configuration"
+            )
+
+
+@ray.remote(num_cpus=0.5, max_retries=3)
+def _read_images(
+    base: str, images: list[tuple[str, str]], spec: ImageSpec
+) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
+    """Decoded pixels of chosen images, and a sentence for each that cannot be had."""
+    contents = read_members(base, images)
+    pixels, problems = {}, []
+    for image in images:
+        name = "/".join(filter(None, image))
+        try:
+            pixels[image] = decode(contents[image], spec)
+        except KeyError:
+            problems.append(f"the label table names {name}, which is not in the archive {base}")
+        except DecodeError as error:
+            problems.append(f"the support image {name} cannot be used: {error}")
+    return pixels, problems
+
+
+def _read_supports(
+    supports: list[SupportRef], base: str, spec: ImageSpec
+) -> dict[str, Any]:
+    """References to the decoded support images of every shard; `UserError` for what is missing."""
+    by_archive: dict[str, set[tuple[str, str]]] = {}
+    for support in supports:
+        for image in support.images:
+            by_archive.setdefault(image[0], set()).add(image)
+    reader = _read_images.options(num_returns=2)
+    refs = {a: reader.remote(base, sorted(i), spec) for a, i in by_archive.items()}
+    problems = [p for _, found in refs.values() for p in ray.get(found)]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
+    return {archive: pixels for archive, (pixels, _) in refs.items()}
+
+
+def _fit_missing(
+    missing: list[SupportRef], config: TrainConfig, catalog: Catalog, archive: str, output: str
+) -> None:
+    resources = connect()
+    size = config.compute.fits_per_batch
+    batches = [missing[k : k + size] for k in range(0, len(missing), size)]
+    scaling = _scaling(config, resources, len(batches))
+    spec = load_backbone(config.backbone, "cpu").spec
+    load_backbone.cache_clear()
+    pixels = _read_supports(missing, archive, spec)
+    threads = max(1, (os.cpu_count() or 1) // scaling.num_workers)
+    task = FitTask(
+        batches, pixels, output, config.backbone, catalog, config.learner, threads
+    )
+    trainer = TorchTrainer(
+        _fit_loop,
+        train_loop_config={"task": task},
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name="fits",
+            # Fits are written to the output as they are made; Ray Train keeps nothing of its own.
+            storage_path=tempfile.mkdtemp(prefix="sdmad-train-"),
+            failure_config=FailureConfig(max_failures=config.compute.max_failures),
+        ),
+    )
+    with _watch(output, missing):
+        trainer.fit()
+
+
+def _scaling(config: TrainConfig, resources: Resources, batches: int) -> ScalingConfig:
+    compute = config.compute
+    gpus = compute.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if resources.gpus >= 1 else 0.0
+    slots = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 2)
+    workers = compute.workers or min(batches, max(1, slots))
+    needs = {"CPU": compute.cpus_per_worker or 1.0}
+    if gpus:
+        needs["GPU"] = gpus
+    return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
+
+
+def _fit_loop(settings: dict[str, Any]) -> None:
+    """One rank: every world-size-th batch. All ranks report once a round (it is a barrier)."""
+    task: FitTask = settings["task"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(task.threads)
+    done = list_fits(task.output)
+    backbone = load_backbone(task.backbone)
+    for first in range(0, len(task.batches), world):
+        mine = task.batches[first + rank] if first + rank < len(task.batches) else []
+        todo = [s for s in mine if (s.shots, s.seed) not in done]
+        if todo:
+            _fit_and_write(todo, task, backbone)
+        ray.train.report({"round": first // world, "fits": len(todo)})
+
+
+def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Any) -> None:
+    archives = sorted({archive for support in todo for archive, _ in support.images})
+    pixels: dict[tuple[str, str], np.ndarray] = {}
+    for part in ray.get([task.pixels[archive] for archive in archives]):
+        pixels.update(part)
+    supports = [
+        SupportImages(
+            shots=s.shots,
+            seed=s.seed,
+            keys=["\x1f".join(image) for image in s.images],
+            pixels=np.stack([pixels[image] for image in s.images]),
+            labels=s.labels,
+        )
+        for s in todo
+    ]
+    model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
+    for index, support in enumerate(todo):
+        provenance = Provenance(
+            code_version=code_version(),
+            backbone=task.backbone,
+            backbone_fingerprint=backbone.fingerprint,
+            catalog=task.catalog,
+            learner=task.learner,
+            shots=support.shots,
+            seed=support.seed,
+            support_images=len(support.images),
+            support_digest=support.digest,
+        )
+        uri = fit_uri(task.output, support.shots, support.seed)
+        storage.write_bytes(uri, pack(model, rule, index, provenance))
+
+
+@contextmanager
+def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
+    """Show the number of finished fits while the worker group works, by listing the output."""
+    wanted = {(s.shots, s.seed) for s in missing}
+    stop = threading.Event()
+    with Tracker("fitting", len(missing), "fits") as tracker:
+
+        def poll() -> None:
+            while not stop.wait(1.0):
+                tracker.update(len(wanted & set(list_fits(output))))
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        tracker.update(len(wanted & set(list_fits(output))))
+
+
+def _write_table(supports: list[SupportRef], output: str) -> None:
+    rows = [
+        {
+            "shots": s.shots,
+            "seed": s.seed,
+            "uri": fit_uri(output, s.shots, s.seed),
+            "support_images": len(s.images),
+            "support_digest": s.digest,
+        }
+        for s in supports
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    storage.write_bytes(storage.join(output, "fits.parquet"), sink.getvalue())

@@ -1,0 +1,78 @@
+"""Progress that people can watch: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Tracker:
+    """`with Tracker("scoring", total=40, unit="units") as t: t.update(3, "120 images/s")`."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.started = self.said = time.monotonic()
+        self.done = 0
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self.task = self.bar.add_task(what, total=total, note="")
+
+    def __enter__(self) -> "Tracker":
+        if self.bar:
+            self.bar.start()
+        else:
+            self._line("started")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        elif kind is None:
+            self._line("finished")
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` of `total` are done; `note` is shown beside it."""
+        self.done = done
+        if self.bar:
+            self.bar.update(self.task, completed=done, note=note)
+        elif time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
+            self._line(note)
+
+    def _line(self, note: str) -> None:
+        self.said = time.monotonic()
+        seconds = self.said - self.started
+        left = ""
+        if 0 < self.done < self.total:
+            left = f", {seconds / self.done * (self.total - self.done):.0f} s left"
+        print(
+            f"{self.what}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s{left}"
+            + (f", {note}" if note else ""),
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,90 @@
+"""The three protocols, on arrays; metrics are scikit-learn's where it has them.
+
+Shapes: N images, C categories. `truth` y is bool (N, C), normal rows are all False;
+`probabilities` p is (N, C) in [0, 1]. Definitions stand in docs/method.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from sklearn import metrics
+
+LEAST_POSITIVES = 5
+
+
+def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
+    """Protocol 1: normal against any anomaly; AUROC and average precision of the anomaly score."""
+    abnormal = truth.any(axis=1)
+    return {
+        "auroc": _auroc(abnormal, anomaly),
+        "average_precision": float(metrics.average_precision_score(abnormal, anomaly)),
+    }
+
+
+def category_discrimination(
+    truth: np.ndarray, probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Protocol 2: AUROC of p_c for images with c, against two kinds of other images, each (C,).
+
+    `normal`: against normal images; `others`: against images with other anomalies only. NaN where
+    fewer than five test images show c, or there is nothing to compare with.
+    """
+    normal = ~truth.any(axis=1)
+    columns: dict[str, list[float]] = {"normal": [], "others": []}
+    for c in range(truth.shape[1]):
+        positive = truth[:, c]
+        for kind, negative in (("normal", normal), ("others", ~positive & ~normal)):
+            rows = positive | negative
+            enough = positive.sum() >= LEAST_POSITIVES and negative.any()
+            value = _auroc(positive[rows], probabilities[rows, c]) if enough else np.nan
+            columns[kind].append(value)
+    return {kind: np.array(values) for kind, values in columns.items()}
+
+
+def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Protocol 3: findings (p > 0.5) against truth.
+
+    Hamming score mean |Y n Y^| / |Y u Y^| (1 when both are empty), 1 - Hamming loss, subset
+    accuracy, macro F1 over categories with at least five test images.
+    """
+    found = probabilities > 0.5
+    union = (truth | found).sum(axis=1)
+    common = (truth & found).sum(axis=1)
+    hamming = np.where(union == 0, 1.0, common / np.maximum(union, 1))
+    counted = truth.sum(axis=0) >= LEAST_POSITIVES
+    f1 = metrics.f1_score(truth, found, average=None, zero_division=0.0)
+    return {
+        "hamming_score": float(hamming.mean()),
+        "one_minus_hamming_loss": float(1 - metrics.hamming_loss(truth, found)),
+        "subset_accuracy": float(metrics.accuracy_score(truth, found)),
+        "macro_f1": float(np.mean(f1[counted])) if counted.any() else float("nan"),
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure over seeds: mean, standard deviation, and the 95 % interval of the mean."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    seeds: int
+
+
+def summarise(values: np.ndarray) -> Summary:
+    """Mean, standard deviation (n - 1) and Student's 95 % interval of values over seeds."""
+    values = np.asarray(values, float)
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return Summary(mean, 0.0, float("nan"), float("nan"), count)
+    std = float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)
+    return Summary(mean, std, mean - half, mean + half, count)
+
+
+def _auroc(positive: np.ndarray, score: np.ndarray) -> float:
+    if positive.all() or not positive.any():
+        return float("nan")
+    return float(metrics.roc_auc_score(positive, score))

@@ -1,0 +1,248 @@
+"""The Ray Data pipeline: units -> read and decode -> detector -> score rows.
+
+Reading and decoding are one operator: encoded bytes never cross between processes, and pixels
+cross once, as uint8 at the backbone's size. Each unit ends with a row of index -1 whose `total` is
+the number of its images, so that the driver knows when a unit is whole.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from sdmad.archive.decode import DecodeError, decode
+from sdmad.archive.members import Member, read_unit
+from sdmad.archive.units import WorkUnit
+from sdmad.cluster import Resources
+from sdmad.detector import Detector, Scores
+from sdmad.errors import UserError
+from sdmad.images import ImageSpec
+from sdmad.scoring.tables import ScoreColumns
+
+END_OF_UNIT = -1
+_TEXT = ("unit", "uri", "archive", "member", "stage", "reason")
+
+
+class PipelineConfig(BaseModel):
+    """How much of the cluster a scoring run takes; what is None follows the cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    batch_size: int = Field(default=64, ge=1, description="images in one forward pass")
+    detectors: tuple[int, int] | None = Field(default=None, description="actors, least and most")
+    detector_cpus: float | None = Field(default=None, gt=0)
+    detector_gpus: float | None = Field(default=None, ge=0)
+    reader_cpus: float | None = Field(default=None, gt=0)
+
+    def fill(self, resources: Resources) -> "PipelineConfig":
+        """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
+        gpus = self.detector_gpus
+        if gpus is None:
+            gpus = 1.0 if resources.gpus >= 1 else 0.0
+        small = resources.cpus <= 4
+        most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
+        return PipelineConfig(
+            batch_size=self.batch_size,
+            detectors=self.detectors or (1, max(1, most)),
+            detector_cpus=self.detector_cpus or (0.5 if small else 1.0),
+            detector_gpus=gpus,
+            reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
+        )
+
+
+def read_and_decode(
+    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The images of one unit, `rows` at a time, as columns with `pixels` (n, H, W, 3) uint8.
+
+    A bad image is a row with `stage` and `reason` and black pixels.
+    """
+    unit = WorkUnit.from_json(str(batch["payload"][0]))
+    pending: list[dict[str, Any]] = []
+    total = 0
+    for member in read_unit(unit):
+        pending.append(_decoded_row(unit, member, spec))
+        total += 1
+        if len(pending) == rows:
+            yield _columns(pending)
+            pending = []
+    pending.append(
+        dict.fromkeys(_TEXT, "")
+        | {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end"}
+        | {"read_seconds": 0.0, "decode_seconds": 0.0, "pixels": np.zeros((*spec.size, 3), np.uint8)}
+    )
+    yield _columns(pending)
+
+
+def _decoded_row(unit: WorkUnit, member: Member, spec: ImageSpec) -> dict[str, Any]:
+    start = time.monotonic()
+    stage, reason = ("read", member.reason) if member.content is None else ("", "")
+    pixels = np.zeros((*spec.size, 3), np.uint8)
+    if member.content is not None:
+        try:
+            pixels = decode(member.content, spec)
+        except DecodeError as error:
+            stage, reason = "decode", str(error)
+    return {
+        "unit": unit.id,
+        "index": member.index,
+        "total": -1,
+        "uri": _clean(member.uri),
+        "archive": _clean(member.archive),
+        "member": _clean(member.name),
+        "stage": stage,
+        "reason": _clean(reason),
+        "read_seconds": member.seconds,
+        "decode_seconds": time.monotonic() - start,
+        "pixels": pixels,
+    }
+
+
+def _clean(text: str) -> str:
+    """Text that Parquet can hold: undecodable bytes of a name become backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {
+        name: np.array([row[name] for row in rows], dtype=object) for name in _TEXT
+    }
+    columns["index"] = np.array([row["index"] for row in rows], np.int64)
+    columns["total"] = np.array([row["total"] for row in rows], np.int64)
+    for name in ("read_seconds", "decode_seconds"):
+        columns[name] = np.array([row[name] for row in rows], np.float32)
+    columns["pixels"] = np.stack([row["pixels"] for row in rows])
+    return columns
+
+
+class DetectorActor:
+    """One detector in a process of its own: decoded batches in, score rows out."""
+
+    def __init__(self, uri: str, backbone: str | None, columns: ScoreColumns, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.detector = Detector.load(uri, backbone=backbone)
+        self.columns = columns
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        start = time.monotonic()
+        good = np.flatnonzero([stage == "" for stage in batch["stage"]])
+        scores = self.detector.score_pixels(batch["pixels"][good]) if len(good) else None
+        seconds = (time.monotonic() - start) / max(1, len(good))
+        table = score_rows(scores, good, len(batch["unit"]), self.columns)
+        for name in ("unit", "stage", "reason", "member", "archive", "uri"):
+            values = pa.array([str(v) for v in batch[name]], pa.string())
+            table = table.add_column(0, pa.field(name, pa.string(), nullable=False), values)
+        for name in ("index", "total", "read_seconds", "decode_seconds"):
+            table = table.append_column(name, pa.array(batch[name]))
+        model_seconds = np.zeros(len(batch["unit"]), np.float32)
+        model_seconds[good] = seconds
+        return table.append_column("model_seconds", pa.array(model_seconds))
+
+
+def score_rows(
+    scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
+) -> pa.Table:
+    """The score columns for `count` rows, filled at the positions `good`, zero elsewhere."""
+
+    def spread_out(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+        filled = np.zeros((count, *shape), np.float32)
+        if values is not None:
+            filled[good] = values
+        return filled
+
+    def lists(rows: list[Any] | None) -> list[Any]:
+        filled: list[Any] = [[] for _ in range(count)]
+        for position, row in zip(good, rows or [], strict=True):
+            filled[position] = row
+        return filled
+
+    categories = len(columns.categories)
+    anomaly = spread_out(scores.anomaly if scores else None, ())
+    mean = spread_out(scores.categories if scores else None, (categories,))
+    spread = spread_out(scores.spread if scores else None, (categories,))
+    data: dict[str, Any] = {"anomaly_score": anomaly}
+    for c, name in enumerate(columns.categories):
+        data[f"score_{name}"] = mean[:, c]
+        data[f"spread_{name}"] = spread[:, c]
+    data["findings"] = lists(scores.findings if scores else None)
+    data["uncertain"] = lists(scores.uncertain if scores else None)
+    signs = [[vars(e) for e in row] for row in scores.signs] if scores else None
+    data["signs"] = lists(signs)
+    if columns.per_seed:
+        seeds = spread_out(scores.seeds if scores else None, (categories, columns.num_seeds))
+        for c, name in enumerate(columns.categories):
+            flat = pa.array(np.ascontiguousarray(seeds[:, c]).reshape(-1))
+            data[f"seeds_{name}"] = pa.FixedSizeListArray.from_arrays(flat, columns.num_seeds)
+    wanted = columns.schema
+    fields = [wanted.field(name) for name in data]
+    arrays = [
+        value if isinstance(value, pa.Array) else pa.array(value, field.type)
+        for value, field in zip(data.values(), fields, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+@dataclass(frozen=True)
+class DetectorSource:
+    """Where the detector of a run comes from."""
+
+    uri: str
+    backbone: str | None
+    spec: ImageSpec
+
+
+def stream_scores(
+    units: list[WorkUnit],
+    source: DetectorSource,
+    columns: ScoreColumns,
+    config: PipelineConfig,
+) -> Iterator[pa.Table]:
+    """Score rows of all units as they come, mixed; `config` is filled."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if config.detectors is None or config.detector_cpus is None or config.reader_cpus is None:
+        raise AssertionError("the pipeline runs with a filled configuration")
+    least, most = config.detectors
+    threads = max(1, (os.cpu_count() or 1) // most)
+    payloads = [{"payload": unit.to_json()} for unit in units]
+    data = ray.data.from_items(payloads, override_num_blocks=len(payloads))
+    data = data.map_batches(
+        read_and_decode,
+        batch_size=1,
+        batch_format="numpy",
+        fn_kwargs={"spec": source.spec, "rows": config.batch_size},
+        num_cpus=config.reader_cpus,
+        max_retries=4,
+    )
+    data = data.map_batches(
+        DetectorActor,
+        batch_size=config.batch_size,
+        batch_format="numpy",
+        fn_constructor_args=(source.uri, source.backbone, columns, threads),
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=config.detector_cpus,
+        num_gpus=config.detector_gpus or None,
+        max_restarts=4,
+        max_task_retries=4,
+    )
+    yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def parse_pool(text: str) -> tuple[int, int]:
+    """`2:8` or `4` as least and most actors; `UserError` for anything else."""
+    least, _, most = text.partition(":")
+    try:
+        pool = int(least), int(most or least)
+    except ValueError:
+        pool = (0, 0)
+    if not 1 <= pool[0] <= pool[1]:
+        raise UserError(f"detectors {text!r} is not a number or least:most, like 1:4")
+    return pool

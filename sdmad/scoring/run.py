@@ -1,0 +1,164 @@
+"""A scoring run on the driver: plan, stream, commit, report.
+
+The driver holds the small score rows of units in flight, nothing else; cost grows with units.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdmad import runs
+from sdmad.backbone import load_backbone
+from sdmad.cluster import connect
+from sdmad.detector import Detector
+from sdmad.fits import code_version
+from sdmad.progress import Tracker
+from sdmad.scoring import tables
+from sdmad.scoring.ledger import Ledger
+from sdmad.scoring.pipeline import DetectorSource, PipelineConfig, stream_scores
+from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.tables import ScoreColumns
+
+STAGES = ("list", "read", "decode", "model", "write")
+
+
+@dataclass
+class Tally:
+    """What a run has done so far; `seconds` is busy time by stage, summed over processes."""
+
+    units: int = 0
+    images: int = 0
+    failures: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+    def share(self) -> dict[str, float]:
+        busy = sum(self.seconds.values()) or 1.0
+        return {stage: round(self.seconds[stage] / busy, 4) for stage in STAGES}
+
+    def bottleneck(self) -> str:
+        return max(STAGES, key=lambda stage: self.seconds[stage])
+
+
+def score_archive(
+    archive: str,
+    detector_uri: str,
+    output: str,
+    config: PipelineConfig,
+    per_seed: bool = False,
+    backbone: str | None = None,
+) -> Tally:
+    """Score what is not scored yet, and write `run.json`; URIs are resolved ones.
+
+    Raises `UserError` before any work starts when archive, detector or output do not fit.
+    """
+    started = datetime.now(UTC)
+    detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
+    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
+    metadata = _metadata(archive, detector_uri, detector, per_seed)
+    clock = time.monotonic()
+    plan = make_plan(archive, output, metadata)
+    tally = Tally()
+    tally.seconds["list"] = time.monotonic() - clock
+    source = DetectorSource(detector_uri, backbone, detector.spec)
+    del detector
+    load_backbone.cache_clear()
+    record = {
+        "job": "score_archive",
+        "status": "running",
+        "started": started.isoformat(timespec="seconds"),
+        **metadata,
+        "units_total": len(plan.units),
+        "units_skipped": len(plan.done),
+    }
+    runs.write_record(output, record)
+    begin = time.monotonic()
+    first = _stream(plan, source, columns, config, output, metadata, tally)
+    record |= {
+        "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "units_scored": tally.units,
+        "images": tally.images,
+        "failures": tally.failures,
+        "seconds": round(time.monotonic() - begin, 2),
+        "seconds_to_first_scores": round(first - begin, 2) if first else None,
+        "images_per_second": _rate(tally, begin, first),
+        "stage_seconds": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
+        "stage_share": tally.share(),
+        "bottleneck": tally.bottleneck(),
+    }
+    runs.write_record(output, record)
+    return tally
+
+
+def _metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dict[str, str]:
+    return {
+        "archive": archive,
+        "detector": detector.digest,
+        "detector_uri": uri,
+        "backbone": f"{detector.provenance.backbone} {detector.provenance.backbone_fingerprint}",
+        "catalog": detector.catalog.digest,
+        "categories": ";".join(detector.catalog.category_names),
+        "seeds": ";".join(map(str, detector.seeds)),
+        "per_seed": str(per_seed).lower(),
+        "code_version": code_version(),
+    }
+
+
+def _rate(tally: Tally, begin: float, first: float | None) -> float:
+    """Images a second from the start of streaming, start-up of the actors included."""
+    seconds = time.monotonic() - begin
+    return round((tally.images + tally.failures) / seconds, 2) if first else 0.0
+
+
+def _stream(
+    plan: Plan,
+    source: DetectorSource,
+    columns: ScoreColumns,
+    config: PipelineConfig,
+    output: str,
+    metadata: dict[str, str],
+    tally: Tally,
+) -> float | None:
+    """Run the pipeline and commit; returns when the first scores came."""
+    if not plan.todo:
+        return None
+    filled = config.fill(connect())
+    ledger, first = Ledger(), None
+    begin = time.monotonic()
+    with Tracker("scoring", len(plan.todo), "units") as tracker:
+        for batch in stream_scores(plan.todo, source, columns, filled):
+            first = first or time.monotonic()
+            for stage in ("read", "decode", "model"):
+                tally.seconds[stage] += pc.sum(batch[f"{stage}_seconds"]).as_py()
+            for unit, rows in ledger.add(batch):
+                clock = time.monotonic()
+                _commit(output, unit, rows, columns, metadata, tally)
+                tally.seconds["write"] += time.monotonic() - clock
+            rate = (tally.images + tally.failures) / (time.monotonic() - begin)
+            note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} a second"
+            tracker.update(tally.units, note)
+    if ledger.open_units:
+        raise AssertionError(f"{ledger.open_units} units ended without all of their rows")
+    return first
+
+
+def _commit(
+    output: str,
+    unit: str,
+    rows: pa.Table,
+    columns: ScoreColumns,
+    metadata: dict[str, str],
+    tally: Tally,
+) -> None:
+    good = pc.equal(rows["stage"], "")
+    scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
+    failures = tables.empty_failures().schema
+    failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
+    tables.commit_unit(output, unit, scored, failed, metadata)
+    tally.units += 1
+    tally.images += scored.num_rows
+    tally.failures += failed.num_rows

@@ -1,0 +1,86 @@
+"""The tables of a scoring run: what their columns are, and how they are written.
+
+`scores/part-<unit>.parquet` has one row an image, `failures/part-<unit>.parquet` one row for each
+image that could not be scored. Types are the same in every file, nothing is null.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdmad import storage
+
+_SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
+_PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
+
+FAILURES = pa.schema([(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")])
+
+
+def _required(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(False) for field in schema])
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """The columns of one run's score tables."""
+
+    categories: list[str]
+    num_seeds: int
+    per_seed: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [(name, pa.string()) for name in ("uri", "archive", "member")]
+        fields.append(("anomaly_score", pa.float32()))
+        for category in self.categories:
+            fields += [(f"score_{category}", pa.float32()), (f"spread_{category}", pa.float32())]
+        fields += [("findings", pa.list_(pa.string())), ("uncertain", pa.list_(pa.string()))]
+        fields.append(("signs", pa.list_(_SIGN)))
+        if self.per_seed:
+            values = pa.list_(pa.float32(), self.num_seeds)
+            fields += [(f"seeds_{category}", values) for category in self.categories]
+        return _required(pa.schema(fields))
+
+
+def part_name(unit: str) -> str:
+    return f"part-{unit}.parquet"
+
+
+def encode(table: pa.Table, metadata: dict[str, str]) -> bytes:
+    """A Parquet file with `metadata` as key-value pairs named `sdmad.*`."""
+    pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(pairs), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def commit_unit(
+    output: str, unit: str, scores: pa.Table, failures: pa.Table, metadata: dict[str, str]
+) -> None:
+    """Write a whole unit: failures first, then scores, whose existence is the commit."""
+    failed = encode(failures, metadata)
+    storage.write_bytes(storage.join(output, "failures", part_name(unit)), failed)
+    scored = encode(scores, metadata)
+    storage.write_bytes(storage.join(output, "scores", part_name(unit)), scored)
+
+
+def done_units(output: str) -> set[str]:
+    """The units whose scores are written: one listing, no reads."""
+    listing = storage.list_objects(storage.join(output, "scores"))
+    return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
+
+
+def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of `kind` ("scores" or "failures"), those of `units` only when given."""
+    for entry in storage.list_objects(storage.join(output, kind)):
+        match = _PART.search(entry.uri)
+        if match and (units is None or match[1] in units):
+            yield pq.read_table(io.BytesIO(storage.read_bytes(entry.uri)))
+
+
+def empty_failures() -> pa.Table:
+    return _required(FAILURES).empty_table()
