@@ -1,0 +1,68 @@
+"""An evaluation from start to end: read scores and labels, measure, write figures and report."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from sdmad import runs, storage
+from sdmad.errors import UserError
+from sdmad.evaluation import (
+    HEADLINES,
+    ScoredTest,
+    load_scored_test,
+    measure,
+    over_seeds,
+    write_figures,
+)
+from sdmad.report.page import write_report
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found, and where its report is."""
+
+    test: ScoredTest
+    figures: pd.DataFrame
+    baselines: dict[str, pd.DataFrame]
+    report: str
+
+
+def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
+    """Evaluate the scoring run at `scores`; `baselines` are further runs by name.
+
+    Writes `report.html`, `protocols.parquet` and `run.json` under `output`. Raises `UserError`
+    when runs and labels do not fit.
+    """
+    test = load_scored_test(scores, labels)
+    figures = measure(test)
+    others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
+    write_figures(figures, output)
+    report = write_report(test, figures, output, others)
+    summary = over_seeds(figures)
+    record = {
+        "job": "evaluate",
+        "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "scores": scores,
+        "labels": labels,
+        "test_images": len(test.table),
+        "test_images_without_score": test.missing,
+        "figures": {
+            f"{protocol}: {name}": vars(summary[protocol, metric])
+            for (protocol, metric), name in HEADLINES.items()
+        },
+    }
+    runs.write_record(output, record)
+    return Evaluated(test, figures, others, report)
+
+
+def parse_baselines(texts: list[str]) -> dict[str, str]:
+    """`name=URI` entries by name; `UserError` for anything else."""
+    found = {}
+    for text in texts:
+        name, mark, uri = text.partition("=")
+        if not (name and mark and uri):
+            raise UserError(f"baseline {text!r} is not of the form name=URI")
+        found[name] = storage.resolve(uri)
+    return found

@@ -1,0 +1,173 @@
+"""Evaluation of score tables against labels: the three protocols, for each seed and over seeds.
+
+Only images of the test split count. What is chosen (thresholds, signs, bias) was chosen at fitting
+time from the support; nothing here looks for a better one.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdmad import protocols, storage
+from sdmad.detector import anomaly_score
+from sdmad.errors import UserError
+from sdmad.labels import LabelTable, load_labels
+from sdmad.protocols import Summary
+from sdmad.scoring import tables
+from sdmad.scoring.plan import read_plan
+
+ENSEMBLE = "ensemble"
+HEADLINES = {
+    ("anomaly detection", "auroc"): "AUROC",
+    ("anomaly detection", "average_precision"): "average precision",
+    ("category discrimination", "macro_normal"): "AUROC against normal",
+    ("category discrimination", "macro_others"): "AUROC against other anomalies",
+    ("multi-label prediction", "hamming_score"): "Hamming score",
+    ("multi-label prediction", "one_minus_hamming_loss"): "1 - Hamming loss",
+    ("multi-label prediction", "subset_accuracy"): "subset accuracy",
+    ("multi-label prediction", "macro_f1"): "macro F1",
+}
+"""The figures of the summary, by (protocol, metric), as people name them."""
+
+
+@dataclass(frozen=True)
+class ScoredTest:
+    """The test split with its scores: N images, C categories, S seeds.
+
+    `scores` (N, C) and `anomaly` (N,) are the ensemble's, `seeds` (N, C, S) each seed's (S = 0
+    when the run was scored without `--per-seed`); `rows` is the score table in the same order.
+    `missing` test images have no score.
+    """
+
+    name: str
+    table: LabelTable
+    scores: np.ndarray
+    anomaly: np.ndarray
+    seeds: np.ndarray
+    seed_names: list[str]
+    rows: pa.Table
+    missing: int
+    metadata: dict[str, str]
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.table.labels
+
+
+def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
+    """Join the scores of a run with the test rows of a label table.
+
+    Raises `UserError` when the run or the labels are missing, or no labelled image was scored.
+    """
+    _, metadata = read_plan(run)
+    categories = metadata["categories"].split(";")
+    labels = load_labels(labels_uri, categories, metadata["archive"])
+    test = labels.where(labels.split == "test")
+    if len(test) == 0:
+        raise UserError(f"the label table {labels_uri} has no row with split 'test'")
+    position = {(a, m): row for row, (a, m) in enumerate(zip(test.archive, test.member, strict=True))}
+    parts, owners = [], []
+    for part in tables.read_parts(run, "scores"):
+        names = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
+        matched = [(k, position[name]) for k, name in enumerate(names) if name in position]
+        if matched:
+            parts.append(part.take(pa.array([k for k, _ in matched])))
+            owners += [row for _, row in matched]
+    if not parts:
+        raise UserError(
+            f"none of the {len(test)} test images of {labels_uri} is in the scores at {run}; "
+            "check that archive and member are written as in the score tables"
+        )
+    mask = np.zeros(len(test), bool)
+    mask[owners] = True
+    if len(set(owners)) < len(owners):
+        raise UserError(f"{run} has two scores for one labelled image; run jobs/verify_scores.py")
+    rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
+    return ScoredTest(
+        name=storage.name(run),
+        table=test.where(mask),
+        scores=np.stack([rows[f"score_{c}"].to_numpy() for c in categories], axis=1),
+        anomaly=rows["anomaly_score"].to_numpy(),
+        seeds=_seed_scores(rows, categories),
+        seed_names=metadata["seeds"].split(";"),
+        rows=rows,
+        missing=len(test) - int(mask.sum()),
+        metadata=metadata,
+    )
+
+
+def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:
+    if f"seeds_{categories[0]}" not in rows.column_names:
+        return np.zeros((rows.num_rows, len(categories), 0), np.float32)
+    columns = []
+    for category in categories:
+        column = rows[f"seeds_{category}"].combine_chunks()
+        width = column.type.list_size
+        columns.append(column.flatten().to_numpy().reshape(-1, width))
+    return np.stack(columns, axis=1)
+
+
+def measure(test: ScoredTest) -> pd.DataFrame:
+    """Every figure of every protocol: columns protocol, metric, category, seed, value.
+
+    `seed` is a seed's number or "ensemble"; `category` is empty for figures over all of them.
+    """
+    records = _figures(test, test.scores, test.anomaly, ENSEMBLE)
+    for k, seed in enumerate(test.seed_names[: test.seeds.shape[2]]):
+        scores = test.seeds[:, :, k]
+        records += _figures(test, scores, anomaly_score(scores, axis=1), seed)
+    return pd.DataFrame(records, columns=["protocol", "metric", "category", "seed", "value"])
+
+
+def _figures(
+    test: ScoredTest, scores: np.ndarray, anomaly: np.ndarray, seed: str
+) -> list[tuple[str, str, str, str, float]]:
+    first = protocols.anomaly_detection(test.truth, anomaly)
+    second = protocols.category_discrimination(test.truth, scores)
+    third = protocols.multilabel_prediction(test.truth, scores)
+    records = [("anomaly detection", metric, "", seed, v) for metric, v in first.items()]
+    for kind, values in second.items():
+        macro = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        records.append(("category discrimination", f"macro_{kind}", "", seed, macro))
+        for category, value in zip(test.table.categories, values, strict=True):
+            records.append(("category discrimination", kind, category, seed, float(value)))
+    records += [("multi-label prediction", metric, "", seed, v) for metric, v in third.items()]
+    return records
+
+
+def over_seeds(figures: pd.DataFrame, category: str = "") -> dict[tuple[str, str], Summary]:
+    """Mean, deviation and interval over seeds, by (protocol, metric).
+
+    The figures of one category, or by default those over all of them. Without scores for each
+    seed there is one value, the ensemble's.
+    """
+    single = figures[figures.category == category]
+    seeds = single[single.seed != ENSEMBLE]
+    source = seeds if len(seeds) else single
+    return {
+        key: protocols.summarise(values.value.to_numpy())
+        for key, values in source.groupby(["protocol", "metric"], sort=False)
+    }
+
+
+def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
+    """Ours minus theirs of every headline figure, paired over the seeds that both have."""
+    keys = ["protocol", "metric", "category", "seed"]
+    both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
+    both = both[(both.category == "") & (both.seed != ENSEMBLE)]
+    difference = both.value - both.value_theirs
+    return {
+        key: protocols.summarise(values.to_numpy())
+        for key, values in difference.groupby([both.protocol, both.metric], sort=False)
+    }
+
+
+def write_figures(figures: pd.DataFrame, output: str) -> None:
+    """`protocols.parquet`: every figure, one row each."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(figures, preserve_index=False), sink)
+    storage.write_bytes(storage.join(output, "protocols.parquet"), sink.getvalue())

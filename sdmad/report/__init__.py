@@ -1,0 +1,1 @@
+"""The static HTML report of an evaluation: one page, no network, no scripts."""

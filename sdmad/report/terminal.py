@@ -1,0 +1,37 @@
+"""The headline figures as a table in the terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from sdmad.evaluate import Evaluated
+from sdmad.evaluation import HEADLINES, over_seeds, paired_difference
+from sdmad.protocols import Summary
+
+
+def print_figures(result: Evaluated) -> None:
+    """Mean ± standard deviation over seeds, in per cent, beside every baseline."""
+    table = Table(title=f"{len(result.test.table)} test images, per cent over seeds")
+    for column in ("protocol", "figure", result.test.name):
+        table.add_column(column)
+    summary = over_seeds(result.figures)
+    others = {}
+    for name, theirs in result.baselines.items():
+        table.add_column(name)
+        table.add_column("difference (95 %)")
+        others[name] = (over_seeds(theirs), paired_difference(result.figures, theirs))
+    for key, name in HEADLINES.items():
+        row = [key[0], name, _plain(summary[key])]
+        for theirs_summary, difference in others.values():
+            row += [_plain(theirs_summary[key]), _interval(difference.get(key))]
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def _plain(summary: Summary) -> str:
+    return f"{100 * summary.mean:.1f} ± {100 * summary.std:.1f}"
+
+
+def _interval(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    return f"{100 * summary.mean:+.1f} ({100 * summary.low:+.1f} to {100 * summary.high:+.1f})"
