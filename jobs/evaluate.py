@@ -1,6 +1,7 @@
 """Evaluate score tables by the three protocols and write a report.
 
-    python jobs/evaluate.py --scores s3://bucket/scores --labels s3://bucket/labels.csv --output runs/report
+python jobs/evaluate.py --scores s3://bucket/scores --labels s3://bucket/labels.csv \\
+        --output runs/report
 """
 
 from typing import Annotated

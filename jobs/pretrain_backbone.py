@@ -1,6 +1,6 @@
 """Train the embedded backbone on phantoms with Ray Train; the shipped weights come from this.
 
-    python jobs/pretrain_backbone.py --output sdmad/phantoms/weights
+python jobs/pretrain_backbone.py --output sdmad/phantoms/weights
 """
 
 from pathlib import Path

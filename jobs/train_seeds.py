@@ -1,7 +1,7 @@
 """Fit Shift Adapters for every (shots, seed) of a configuration, with Ray Train.
 
-    python jobs/train_seeds.py --config configs/odir.yaml --output runs/odir/train
-    ray job submit --working-dir . -- python jobs/train_seeds.py --config ... --output s3://...
+python jobs/train_seeds.py --config configs/odir.yaml --output runs/odir/train
+ray job submit --working-dir . -- python jobs/train_seeds.py --config ... --output s3://...
 """
 
 from typing import Annotated

@@ -1,6 +1,6 @@
 """Prove that every image of an archive stands exactly once in scores or failures.
 
-    python jobs/verify_scores.py --archive s3://bucket/odir --scores s3://bucket/odir-scores
+python jobs/verify_scores.py --archive s3://bucket/odir --scores s3://bucket/odir-scores
 """
 
 from typing import Annotated

@@ -9,6 +9,7 @@ f^_out (as AA-CLIP does), the last block of each tower. All seeds live in one mo
 seed dimension S, so that one batch trains and scores them all.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,16 +17,20 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-ACTIVATIONS = {"gelu": F.gelu, "leaky_relu": F.leaky_relu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "relu": F.relu,
+}
 
 
 class TowerAdapterConfig(BaseModel):
     """The adapters of one tower: how many of its last blocks are adapted, how wide, how strong."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    blocks: int = Field(default=1, ge=0, description="adapted blocks, counted from the last; 0: none")
+    blocks: int = Field(default=1, ge=0, description="adapted blocks, from the last; 0: none")
     bottleneck: int = Field(default=32, ge=1)
-    frozen_weight: float = Field(default=0.7, ge=0, le=1, description="lambda; 1 is the frozen model")
+    frozen_weight: float = Field(default=0.7, ge=0, le=1, description="lambda; 1: frozen model")
     activation: Literal["gelu", "leaky_relu", "relu"] = "gelu"
     match_norm: bool = Field(default=True, description="rescale f_ada to the norm of f^_out")
 
@@ -79,14 +84,19 @@ class TowerAdapters(nn.ModuleList):
         self.seeds = seeds
         self.config = config
 
+    @property
+    def layers(self) -> list[ShiftAdapter]:
+        return [layer for layer in self if isinstance(layer, ShiftAdapter)]
+
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        for layer in self:
-            layer.initialise(seed_index, generator)  # type: ignore[operator]
+        """Draw the weights of one seed from its own generator."""
+        for layer in self.layers:
+            layer.initialise(seed_index, generator)
 
     def seed(self, index: int) -> "TowerAdapters":
         """The adapters of one seed (S = 1), a copy."""
         single = TowerAdapters(1, 0, self.config)
-        for mine, theirs in zip(single, self, strict=True):
+        for mine, theirs in zip(single.layers, self.layers, strict=True):
             mine.down = nn.Parameter(theirs.down[index : index + 1].detach())
             mine.up = nn.Parameter(theirs.up[index : index + 1].detach())
         return single

@@ -1,7 +1,7 @@
 """A frozen open_clip model: what is loaded, how it is named, and its two towers.
 
-    backbone = load_backbone(BackboneConfig(model="ViT-L-14-336", pretrained="openai"))
-    acts = backbone.image.prefix(backbone.pixels(images), adapted_blocks=1)
+backbone = load_backbone(BackboneConfig(model="ViT-L-14-336", pretrained="openai"))
+acts = backbone.image.prefix(backbone.pixels(images), adapted_blocks=1)
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def wrap(clip: torch.nn.Module, tokenizer: Any, config: BackboneConfig, device: str) -> Backbone:
+def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Backbone:
     """Freeze an open_clip model and find its towers.
 
     Raises `UserError` for a model whose towers are not transformers.
@@ -117,7 +117,7 @@ def wrap(clip: torch.nn.Module, tokenizer: Any, config: BackboneConfig, device: 
     )
 
 
-def _embed_dim(clip: torch.nn.Module) -> int:
+def _embed_dim(clip: Any) -> int:
     size = clip.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     with torch.no_grad():

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -24,14 +27,33 @@ def connect() -> Resources:
     names = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
     passed = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # Ray's own notices go to its log files; the job says itself what it does.
+    # Ray's own notices would drown the job's: warnings about numbers of GPUs and actor arguments.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        ray.init(
-            runtime_env={"env_vars": passed} if passed else None,
-            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with _stderr_closed():
+            ray.init(
+                runtime_env={"env_vars": passed} if passed else None,
+                include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     total = ray.cluster_resources()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keeps what native code writes to stderr while Ray starts (its log level) off the screen.
+
+    Failures of Ray are exceptions and get through.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

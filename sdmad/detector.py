@@ -11,7 +11,8 @@ for each image, the adapted part once for each seed. No Ray involved.
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sdmad.fits import Fit, find_detector, restore, unpack
 from sdmad.images import ImageSpec
 from sdmad.model import SignModel
 from sdmad.selection import SelectionConfig
+from sdmad.towers import Activations
 
 FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
@@ -134,9 +136,7 @@ class Detector:
         z0 = frozen.float() @ self.model.frozen_signs.T
         weight = self.provenance.learner.frozen_weight
         logits, shares = self.rule.evidence(self.model, z, z0, self.selection, weight)
-        plain, _ = self.rule.evidence(
-            self.model, z, z0, SelectionConfig(mode="none"), weight
-        )
+        plain, _ = self.rule.evidence(self.model, z, z0, SelectionConfig(mode="none"), weight)
         p = torch.sigmoid(logits)
         unselected = torch.sigmoid(plain).mean(0)
         return self._collect(p, unselected, shares, z)
@@ -171,7 +171,11 @@ class Detector:
             findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
             uncertain=[[names[c] for c in np.flatnonzero(row)] for row in doubtful_rows],
             signs=[
-                [e for c in np.flatnonzero(row) for e in self._carrying(c, share[c], similarity)]
+                [
+                    e
+                    for c in np.flatnonzero(row)
+                    for e in self._carrying(int(c), share[c], similarity)
+                ]
                 for row, share, similarity in zip(
                     found_rows, contribution, similarities, strict=True
                 )
@@ -208,17 +212,17 @@ def load_fits(uri: str) -> list[Fit]:
     return fits
 
 
-def _float(activations):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
+def _float(activations: Activations) -> Activations:
+    """Single precision again for what follows the frozen part."""
     return replace(
         activations, f_in=activations.f_in.float(), f_frozen=activations.f_frozen.float()
     )
 
 
 def _concatenate(parts: list[Scores]) -> Scores:
-    arrays = ("anomaly", "categories", "spread", "seeds", "similarities")
-    lists = ("findings", "uncertain", "signs")
-    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in arrays}
-    merged = {name: [row for p in parts for row in getattr(p, name)] for name in lists}
-    return Scores(**joined, **merged)
+    joined: dict[str, Any] = {}
+    for name in ("anomaly", "categories", "spread", "seeds", "similarities"):
+        joined[name] = np.concatenate([getattr(part, name) for part in parts])
+    for name in ("findings", "uncertain", "signs"):
+        joined[name] = [row for part in parts for row in getattr(part, name)]
+    return Scores(**joined)

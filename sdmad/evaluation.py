@@ -69,11 +69,12 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
     test = labels.where(labels.split == "test")
     if len(test) == 0:
         raise UserError(f"the label table {labels_uri} has no row with split 'test'")
-    position = {(a, m): row for row, (a, m) in enumerate(zip(test.archive, test.member, strict=True))}
+    names = zip(test.archive, test.member, strict=True)
+    position = {name: row for row, name in enumerate(names)}
     parts, owners = [], []
     for part in tables.read_parts(run, "scores"):
-        names = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
-        matched = [(k, position[name]) for k, name in enumerate(names) if name in position]
+        scored = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
+        matched = [(k, position[name]) for k, name in enumerate(scored) if name in position]
         if matched:
             parts.append(part.take(pa.array([k for k, _ in matched])))
             owners += [row for _, row in matched]
@@ -149,7 +150,7 @@ def over_seeds(figures: pd.DataFrame, category: str = "") -> dict[tuple[str, str
     seeds = single[single.seed != ENSEMBLE]
     source = seeds if len(seeds) else single
     return {
-        key: protocols.summarise(values.value.to_numpy())
+        (str(key[0]), str(key[1])): protocols.summarise(values.value.to_numpy())
         for key, values in source.groupby(["protocol", "metric"], sort=False)
     }
 
@@ -161,7 +162,7 @@ def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[st
     both = both[(both.category == "") & (both.seed != ENSEMBLE)]
     difference = both.value - both.value_theirs
     return {
-        key: protocols.summarise(values.to_numpy())
+        (str(key[0]), str(key[1])): protocols.summarise(values.to_numpy())
         for key, values in difference.groupby([both.protocol, both.metric], sort=False)
     }
 

@@ -80,7 +80,7 @@ def pack(model: SignModel, rule: DecisionRule, index: int, provenance: Provenanc
     """The bytes of the fit at seed position `index`."""
     tensors = {name: getattr(rule, name)[index] for name in RULE_FIELDS}
     for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
-        for k, layer in enumerate(adapters):
+        for k, layer in enumerate(adapters.layers):
             tensors[f"{tower}.{k}.down"] = layer.down[index]
             tensors[f"{tower}.{k}.up"] = layer.up[index]
     plain = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
@@ -112,7 +112,7 @@ def restore(fits: list[Fit], model: SignModel) -> DecisionRule:
 
 
 def _restore_tower(fits: list[Fit], tower: str, adapters: TowerAdapters) -> None:
-    for k, layer in enumerate(adapters):
+    for k, layer in enumerate(adapters.layers):
         layer.down.copy_(torch.stack([fit.tensors[f"{tower}.{k}.down"] for fit in fits]))
         layer.up.copy_(torch.stack([fit.tensors[f"{tower}.{k}.up"] for fit in fits]))
 

@@ -28,8 +28,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from sdmad import runs, storage
-from sdmad.archive.decode import DecodeError, decode
-from sdmad.archive.members import read_members
+from sdmad.archive.selected import decode_members
 from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
 from sdmad.cluster import Resources, connect
@@ -86,7 +85,9 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
     _check_identity(output, identity)
-    grid = [(shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")]
+    grid = [
+        (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
+    ]
     supports = [_support(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
@@ -150,34 +151,18 @@ def _check_identity(output: str, identity: dict[str, str]) -> None:
             )
 
 
-@ray.remote(num_cpus=0.5, max_retries=3)
-def _read_images(
-    base: str, images: list[tuple[str, str]], spec: ImageSpec
-) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
-    """Decoded pixels of chosen images, and a sentence for each that cannot be had."""
-    contents = read_members(base, images)
-    pixels, problems = {}, []
-    for image in images:
-        name = "/".join(filter(None, image))
-        try:
-            pixels[image] = decode(contents[image], spec)
-        except KeyError:
-            problems.append(f"the label table names {name}, which is not in the archive {base}")
-        except DecodeError as error:
-            problems.append(f"the support image {name} cannot be used: {error}")
-    return pixels, problems
-
-
-def _read_supports(
-    supports: list[SupportRef], base: str, spec: ImageSpec
-) -> dict[str, Any]:
+def _read_supports(supports: list[SupportRef], base: str, spec: ImageSpec) -> dict[str, Any]:
     """References to the decoded support images of every shard; `UserError` for what is missing."""
     by_archive: dict[str, set[tuple[str, str]]] = {}
     for support in supports:
         for image in support.images:
             by_archive.setdefault(image[0], set()).add(image)
-    reader = _read_images.options(num_returns=2)
-    refs = {a: reader.remote(base, sorted(i), spec) for a, i in by_archive.items()}
+    # Half a core each: reading waits for storage more than it computes.
+    reader = ray.remote(num_cpus=0.5, num_returns=2, max_retries=3)(decode_members)
+    refs: dict[str, tuple[Any, Any]] = {
+        archive: reader.remote(base, sorted(images), spec)  # type: ignore[misc]
+        for archive, images in by_archive.items()
+    }
     problems = [p for _, found in refs.values() for p in ray.get(found)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -195,10 +180,8 @@ def _fit_missing(
     spec = load_backbone(config.backbone, "cpu").spec
     load_backbone.cache_clear()
     pixels = _read_supports(missing, archive, spec)
-    threads = max(1, (os.cpu_count() or 1) // scaling.num_workers)
-    task = FitTask(
-        batches, pixels, output, config.backbone, catalog, config.learner, threads
-    )
+    threads = max(1, (os.cpu_count() or 1) // int(scaling.num_workers))  # type: ignore[call-overload]
+    task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, threads)
     trainer = TorchTrainer(
         _fit_loop,
         train_loop_config={"task": task},

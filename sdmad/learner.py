@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
 from sdmad import objective
@@ -52,7 +51,7 @@ class LearnerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class SupportImages:
-    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), and a key for each image."""
+    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image."""
 
     shots: int
     seed: int

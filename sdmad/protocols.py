@@ -15,16 +15,14 @@ LEAST_POSITIVES = 5
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
     """Protocol 1: normal against any anomaly; AUROC and average precision of the anomaly score."""
-    abnormal = truth.any(axis=1)
+    abnormal = np.asarray(truth.any(axis=1))
     return {
         "auroc": _auroc(abnormal, anomaly),
         "average_precision": float(metrics.average_precision_score(abnormal, anomaly)),
     }
 
 
-def category_discrimination(
-    truth: np.ndarray, probabilities: np.ndarray
-) -> dict[str, np.ndarray]:
+def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """Protocol 2: AUROC of p_c for images with c, against two kinds of other images, each (C,).
 
     `normal`: against normal images; `others`: against images with other anomalies only. NaN where

@@ -23,9 +23,11 @@ class SelectionConfig(BaseModel):
     mode: Literal["none", "underfit", "uncertain", "both"] = "both"
     floor: float = Field(default=0.02, gt=0, le=0.5, description="least reliability of a sign")
     prior_shots: float = Field(
-        default=1.0, ge=0, description="shots that the prior (all signs alike) is worth"
+        default=0.5, ge=0, description="shots that the prior (all signs alike) is worth"
     )
-    gate_margin: float = Field(default=2.0, description="logits below normal at which a sign is halved")
+    gate_margin: float = Field(
+        default=2.0, description="logits below normal at which a sign is halved"
+    )
     gate_width: float = Field(default=1.0, gt=0, description="logits over which it fades")
 
     @property

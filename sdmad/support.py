@@ -23,9 +23,10 @@ def draw_support(table: LabelTable, shots: int, seed: int) -> np.ndarray:
     """
     eligible = eligible_rows(table)
     order = sorted(eligible, key=lambda row: _priority(table, row, seed))
+    normal = np.asarray(~table.labels.any(axis=1))
     chosen: list[int] = []
     for column in _rarest_first(table, eligible):
-        has = table.labels[:, column] if column >= 0 else ~table.labels.any(axis=1)
+        has = normal if column < 0 else table.labels[:, column]
         available = [row for row in order if has[row]]
         if len(available) < shots:
             name = table.categories[column] if column >= 0 else "normal"

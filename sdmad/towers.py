@@ -134,7 +134,7 @@ class Tower(ABC):
         if len(adapters) == 0:
             f_in = f_frozen.expand(adapters.seeds, *f_frozen.shape[-3:])
         first = len(self.blocks) - len(adapters)
-        for k, adapter in enumerate(adapters):
+        for k, adapter in enumerate(adapters.layers):
             if k > 0:
                 f_frozen = self._block(first + k, f_in, activations)
             f_in = adapter(f_in, f_frozen)
@@ -189,7 +189,7 @@ class TimmImageTower(Tower):
 class OpenClipTextTower(Tower):
     """open_clip's text transformer, as part of `CLIP` or standing alone in `CustomTextCLIP`."""
 
-    def __init__(self, clip: nn.Module, embed_dim: int) -> None:
+    def __init__(self, clip: Any, embed_dim: int) -> None:
         text = clip.text if hasattr(clip, "text") else clip
         super().__init__(text.transformer.resblocks, text.transformer.width, embed_dim)
         self.clip = clip
@@ -236,9 +236,7 @@ class HuggingFaceTextTower(Tower):
     """A BERT-like Hugging Face encoder in open_clip's wrapper."""
 
     def __init__(self, text: HFTextEncoder) -> None:
-        super().__init__(
-            text.transformer.encoder.layer, text.config.hidden_size, text.output_dim
-        )
+        super().__init__(text.transformer.encoder.layer, text.config.hidden_size, text.output_dim)
         self.text = text
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -258,7 +256,7 @@ class HuggingFaceTextTower(Tower):
         return self.text.proj(self.text.pooler(output, activations.mask))
 
 
-def image_tower(clip: nn.Module, embed_dim: int) -> Tower:
+def image_tower(clip: Any, embed_dim: int) -> Tower:
     """The image tower of an open_clip model; `UserError` for one without transformer blocks."""
     visual = clip.visual
     if isinstance(visual, VisionTransformer) and visual.transformer.batch_first:
@@ -273,7 +271,7 @@ def image_tower(clip: nn.Module, embed_dim: int) -> Tower:
     )
 
 
-def text_tower(clip: nn.Module, embed_dim: int) -> Tower:
+def text_tower(clip: Any, embed_dim: int) -> Tower:
     """The text tower of an open_clip model; `UserError` for one without transformer blocks."""
     text = getattr(clip, "text", None)
     if isinstance(text, HFTextEncoder):

@@ -1,7 +1,7 @@
 """Reading the images of work units, still encoded.
 
-    for member in read_unit(unit):
-        member.name, member.content
+for member in read_unit(unit):
+    member.name, member.content
 """
 
 import tarfile
@@ -56,8 +56,8 @@ def _read_objects(unit: WorkUnit) -> Iterator[Member]:
         # Sixteen at a time: requests overlap, memory stays small.
         for start in range(0, len(unit.objects), 16):
             group = unit.objects[start : start + 16]
-            for offset, (entry, result) in enumerate(zip(group, pool.map(fetch, group), strict=True)):
-                content, seconds, reason = result
+            results = zip(group, pool.map(fetch, group), strict=True)
+            for offset, (entry, (content, seconds, reason)) in enumerate(results):
                 name = storage.relative(entry.uri, unit.base)
                 yield Member(start + offset, entry.uri, "", name, content, seconds, reason)
 

@@ -4,10 +4,8 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-SIDECAR_SUFFIXES = frozenset(
-    (".json", ".jsonl", ".txt", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf")
-    + (".parquet", ".idx", ".md5", ".sha256", ".log", ".db", ".py", ".cls")
-)
+_SUFFIXES = ".json .jsonl .txt .csv .tsv .xml .yaml .yml .md .html .pdf .parquet .idx .md5 .sha256"
+SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls".split(" "))
 SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
 
 
@@ -32,3 +30,8 @@ def is_sidecar(name: str) -> bool:
 def image_uri(object_uri: str, member: str | None) -> str:
     """The URI of an image: the object's own, with the member of a shard as its fragment."""
     return object_uri if member is None else f"{object_uri}#{quote(member, errors='surrogatepass')}"
+
+
+def clean(text: str) -> str:
+    """Text that Parquet can hold: undecodable bytes of a name become backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

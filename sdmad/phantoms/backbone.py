@@ -6,6 +6,7 @@ vocabulary. `weights/` has the layout of an open_clip `local-dir:` checkpoint.
 """
 
 import gzip
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ MERGES = "merges.txt.gz"
 NUM_MERGES = 1500
 CONTEXT_LENGTH = 40
 
-PREPROCESS = {"mean": [0.3] * 3, "std": [0.2] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+PREPROCESS = {
+    "mean": [0.3] * 3,
+    "std": [0.2] * 3,
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
 MODEL: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
@@ -46,7 +52,7 @@ class ConvStem(nn.Module):
         super().__init__()
         widths = (3, 24, 48, embed_dim)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
         self.num_patches = (img_size // 8) ** 2
@@ -61,7 +67,7 @@ def sdmad_phantom_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
     """Six blocks of width 128 over an 8 x 8 grid; there are no other weights than `weights/`."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
-    settings = {
+    settings: dict[str, Any] = {
         "img_size": 64,
         "patch_size": 8,
         "embed_dim": 128,
@@ -71,7 +77,7 @@ def sdmad_phantom_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
         "class_token": False,
         "global_pool": "avg",
     }
-    model = VisionTransformer(**(settings | kwargs))
+    model: Any = VisionTransformer(**(settings | kwargs))
     model.default_cfg = {"input_size": (3, 64, 64), "pool_size": None}
     return model
 

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
+import ray.train
+import ray.train.torch
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from pydantic import BaseModel, ConfigDict
+from ray.train import RunConfig, ScalingConfig
 from safetensors.torch import save_file
 from torch import nn
 
-import ray.train
-import ray.train.torch
-from ray.train import RunConfig, ScalingConfig
 from sdmad.phantoms import backbone
 from sdmad.phantoms.anatomy import SEEN_ORGANS
 from sdmad.phantoms.captions import NORMAL_PHRASES, SIGN_PHRASES, caption
@@ -58,7 +57,7 @@ class ContrastiveModel(nn.Module):
         phrases: torch.Tensor,
         shown: torch.Tensor,
     ) -> torch.Tensor:
-        """Loss of images (B, 3, 64, 64), captions (B, L), phrases (M, L), shown (B, M) in {0, 1}."""
+        """Loss of images (B, 3, 64, 64), captions (B, L), phrases (M, L), shown (B, M) 0 or 1."""
         v = F.normalize(self.clip.visual(images), dim=-1)
         texts = F.normalize(self.clip.encode_text(torch.cat([captions, phrases])), dim=-1)
         t, signs = texts[: len(captions)], texts[len(captions) :]
@@ -141,7 +140,11 @@ def save_checkpoint(clip: CLIP, output: Path, config: PretrainConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
     backbone.write_merges(output / backbone.MERGES)
     state = {k: v.detach().half().contiguous() for k, v in clip.state_dict().items()}
-    save_file(state, output / "open_clip_model.safetensors", metadata={"training": config.model_dump_json()})
+    save_file(
+        state,
+        output / "open_clip_model.safetensors",
+        metadata={"training": config.model_dump_json()},
+    )
     description = {"model_cfg": backbone.MODEL, "preprocess_cfg": backbone.PREPROCESS}
     (output / "open_clip_config.json").write_text(json.dumps(description, indent=2) + "\n")
 

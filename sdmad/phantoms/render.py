@@ -1,8 +1,8 @@
 """One phantom image: organ, signs, distractors, and the look of a scanner.
 
-    phantom = render(np.random.default_rng(0), "disc", {"dark_cyst"}, SEEN_LOOK)
-    phantom.image           # (64, 64) uint8
-    phantom.masks["dark_cyst"]
+phantom = render(np.random.default_rng(0), "disc", {"dark_cyst"}, SEEN_LOOK)
+phantom.image           # (64, 64) uint8
+phantom.masks["dark_cyst"]
 """
 
 from collections.abc import Collection
@@ -28,7 +28,9 @@ class Look:
 
 
 SEEN_LOOK = Look((0.38, 0.55), (0.04, 0.16), (0.26, 0.36), (0.01, 0.05), (0.0, 0.04), (0.85, 1.15))
-HELD_OUT_LOOK = Look((0.42, 0.60), (0.12, 0.26), (0.20, 0.28), (0.03, 0.06), (0.04, 0.09), (0.7, 0.9))
+HELD_OUT_LOOK = Look(
+    (0.42, 0.60), (0.12, 0.26), (0.20, 0.28), (0.03, 0.06), (0.04, 0.09), (0.7, 0.9)
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,7 @@ class Phantom:
     masks: dict[str, np.ndarray]
 
 
-def render(
-    rng: np.random.Generator, organ: str, signs: Collection[str], look: Look
-) -> Phantom:
+def render(rng: np.random.Generator, organ: str, signs: Collection[str], look: Look) -> Phantom:
     """Draw `organ` with `signs` as a scanner with `look` would show it.
 
     Raises `ValueError` for an organ or a sign that does not exist.

@@ -4,8 +4,9 @@ A sign is a function `(canvas, rng) -> mask`. It changes `canvas.image` (grey va
 or, for signs of the outline, `canvas.field`, and returns a boolean mask of what it changed.
 """
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Canvas:
     field: np.ndarray
     image: np.ndarray
     step: float
-    taken: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE), bool))
+    taken: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((SIZE, SIZE), bool))
 
     def place(self, rng: np.random.Generator, margin: float) -> tuple[float, float]:
         """A free point at least `margin` inside the organ; anywhere deep inside if none is free."""

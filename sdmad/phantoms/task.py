@@ -73,8 +73,11 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_archive(uri: str, pool: int, test: int, seed: int = 0) -> str:
-    """Write the task as tar shards and `labels.csv` under `uri`; returns the URI of the labels."""
+def write_archive(uri: str, pool: int, test: int, seed: int = 0, damaged: int = 0) -> str:
+    """Write the task as tar shards and `labels.csv` under `uri`; returns the URI of the labels.
+
+    The first shard also gets `damaged` images that break off half-way, as every archive has some.
+    """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["archive", "member", "patient_id", "split", "labels"])
@@ -82,19 +85,30 @@ def write_archive(uri: str, pool: int, test: int, seed: int = 0) -> str:
         archive = f"phantoms-{number:04d}.tar"
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for k in range(damaged if number == 0 else 0):
+                content = encode_png(shard[k].image)
+                _add(tar, f"damaged-{k}.png", content[: len(content) // 2])
             for example in shard:
-                content = encode_png(example.image)
-                info = tarfile.TarInfo(example.member)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+                _add(tar, example.member, encode_png(example.image))
                 writer.writerow(
-                    [archive, example.member, example.patient_id, example.split]
-                    + [";".join(example.labels)]
+                    (
+                        archive,
+                        example.member,
+                        example.patient_id,
+                        example.split,
+                        ";".join(example.labels),
+                    )
                 )
         storage.write_bytes(storage.join(uri, archive), buffer.getvalue())
     labels = storage.join(uri, "labels.csv")
     storage.write_bytes(labels, table.getvalue().encode())
     return labels
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 def _shards(pool: int, test: int, seed: int) -> Iterator[list[Example]]:

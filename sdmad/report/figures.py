@@ -7,13 +7,15 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 from sklearn.metrics import roc_curve
 
 from sdmad.evaluation import ScoredTest
 
 INK, MUTED, GRID = "#1c2733", "#667482", "#dfe5ea"
 BLUE, ORANGE = "#2166ac", "#d6604d"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -40,8 +42,6 @@ def svg(figure: Figure) -> str:
 
 def png_uri(pixels: np.ndarray) -> str:
     """A data URI of an image (H, W, 3) uint8."""
-    from PIL import Image
-
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, "PNG")
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
@@ -65,7 +65,9 @@ def roc_by_category(test: ScoredTest, titles: list[str]) -> str:
                 if positive.any() and negative.any():
                     x, y, _ = roc_curve(positive[keep], test.scores[keep, c])
                     axes.plot(x, y, color=color, lw=1.6, label=f"against {name}")
-            axes.set(title=title, xlim=(0, 1), ylim=(0, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            axes.set(
+                title=title, xlim=(0, 1), ylim=(0, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1)
+            )
             axes.set_aspect("equal")
             if c == 0:
                 axes.legend(frameon=False, fontsize=7.5, loc="lower right")
@@ -90,15 +92,28 @@ def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> st
             mean = 100 * points.mean()
             axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, lw=1.4, label="mean")
             axes.scatter(
-                100 * ensemble[name], row, s=34, marker="D", color=ORANGE, zorder=3, label="ensemble"
+                100 * ensemble[name],
+                row,
+                s=34,
+                marker="D",
+                color=ORANGE,
+                zorder=3,
+                label="ensemble",
             )
         axes.set(yticks=range(len(values)), yticklabels=list(values), xlabel="per cent")
         axes.invert_yaxis()
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend(handles[:3], labels[:3], frameon=False, ncols=3, loc="lower left",
-                    bbox_to_anchor=(0, 1.0), fontsize=8)
+        axes.legend(
+            handles[:3],
+            labels[:3],
+            frameon=False,
+            ncols=3,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            fontsize=8,
+        )
         return svg(figure)
 
 
@@ -116,7 +131,14 @@ def score_histograms(test: ScoredTest, titles: list[str]) -> str:
             for mask, color, name in ((~positive, BLUE, "without"), (positive, ORANGE, "with")):
                 if mask.any():
                     weights = np.full(int(mask.sum()), 1 / mask.sum())
-                    axes.hist(score[mask], bins, weights=weights, color=color, alpha=0.55, label=name)
+                    axes.hist(
+                        score[mask],
+                        bins.tolist(),
+                        weights=weights,
+                        color=color,
+                        alpha=0.55,
+                        label=name,
+                    )
             axes.axvline(0.5, color=INK, lw=0.8, ls=":")
             axes.set(title=title, xlim=(0, 1), xticks=(0, 0.5, 1), yticks=())
             axes.spines["left"].set_visible(False)
@@ -140,7 +162,7 @@ def sign_heatmap(
         axes = figure.add_subplot()
         shown = axes.imshow(centred, cmap="RdBu_r", vmin=-2.2, vmax=2.2, aspect="auto")
         for s, g in np.argwhere(membership):
-            frame = mpl.patches.Rectangle((g - 0.46, s - 0.44), 0.92, 0.88, fill=False, ec=INK, lw=1.3)
+            frame = Rectangle((g - 0.46, s - 0.44), 0.92, 0.88, fill=False, ec=INK, lw=1.3)
             axes.add_patch(frame)
         axes.set(yticks=range(len(signs)), yticklabels=[s.replace("_", " ") for s in signs])
         axes.set_xticks(range(len(groups)), groups, rotation=35, ha="right")

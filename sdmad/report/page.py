@@ -29,7 +29,7 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["percent"] = lambda value: "–" if np.isnan(value) else f"{100 * value:.1f}"
+    environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     page = environment.get_template("page.html").render(_context(test, measured, baselines))
     uri = storage.join(output, "report.html")
@@ -107,12 +107,16 @@ def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[dict[str, A
                 "images": int(truth.sum()),
                 "normal": values["category discrimination", "normal"],
                 "others": values["category discrimination", "others"],
-                "sensitivity": float(found[truth, c].mean()) if truth.any() else float("nan"),
-                "specificity": float((~found[~truth, c]).mean()) if (~truth).any() else float("nan"),
+                "sensitivity": _share(found[truth, c]),
+                "specificity": _share(~found[~truth, c]),
                 "spread": float(test.rows[f"spread_{category}"].to_numpy().mean()),
             }
         )
     return rows
+
+
+def _share(flags: np.ndarray) -> float:
+    return float(flags.mean()) if len(flags) else float("nan")
 
 
 def _verdict_of(difference: Summary) -> str:

@@ -33,5 +33,5 @@ def _plain(summary: Summary) -> str:
 
 def _interval(summary: Summary | None) -> str:
     if summary is None:
-        return "–"
+        return "-"
     return f"{100 * summary.mean:+.1f} ({100 * summary.low:+.1f} to {100 * summary.high:+.1f})"

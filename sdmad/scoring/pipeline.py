@@ -5,8 +5,10 @@ cross once, as uint8 at the backbone's size. Each unit ends with a row of index 
 the number of its images, so that the driver knows when a unit is whole.
 """
 
+import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +19,18 @@ import ray
 import ray.data
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from ray.util.annotations import RayDeprecationWarning
 
-from sdmad.archive.decode import DecodeError, decode
-from sdmad.archive.members import Member, read_unit
 from sdmad.archive.units import WorkUnit
 from sdmad.cluster import Resources
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
+from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
 
-END_OF_UNIT = -1
-_TEXT = ("unit", "uri", "archive", "member", "stage", "reason")
+# Finite: a task or an actor that kills its process again and again ends the run with an error.
+RETRIES = 4
 
 
 class PipelineConfig(BaseModel):
@@ -55,71 +57,6 @@ class PipelineConfig(BaseModel):
             detector_gpus=gpus,
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
         )
-
-
-def read_and_decode(
-    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The images of one unit, `rows` at a time, as columns with `pixels` (n, H, W, 3) uint8.
-
-    A bad image is a row with `stage` and `reason` and black pixels.
-    """
-    unit = WorkUnit.from_json(str(batch["payload"][0]))
-    pending: list[dict[str, Any]] = []
-    total = 0
-    for member in read_unit(unit):
-        pending.append(_decoded_row(unit, member, spec))
-        total += 1
-        if len(pending) == rows:
-            yield _columns(pending)
-            pending = []
-    pending.append(
-        dict.fromkeys(_TEXT, "")
-        | {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end"}
-        | {"read_seconds": 0.0, "decode_seconds": 0.0, "pixels": np.zeros((*spec.size, 3), np.uint8)}
-    )
-    yield _columns(pending)
-
-
-def _decoded_row(unit: WorkUnit, member: Member, spec: ImageSpec) -> dict[str, Any]:
-    start = time.monotonic()
-    stage, reason = ("read", member.reason) if member.content is None else ("", "")
-    pixels = np.zeros((*spec.size, 3), np.uint8)
-    if member.content is not None:
-        try:
-            pixels = decode(member.content, spec)
-        except DecodeError as error:
-            stage, reason = "decode", str(error)
-    return {
-        "unit": unit.id,
-        "index": member.index,
-        "total": -1,
-        "uri": _clean(member.uri),
-        "archive": _clean(member.archive),
-        "member": _clean(member.name),
-        "stage": stage,
-        "reason": _clean(reason),
-        "read_seconds": member.seconds,
-        "decode_seconds": time.monotonic() - start,
-        "pixels": pixels,
-    }
-
-
-def _clean(text: str) -> str:
-    """Text that Parquet can hold: undecodable bytes of a name become backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {
-        name: np.array([row[name] for row in rows], dtype=object) for name in _TEXT
-    }
-    columns["index"] = np.array([row["index"] for row in rows], np.int64)
-    columns["total"] = np.array([row["total"] for row in rows], np.int64)
-    for name in ("read_seconds", "decode_seconds"):
-        columns[name] = np.array([row[name] for row in rows], np.float32)
-    columns["pixels"] = np.stack([row["pixels"] for row in rows])
-    return columns
 
 
 class DetectorActor:
@@ -208,19 +145,22 @@ def stream_scores(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray 2.60 has no other way to bound retries than the arguments it deprecates for 2.64.
+    warnings.simplefilter("ignore", RayDeprecationWarning)
     if config.detectors is None or config.detector_cpus is None or config.reader_cpus is None:
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
     threads = max(1, (os.cpu_count() or 1) // most)
     payloads = [{"payload": unit.to_json()} for unit in units]
-    data = ray.data.from_items(payloads, override_num_blocks=len(payloads))
+    data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
     data = data.map_batches(
-        read_and_decode,
+        read_and_decode,  # type: ignore[arg-type]
         batch_size=1,
         batch_format="numpy",
         fn_kwargs={"spec": source.spec, "rows": config.batch_size},
         num_cpus=config.reader_cpus,
-        max_retries=4,
+        max_retries=RETRIES,
     )
     data = data.map_batches(
         DetectorActor,
@@ -230,8 +170,8 @@ def stream_scores(
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,
-        max_restarts=4,
-        max_task_retries=4,
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
     )
     yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 

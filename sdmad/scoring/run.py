@@ -4,7 +4,7 @@ The driver holds the small score rows of units in flight, nothing else; cost gro
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -33,7 +33,7 @@ class Tally:
     units: int = 0
     images: int = 0
     failures: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def share(self) -> dict[str, float]:
         busy = sum(self.seconds.values()) or 1.0

@@ -17,7 +17,9 @@ from sdmad import storage
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
 
-FAILURES = pa.schema([(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")])
+FAILURES = pa.schema(
+    [(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")]
+)
 
 
 def _required(schema: pa.Schema) -> pa.Schema:

@@ -81,8 +81,9 @@ def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
         return ([] if naming.is_sidecar(name) else [("", name)]), []
     found: list[Name] = []
     try:
+        # One by one: what stands before a break in the shard is kept.
         for member in _walk(entry.uri):
-            found.append((name, member))
+            found.append((name, member))  # noqa: PERF401
     except (tarfile.TarError, EOFError, OSError):
         return found, [name]
     return found, []
@@ -95,4 +96,4 @@ def _walk(uri: str) -> Iterator[str]:
     ):
         for info in tar:
             if info.isreg() and not naming.is_sidecar(info.name):
-                yield info.name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+                yield naming.clean(info.name)

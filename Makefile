@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both need Python 3.11+ and the
+# package registry. Set-up is repeated only when requirements.txt or pyproject.toml changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format bench requirements clean
+
+demo: $(READY)
+	$(BIN)/python jobs/demo.py --output runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/seeds_in_one_batch.py
+	$(BIN)/python benchmarks/scoring_limit.py
+
+# Pins for every platform; `--upgrade` in UV_FLAGS renews them.
+requirements: $(READY)
+	$(BIN)/uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
+		--no-annotate --no-header $(UV_FLAGS) -o requirements.txt
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sdmad needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV) (about a minute)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip install -q --no-deps -e .
+	@touch $(READY)
