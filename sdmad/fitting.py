@@ -176,11 +176,11 @@ def _fit_missing(
     resources = connect()
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
-    scaling = _scaling(config, resources, len(batches))
+    workers, scaling = _scaling(config, resources, len(batches))
     spec = load_backbone(config.backbone, "cpu").spec
     load_backbone.cache_clear()
     pixels = _read_supports(missing, archive, spec)
-    threads = max(1, (os.cpu_count() or 1) // int(scaling.num_workers))  # type: ignore[call-overload]
+    threads = max(1, (os.cpu_count() or 1) // workers)
     task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, threads)
     trainer = TorchTrainer(
         _fit_loop,
@@ -197,7 +197,7 @@ def _fit_missing(
         trainer.fit()
 
 
-def _scaling(config: TrainConfig, resources: Resources, batches: int) -> ScalingConfig:
+def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[int, ScalingConfig]:
     compute = config.compute
     gpus = compute.gpus_per_worker
     if gpus is None:
@@ -207,7 +207,7 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
     needs = {"CPU": compute.cpus_per_worker or 1.0}
     if gpus:
         needs["GPU"] = gpus
-    return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
+    return workers, ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
 
 
 def _fit_loop(settings: dict[str, Any]) -> None:

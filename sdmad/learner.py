@@ -8,7 +8,7 @@ and its own images, so a fit is the same whichever fits share its batch.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sdmad import objective
 from sdmad.adapter import AdapterConfig
 from sdmad.backbone import Backbone
+from sdmad.calibration import fit_temperature, undecided_band
 from sdmad.catalog import Catalog
 from sdmad.model import DecisionRule, SignModel
 from sdmad.objective import ObjectiveConfig
@@ -170,11 +171,12 @@ def fit_batch(
 
 @torch.no_grad()
 def _support_evidence(
-    model: SignModel, cache: _Cache, support: SupportImages, index: int, view: int
+    model: SignModel, cache: _Cache, index: int, views_wanted: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adapted and frozen similarities (1, N, M) of one fit's support images."""
-    rows = cache.rows[index][None]
-    views = torch.full_like(rows, view)
+    """Adapted and frozen similarities (1, V x N, M) of one fit's support images, view by view."""
+    images = cache.rows[index]
+    rows = images.repeat(len(views_wanted))[None]
+    views = torch.tensor(views_wanted).repeat_interleave(len(images))[None]
     # All seeds' adapters on one seed's images would be waste: pick the seed's own weights.
     own = model.seed(index)
     v = own.image_embeddings(cache.gather(rows, views))
@@ -187,7 +189,7 @@ def _start_bias(model: SignModel, cache: _Cache, supports: list[SupportImages]) 
     uniform = objective.uniform_log_weights(model.membership)
     normal = objective.uniform_log_weights(model.normal)
     for index, support in enumerate(supports):
-        z, _ = _support_evidence(model, cache, support, index, 0)
+        z, _ = _support_evidence(model, cache, index, [0])
         evidence = objective.category_evidence(z, uniform, normal, model.scale)
         labels = torch.from_numpy(support.labels)[None].float()
         model.bias[index] = objective.midpoint_bias(evidence, labels.to(evidence.device))[0]
@@ -238,22 +240,21 @@ def _optimise(
 def _decide(
     model: SignModel, cache: _Cache, supports: list[SupportImages], config: LearnerConfig
 ) -> DecisionRule:
-    uniform = objective.uniform_log_weights(model.membership)
-    normal = objective.uniform_log_weights(model.normal)
-    weights, frozen_bias = [], []
+    """The decision rule of every fit, from its own support alone."""
+    rules = []
     for index, support in enumerate(supports):
+        own = model.seed(index)
         labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
-        z, z0 = _support_evidence(model, cache, support, index, 0)
-        w = reliability_weights(z, labels, model.membership, config.selection)
-        own = w.log()[:, None] if config.selection.weighs_signs else uniform
-        frozen = objective.category_evidence(z0, own, normal, model.scale)
-        weights.append(w[0])
-        frozen_bias.append(objective.midpoint_bias(frozen, labels)[0])
-    seeds, categories = model.bias.shape
-    return DecisionRule(
-        bias=model.bias.detach(),
-        frozen_bias=torch.stack(frozen_bias),
-        weights=torch.stack(weights),
-        temperature=torch.ones(seeds),
-        band=torch.tensor([0.4, 0.6]).expand(seeds, categories, 2),
-    )
+        z, z0 = _support_evidence(model, cache, index, [0])
+        weights = reliability_weights(z, labels, model.membership, config.selection)
+        rule = DecisionRule.untempered(own, weights)
+        frozen = rule.frozen_evidence(own, z0, config.selection)
+        rule = replace(rule, frozen_bias=objective.midpoint_bias(frozen, labels))
+        z, z0 = _support_evidence(model, cache, index, list(range(config.augment.views)))
+        logits, _ = rule.evidence(own, z, z0, config.selection, config.frozen_weight)
+        repeated = labels.repeat(1, config.augment.views, 1)
+        temperature = fit_temperature(logits, repeated)
+        p = torch.sigmoid(logits / temperature[:, None, None])
+        rules.append(replace(rule, temperature=temperature, band=undecided_band(p, repeated)))
+    fields = ("bias", "frozen_bias", "weights", "temperature", "band")
+    return DecisionRule(**{f: torch.cat([getattr(rule, f) for rule in rules]) for f in fields})

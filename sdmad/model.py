@@ -100,6 +100,33 @@ class DecisionRule:
     temperature: torch.Tensor
     band: torch.Tensor
 
+    @staticmethod
+    def untempered(model: SignModel, weights: torch.Tensor) -> "DecisionRule":
+        """The rule before the frozen evidence and the probabilities are fitted to the support."""
+        seeds, categories = model.bias.shape
+        return DecisionRule(
+            bias=model.bias.detach(),
+            frozen_bias=torch.zeros_like(model.bias),
+            weights=weights,
+            temperature=torch.ones(seeds, device=weights.device),
+            band=torch.full((seeds, categories, 2), 0.5, device=weights.device),
+        )
+
+    def log_weights(self, model: SignModel, config: SelectionConfig) -> torch.Tensor:
+        """Log weights (S, C, M) of signs within categories."""
+        if config.weighs_signs:
+            return self.weights.log()
+        return objective.uniform_log_weights(model.membership).expand_as(self.weights)
+
+    def frozen_evidence(
+        self, model: SignModel, frozen_similarities: torch.Tensor, config: SelectionConfig
+    ) -> torch.Tensor:
+        """Evidence (S, B, C) of the frozen model, from similarities (B, M) or (S, B, M)."""
+        z0 = frozen_similarities.expand(len(self.bias), *frozen_similarities.shape[-2:])
+        normal = objective.uniform_log_weights(model.normal)
+        log_weights = self.log_weights(model, config)[:, None]
+        return objective.category_evidence(z0, log_weights, normal, model.scale)
+
     def evidence(
         self,
         model: SignModel,
@@ -108,25 +135,21 @@ class DecisionRule:
         config: SelectionConfig,
         frozen_weight: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Category logits (S, B, C), and the log share of each sign in them (S, B, C, M)."""
-        log_weights = self.log_weights(model, config)
-        normal = objective.uniform_log_weights(model.normal)
-        z0 = model.scale * frozen_similarities.expand_as(similarities)
+        """Category logits (S, B, C), and the log evidence of each sign in them (S, B, C, M).
+
+        `similarities` are (S, B, M), adapted; `frozen_similarities` (B, M) or (S, B, M).
+        """
         z = model.scale * similarities
-        for_normal = objective.soft_maximum(z, normal)
+        for_normal = objective.soft_maximum(z, objective.uniform_log_weights(model.normal))
+        log_weights = self.log_weights(model, config)
         shares = log_weights[:, None].expand(*z.shape[:2], *log_weights.shape[1:])
         if config.gates_images:
             shares = shares + selection.image_gate(
                 similarities, for_normal, self.bias, model.scale, config
             )
-        adapted = objective.soft_maximum(z[..., None, :], shares) - for_normal[..., None]
-        frozen = objective.soft_maximum(z0[..., None, :], log_weights[:, None])
-        frozen = frozen - objective.soft_maximum(z0, normal)[..., None]
-        logits = adapted - self.bias[:, None] + frozen_weight * (frozen - self.frozen_bias[:, None])
-        return logits / self.temperature[:, None, None], shares + z[..., None, :]
-
-    def log_weights(self, model: SignModel, config: SelectionConfig) -> torch.Tensor:
-        """Log weights (S, C, M) of signs within categories."""
-        if config.weighs_signs:
-            return self.weights.log()
-        return objective.uniform_log_weights(model.membership).expand_as(self.weights)
+        by_sign = shares + z[..., None, :]
+        logits = torch.logsumexp(by_sign, dim=-1) - for_normal[..., None] - self.bias[:, None]
+        if frozen_weight:
+            frozen = self.frozen_evidence(model, frozen_similarities, config)
+            logits = logits + frozen_weight * (frozen - self.frozen_bias[:, None])
+        return logits / self.temperature[:, None, None], by_sign

@@ -21,7 +21,7 @@ MERGES = "merges.txt.gz"
 NUM_MERGES = 1500
 CONTEXT_LENGTH = 40
 
-PREPROCESS = {
+PREPROCESS: dict[str, Any] = {
     "mean": [0.3] * 3,
     "std": [0.2] * 3,
     "interpolation": "bilinear",

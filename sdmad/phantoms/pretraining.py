@@ -110,7 +110,8 @@ def train_loop(settings: dict[str, Any]) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
-    mean, std = backbone.PREPROCESS["mean"][0], backbone.PREPROCESS["std"][0]
+    mean: float = backbone.PREPROCESS["mean"][0]
+    std: float = backbone.PREPROCESS["std"][0]
     start = time.monotonic()
     for step in range(config.steps):
         rng = np.random.Generator(np.random.Philox(key=[config.seed * 1000 + rank, step]))
