@@ -62,11 +62,8 @@ class Scores:
 
 
 def anomaly_score(probabilities: np.ndarray, axis: int) -> np.ndarray:
-    """1 - prod_c (1 - p_c): the probability that some category is there, if they were independent.
-
-    `axis` is that of the categories.
-    """
-    return 1 - np.prod(1 - probabilities.astype(np.float64), axis=axis)
+    """max_c p_c over the categories' axis [choice: docs/method.md compares it with a noisy or]."""
+    return probabilities.max(axis=axis)
 
 
 class Detector:
@@ -163,7 +160,7 @@ class Detector:
         found_rows, doubtful_rows = found.cpu().numpy(), doubtful.cpu().numpy()
         seeds = p.permute(1, 2, 0).cpu().numpy()
         return Scores(
-            anomaly=anomaly_score(seeds, axis=1).mean(-1).astype(np.float32),
+            anomaly=anomaly_score(seeds, axis=1).mean(-1),
             categories=mean.cpu().numpy(),
             spread=p.std(0, correction=0).cpu().numpy(),
             seeds=seeds,

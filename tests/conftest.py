@@ -1,0 +1,91 @@
+"""Shared fixtures: one Ray, one S3 server, one small archive and one small training run."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from sdmad.backbone import BackboneConfig, load_backbone
+from sdmad.catalog import load_catalog
+from sdmad.cluster import connect
+from sdmad.fits import Provenance, code_version, fit_uri, pack
+from sdmad.fitting import _support
+from sdmad.labels import load_labels
+from sdmad.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
+from sdmad.local_s3 import local_s3
+from sdmad.phantoms.task import write_archive
+from tests.helpers import support_images
+
+QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2))
+
+
+@pytest.fixture(scope="session")
+def backbone():
+    return load_backbone(BackboneConfig(), "cpu")
+
+
+@pytest.fixture(scope="session")
+def catalog():
+    return load_catalog("phantoms")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket `test` on a server of this machine, for the whole session."""
+    with local_s3("test"):
+        yield "s3://test"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: str) -> Iterator[None]:
+    """A Ray of this machine; started after the S3 server, whose address workers inherit."""
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms in two shards (200 and 100 images) with labels.csv; never changed by tests."""
+    folder = tmp_path_factory.mktemp("archive")
+    write_archive(str(folder), pool=200, test=100)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def supports(archive: Path, catalog, backbone) -> list[SupportImages]:
+    """Supports of seeds 0, 1, 2 at two shots."""
+    table = load_labels(str(archive / "labels.csv"), catalog.category_names)
+    refs = [_support(table, 2, seed) for seed in range(3)]
+    return [support_images(str(archive), ref, backbone.spec) for ref in refs]
+
+
+@pytest.fixture(scope="session")
+def training_run(tmp_path_factory: pytest.TempPathFactory, supports, backbone, catalog) -> Path:
+    """A training run of three quick fits at two shots; never changed by tests."""
+    output = tmp_path_factory.mktemp("train")
+    model, rule = fit_batch(backbone, catalog, supports, QUICK)
+    for index, support in enumerate(supports):
+        provenance = Provenance(
+            code_version=code_version(),
+            backbone=BackboneConfig(),
+            backbone_fingerprint=backbone.fingerprint,
+            catalog=catalog,
+            learner=QUICK,
+            shots=support.shots,
+            seed=support.seed,
+            support_images=len(support.keys),
+            support_digest="0" * 16,
+        )
+        path = Path(fit_uri(str(output), support.shots, support.seed))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pack(model, rule, index, provenance))
+    return output
+
+
+@pytest.fixture
+def own_archive(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive that a test may change."""
+    return Path(shutil.copytree(archive, tmp_path / "archive"))

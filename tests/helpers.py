@@ -1,0 +1,65 @@
+"""Small things that several tests need."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sdmad.archive.selected import decode_members
+from sdmad.fitting import SupportRef
+from sdmad.images import ImageSpec
+from sdmad.learner import SupportImages
+
+ROOT = Path(__file__).parents[1]
+
+
+def support_images(archive: str, ref: SupportRef, spec: ImageSpec) -> SupportImages:
+    """A support with its pixels, read without Ray."""
+    pixels, problems = decode_members(archive, ref.images, spec)
+    assert not problems
+    return SupportImages(
+        shots=ref.shots,
+        seed=ref.seed,
+        keys=["/".join(image) for image in ref.images],
+        pixels=np.stack([pixels[image] for image in ref.images]),
+        labels=ref.labels,
+    )
+
+
+def encoded(
+    color: int | tuple[int, ...] = 128,
+    size: tuple[int, int] = (20, 16),
+    mode: str = "L",
+    format: str = "PNG",
+) -> bytes:
+    """A plain image of one colour, encoded."""
+    sink = io.BytesIO()
+    Image.new(mode, size, color).save(sink, format)
+    return sink.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    """A tar of members in order."""
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def run_job(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `python jobs/<job>.py` as a user would."""
+    return subprocess.run(
+        [sys.executable, f"jobs/{job}.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"COLUMNS": "200"},
+    )

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdmad import Detector
+from sdmad.phantoms.task import draw_example
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    return [Image.fromarray(draw_example(k, "test").image) for k in range(40)]
+
+
+@pytest.fixture(scope="module")
+def detector(training_run) -> Detector:
+    return Detector.load(str(training_run))
+
+
+def test_scores_are_means_and_deviations_over_seeds(detector, images) -> None:
+    scores = detector.score(images)
+    assert scores.seeds.shape == (40, 6, 3)
+    assert np.allclose(scores.categories, scores.seeds.mean(-1), atol=1e-6)
+    assert np.allclose(scores.spread, scores.seeds.std(-1), atol=1e-6)
+    assert np.allclose(scores.anomaly, scores.seeds.max(axis=1).mean(-1), atol=1e-6)
+    for values in (scores.anomaly, scores.categories, scores.seeds):
+        assert values.dtype == np.float32
+        assert (values >= 0).all()
+        assert (values <= 1).all()
+
+
+def test_findings_are_the_categories_above_one_half_with_signs_of_theirs(detector, images) -> None:
+    scores = detector.score(images)
+    names = detector.catalog.category_names
+    for row in range(40):
+        expected = [n for n, p in zip(names, scores.categories[row], strict=True) if p > 0.5]
+        assert scores.findings[row] == expected
+        for evidence in scores.signs[row]:
+            assert evidence.category in expected
+            assert evidence.sign in detector.catalog.categories[evidence.category].signs
+            assert -1 <= evidence.similarity <= 1
+        assert {e.category for e in scores.signs[row]} == set(expected)
+
+
+def test_seeds_in_one_pass_equal_single_fits(detector, images, training_run) -> None:
+    together = detector.score(images)
+    single = Detector.load(str(training_run / "fits" / "shots=2" / "seed=1.safetensors"))
+    alone = single.score(images)
+    assert np.allclose(together.seeds[..., 1], alone.categories, atol=1e-5)
+    assert not alone.spread.any()
+
+
+def test_batches_do_not_change_scores(detector, images) -> None:
+    whole, parts = detector.score(images), detector.score(images, batch_size=7)
+    assert np.allclose(whole.seeds, parts.seeds, atol=1e-5)
+    assert whole.findings == parts.findings
+
+
+def test_arrays_and_pictures_of_any_size_and_mode_are_taken(detector) -> None:
+    grey = np.full((100, 80), 90, np.uint8)
+    color = np.full((30, 40, 3), 90, np.uint8)
+    palette = Image.new("P", (50, 50))
+    assert len(detector.score([grey, color, palette]).anomaly) == 3
+
+
+def test_no_images_is_a_mistake(detector) -> None:
+    with pytest.raises(ValueError, match="no images"):
+        detector.score([])

@@ -1,0 +1,87 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from sdmad.backbone import BackboneConfig
+from sdmad.detector import Detector, load_fits
+from sdmad.errors import UserError
+from sdmad.fits import find_detector, list_fits, unpack
+
+
+def test_a_fit_survives_storage(training_run, supports, backbone, catalog) -> None:
+    from sdmad.learner import fit_batch
+    from tests.conftest import QUICK
+
+    model, rule = fit_batch(backbone, catalog, supports, QUICK)
+    fits = load_fits(str(training_run))
+    for index, fit in enumerate(fits):
+        assert fit.provenance.seed == index
+        assert fit.provenance.catalog == catalog
+        assert torch.allclose(fit.tensors["bias"], rule.bias[index], atol=1e-3)
+        assert fit.tensors["image.0.down"].shape == model.image_adapters.layers[0].down[0].shape
+
+
+def test_a_detector_is_found_as_run_folder_or_file(training_run) -> None:
+    whole = find_detector(str(training_run))
+    assert len(whole) == 3
+    assert find_detector(str(training_run / "fits" / "shots=2")) == whole
+    assert find_detector(whole[1]) == [whole[1]]
+    assert set(list_fits(str(training_run))) == {(2, 0), (2, 1), (2, 2)}
+
+
+def test_several_shots_need_a_choice(training_run, tmp_path) -> None:
+    run = Path(shutil.copytree(training_run, tmp_path / "run"))
+    shutil.copytree(run / "fits" / "shots=2", run / "fits" / "shots=4")
+    with pytest.raises(UserError, match="several shots; choose one of"):
+        find_detector(str(run))
+
+
+def test_no_detector_is_said_in_one_sentence(tmp_path) -> None:
+    with pytest.raises(UserError, match="there is no detector at"):
+        find_detector(str(tmp_path))
+
+
+def test_foreign_files_are_not_fits() -> None:
+    for content in (b"", b"not safetensors", save({"a": torch.zeros(1)})):
+        with pytest.raises(UserError, match="is not a fit"):
+            unpack(content, "x.safetensors")
+
+
+def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
+    run = Path(shutil.copytree(training_run, tmp_path / "run"))
+    path = run / "fits" / "shots=2" / "seed=1.safetensors"
+    content = path.read_bytes()
+    changed = content.replace(b"a dark crack", b"a dark c-ack")
+    assert changed != content
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match="do not belong together.*another catalog"):
+        load_fits(str(run))
+
+
+def test_a_detector_refuses_another_backbone(training_run, tmp_path, monkeypatch) -> None:
+    from sdmad import detector
+    from sdmad.backbone import load_backbone
+
+    other = load_backbone(BackboneConfig(), "cpu")
+    changed = type(other)(**{**vars(other), "fingerprint": "f" * 16})
+    monkeypatch.setattr(detector, "load_backbone", lambda config, device: changed)
+    with pytest.raises(UserError, match="was fitted to another backbone"):
+        Detector.load(str(training_run))
+
+
+def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_run) -> None:
+    from sdmad.fits import pack
+    from sdmad.learner import fit_batch
+    from tests.conftest import QUICK
+
+    provenance = load_fits(str(training_run))[0].provenance
+    packed = []
+    for _ in range(2):
+        model, rule = fit_batch(backbone, catalog, supports[:1], QUICK)
+        packed.append(pack(model, rule, 0, provenance))
+    assert packed[0] == packed[1]
+    assert np.frombuffer(packed[0][:8], "<u8")[0] > 0

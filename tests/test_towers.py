@@ -1,0 +1,140 @@
+"""Every kind of tower: the split at the adapted block changes nothing, adapters change something."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import nn
+
+from sdmad.adapter import TowerAdapterConfig, TowerAdapters
+from sdmad.errors import UserError
+from sdmad.towers import (
+    HuggingFaceTextTower,
+    OpenClipImageTower,
+    OpenClipTextTower,
+    TimmImageTower,
+    Tower,
+    image_tower,
+    text_tower,
+)
+
+EMBED = 24
+VIT = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 12}
+TEXT = {"context_length": 16, "vocab_size": 100, "width": 40, "heads": 4, "layers": 3}
+
+
+def own_clip(**vision: object) -> nn.Module:
+    return CLIP(EMBED, VIT | vision, TEXT)
+
+
+def biomed_clip(folder: Path, pooler: str) -> nn.Module:
+    """The shape of BiomedCLIP: a timm image tower and a BERT with its own projection."""
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 100,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(bert))
+    return CustomTextCLIP(
+        EMBED,
+        {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+        {
+            "hf_model_name": str(folder),
+            "hf_model_pretrained": False,
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": pooler,
+        },
+    )
+
+
+def token_ids() -> torch.Tensor:
+    """Texts of different lengths; 99 ends each (argmax pooling), 0 pads."""
+    ids = torch.zeros(4, 16, dtype=torch.long)
+    for row, length in enumerate((3, 9, 5, 6)):
+        ids[row, :length] = torch.randint(1, 90, (length,))
+        ids[row, length] = 99
+    return ids
+
+
+@pytest.fixture(params=["open_clip", "avg_pool", "siglip_text", "biomed_cls", "biomed_mean"])
+def towers(request, tmp_path) -> list[tuple[Tower, torch.Tensor]]:
+    torch.manual_seed(0)
+    if request.param == "open_clip":
+        clip = own_clip()
+    elif request.param == "avg_pool":
+        clip = own_clip(pool_type="avg", final_ln_after_pool=True)
+    elif request.param == "siglip_text":
+        text = TEXT | {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+        clip = CustomTextCLIP(EMBED, VIT, text)
+    elif request.param == "biomed_cls":
+        clip = biomed_clip(tmp_path, "cls_last_hidden_state_pooler")
+    else:
+        clip = biomed_clip(tmp_path, "mean_pooler")
+    clip = clip.eval().requires_grad_(False)
+    size = clip.visual.image_size
+    side = size if isinstance(size, int) else size[0]
+    images = torch.randn(5, 3, side, side)
+    return [(image_tower(clip, EMBED), images), (text_tower(clip, EMBED), token_ids())]
+
+
+def adapters(tower: Tower, seeds: int, **settings: object) -> TowerAdapters:
+    config = TowerAdapterConfig(bottleneck=8, **settings)
+    made = TowerAdapters(seeds, tower.width, config)
+    for seed in range(seeds):
+        made.initialise(seed, torch.Generator().manual_seed(seed))
+    return made
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+def test_lambda_one_is_the_frozen_model(towers, blocks) -> None:
+    for tower, inputs in towers:
+        with torch.no_grad():
+            expected = tower.run(inputs)
+            activations = tower.prefix(inputs, blocks)
+            got = tower.suffix(activations, adapters(tower, 1, blocks=blocks, frozen_weight=1.0))
+        # The same operations in another shape: a few units in the last place.
+        assert torch.allclose(got[0], expected, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_seeds_in_one_batch_equal_seeds_alone(towers, blocks) -> None:
+    for tower, inputs in towers:
+        with torch.no_grad():
+            together = adapters(tower, 3, blocks=blocks, frozen_weight=0.6)
+            activations = tower.prefix(inputs, blocks)
+            all_seeds = tower.suffix(activations, together)
+            assert not torch.allclose(all_seeds[0], all_seeds[1], atol=1e-3)
+            for seed in range(3):
+                alone = tower.suffix(activations, together.seed(seed))
+                assert torch.allclose(all_seeds[seed], alone[0], atol=1e-5)
+
+
+def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
+    clip = own_clip().eval().requires_grad_(False)
+    image, text = image_tower(clip, EMBED), text_tower(clip, EMBED)
+    assert image.prefix(torch.randn(2, 3, 32, 32), 1).f_in.shape == (2, 1, 48)
+    assert image.prefix(torch.randn(2, 3, 32, 32), 2).f_in.shape == (2, 17, 48)
+    assert text.prefix(token_ids(), 1).f_in.shape == (4, 1, 40)
+    # The longest text ends at position 9: what lies behind it is cut.
+    assert text.prefix(token_ids(), 2).f_in.shape == (4, 10, 40)
+
+
+def test_kinds_are_recognised(tmp_path) -> None:
+    plain, biomed = own_clip(), biomed_clip(tmp_path, "cls_last_hidden_state_pooler")
+    assert isinstance(image_tower(plain, EMBED), OpenClipImageTower)
+    assert isinstance(text_tower(plain, EMBED), OpenClipTextTower)
+    assert isinstance(image_tower(biomed, EMBED), TimmImageTower)
+    assert isinstance(text_tower(biomed, EMBED), HuggingFaceTextTower)
+
+
+def test_a_convolutional_tower_is_refused_in_one_sentence() -> None:
+    clip = CLIP(EMBED, {"layers": (1, 1, 1, 1), "width": 16, "image_size": 32}, TEXT)
+    with pytest.raises(UserError, match="use a vision transformer"):
+        image_tower(clip, EMBED)
