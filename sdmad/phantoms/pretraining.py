@@ -36,6 +36,7 @@ class PretrainConfig(BaseModel):
     steps: int = 1600
     images_per_worker: int = 64
     workers: int = 2
+    cpus_per_worker: float = 1.0
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     seed: int = 0
@@ -155,7 +156,11 @@ def pretrain(config: PretrainConfig, output: Path) -> None:
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={"config": config.model_dump(), "output": str(output.resolve())},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=False),
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=False,
+            resources_per_worker={"CPU": config.cpus_per_worker},
+        ),
         run_config=RunConfig(name="pretrain", storage_path=tempfile.mkdtemp(prefix="sdmad-")),
     )
     trainer.fit()

@@ -1,0 +1,156 @@
+"""Reading of work units, on local files and from S3."""
+
+import tarfile
+
+import pytest
+
+from sdmad import storage
+from sdmad.archive.members import read_members, read_unit
+from sdmad.archive.units import WorkUnit, cut_units
+from tests.helpers import encoded, write_tar
+
+
+def units(base: str) -> list[WorkUnit]:
+    return list(cut_units(base, storage.list_objects(base), group=3))
+
+
+def read(base: str) -> list[tuple[int, str, str, bytes | None, str]]:
+    return [
+        (m.index, m.archive, m.name, m.content, m.reason) for u in units(base) for m in read_unit(u)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz"])
+def test_a_shard_is_read_in_stored_order(tmp_path, suffix) -> None:
+    members = {f"d/{k}.png": encoded(k) for k in (3, 1, 2)}
+    write_tar(tmp_path / f"s.{suffix}", members, "w" if suffix == "tar" else "w:gz")
+    assert read(str(tmp_path)) == [
+        (k, f"s.{suffix}", name, content, "") for k, (name, content) in enumerate(members.items())
+    ]
+
+
+def test_sidecars_directories_and_system_files_are_no_images(tmp_path) -> None:
+    names = [
+        "a.png",
+        "a.json",
+        "labels.csv",
+        ".hidden.png",
+        "__MACOSX/a.png",
+        "x/DICOMDIR",
+        "IM0001",
+    ]
+    path = write_tar(tmp_path / "s.tar", {name: encoded() for name in names})
+    with tarfile.open(path, "a") as tar:
+        folder = tarfile.TarInfo("folder.png")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    assert [name for _, _, name, _, _ in read(str(tmp_path))] == ["a.png", "IM0001"]
+
+
+def test_loose_objects_are_grouped_and_named_by_their_path(tmp_path) -> None:
+    for k in range(5):
+        storage.write_bytes(str(tmp_path / f"p{k % 2}" / f"{k}.png"), encoded(k))
+    storage.write_bytes(str(tmp_path / "notes.txt"), b"no image")
+    assert [len(u.objects) for u in units(str(tmp_path))] == [3, 2]
+    rows = read(str(tmp_path))
+    assert [row[:3] for row in rows] == [
+        (0, "", "p0/0.png"),
+        (1, "", "p0/2.png"),
+        (2, "", "p0/4.png"),
+        (0, "", "p1/1.png"),
+        (1, "", "p1/3.png"),
+    ]
+    assert rows[1][3] == encoded(2)
+
+
+def test_a_shard_that_breaks_off_gives_what_it_has_and_a_reason(tmp_path) -> None:
+    path = write_tar(tmp_path / "s.tar", {f"{k}.png": encoded(k, (99, 99)) for k in range(4)})
+    content = path.read_bytes()
+    third = content.index(b"2.png")
+    path.write_bytes(content[: third + 600])
+    rows = read(str(tmp_path))
+    assert [row[2] for row in rows] == ["0.png", "1.png", "2.png", ""]
+    assert [bool(row[3]) for row in rows] == [True, True, False, False]
+    assert "breaks off" in rows[2][4]
+    assert "breaks off" in rows[3][4]
+    assert [row[0] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_shard_that_is_no_tar_is_one_failure(tmp_path) -> None:
+    (tmp_path / "s.tar").write_bytes(b"garbage" * 1000)
+    (row,) = read(str(tmp_path))
+    assert row[2] == ""
+    assert row[3] is None
+    assert row[4]
+
+
+def test_a_vanished_object_is_a_member_with_a_reason(tmp_path) -> None:
+    storage.write_bytes(str(tmp_path / "1.png"), encoded())
+    planned = units(str(tmp_path))
+    (tmp_path / "1.png").unlink()
+    (member,) = read_unit(planned[0])
+    assert member.content is None
+    assert "FileNotFoundError" in member.reason
+
+
+def test_s3_gives_what_local_gives(tmp_path, s3) -> None:
+    base = f"{s3}/members-{tmp_path.name}"
+    members = {f"{k}.png": encoded(k) for k in range(3)}
+    content = write_tar(tmp_path / "s.tar", members).read_bytes()
+    storage.write_bytes(f"{base}/s.tar", content)
+    storage.write_bytes(f"{base}/loose/x.png", encoded(9))
+    names = [(row[1], row[2]) for row in read(base)]
+    assert sorted(names) == [("", "loose/x.png"), *(("s.tar", n) for n in members)]
+    uris = [m.uri for u in units(base) for m in read_unit(u)]
+    assert f"{base}/s.tar#0.png" in uris
+    assert f"{base}/loose/x.png" in uris
+
+
+def test_ids_of_units_follow_the_content(tmp_path) -> None:
+    write_tar(tmp_path / "s.tar", {"1.png": encoded()})
+    (first,) = units(str(tmp_path))
+    assert WorkUnit.from_json(first.to_json()) == first
+    write_tar(tmp_path / "s.tar", {"1.png": encoded(), "2.png": encoded()})
+    (second,) = units(str(tmp_path))
+    assert first.id != second.id
+    assert len(first.id) == 16
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_chosen_members_are_found_and_missing_ones_left_out(tmp_path, s3, where) -> None:
+    base = str(tmp_path / "a") if where == "local" else f"{s3}/chosen-{tmp_path.name}"
+    content = write_tar(tmp_path / "s.tar", {f"{k}.png": encoded(k) for k in range(9)}).read_bytes()
+    storage.write_bytes(f"{base}/s.tar", content)
+    storage.write_bytes(f"{base}/x.png", encoded(50))
+    wanted = [
+        ("s.tar", "7.png"),
+        ("s.tar", "2.png"),
+        ("", "x.png"),
+        ("s.tar", "no.png"),
+        ("t.tar", "1"),
+    ]
+    assert read_members(base, wanted) == {
+        ("s.tar", "7.png"): encoded(7),
+        ("s.tar", "2.png"): encoded(2),
+        ("", "x.png"): encoded(50),
+    }
+
+
+def test_a_large_shard_is_not_downloaded_for_a_few_members(tmp_path, s3, monkeypatch) -> None:
+    """Headers and wanted members only: bytes asked of the server, counted at the file system."""
+    from s3fs import S3File
+
+    big = {f"{k:03d}.bin": bytes(1_000_000) for k in range(40)} | {"wanted.png": encoded(5)}
+    content = write_tar(tmp_path / "s.tar", big).read_bytes()
+    base = f"{s3}/large-{tmp_path.name}"
+    storage.write_bytes(f"{base}/s.tar", content)
+    asked = []
+    original = S3File._fetch_range
+    monkeypatch.setattr(
+        S3File,
+        "_fetch_range",
+        lambda self, start, end: asked.append(end - start) or original(self, start, end),
+    )
+    found = read_members(base, [("s.tar", "wanted.png")])
+    assert found["s.tar", "wanted.png"] == encoded(5)
+    assert sum(asked) < len(content) / 2

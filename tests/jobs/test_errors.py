@@ -1,0 +1,115 @@
+"""The user's mistakes: one sentence that says what to do, exit code 2, before any work starts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers import run_job
+
+CONFIG = {"archive": "ARCHIVE", "labels": "LABELS", "catalog": "phantoms", "shots": [2]}
+
+
+def write_config(tmp_path: Path, archive: Path, changes: dict[str, object]) -> Path:
+    content = CONFIG | {"archive": str(archive), "labels": str(archive / "labels.csv")} | changes
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def expect(result, *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"lerner": {}}, ["unknown key 'lerner'"]),
+        ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
+        ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
+        ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),
+        ({"catalog": "fundus"}, ["row ", "no category of the catalog is called"]),
+        ({"shots": [190]}, ["190 shots need 190 images of"]),
+        ({"backbone": {"model": "ViT-Z"}}, ["open_clip has no model 'ViT-Z'"]),
+        ({"backbone": {"model": "ViT-B-32"}}, ["needs weights", "openai"]),
+        (
+            {"backbone": {"model": "ViT-B-32", "pretrained": "x.pt"}},
+            ["there are no weights 'x.pt'"],
+        ),
+        ({"seeds": "8:0"}, ["seeds '8:0'"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_training(tmp_path, archive, s3, changes, parts) -> None:
+    config = write_config(tmp_path, archive, changes)
+    output = tmp_path / "out"
+    expect(run_job("train_seeds", "--config", config, "--output", output), *parts)
+    assert not (output / "run.json").exists()
+
+
+def test_missing_configuration(tmp_path) -> None:
+    result = run_job("train_seeds", "--config", "no.yaml", "--output", tmp_path)
+    expect(result, "there is no configuration no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("archive_uri", "detector", "parts"),
+    [
+        ("nowhere", None, ["there is no archive at"]),
+        ("s3://no-such-bucket/x", None, ["bucket 'no-such-bucket' does not exist"]),
+        (None, "nowhere", ["there is no detector at", "train_seeds"]),
+    ],
+)
+def test_scoring(tmp_path, archive, training_run, s3, archive_uri, detector, parts) -> None:
+    result = run_job(
+        "score_archive",
+        *("--archive", archive_uri or archive),
+        *("--detector", detector or training_run),
+        *("--output", tmp_path / "out"),
+    )
+    expect(result, *parts)
+    assert not (tmp_path / "out" / "plan.parquet").exists()
+
+
+def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
+    """A fit whose provenance names other weights than the backbone has."""
+    run = Path(shutil.copytree(training_run, tmp_path / "run"))
+    from sdmad.fits import unpack
+
+    for path in run.rglob("*.safetensors"):
+        content = path.read_bytes()
+        known = unpack(content, str(path)).provenance.backbone_fingerprint.encode()
+        path.write_bytes(content.replace(known, b"0" * len(known)))
+    result = run_job(
+        *("score_archive", "--archive", archive, "--detector", run, "--output", tmp_path / "out")
+    )
+    expect(result, "was fitted to another backbone", "fit again")
+    assert not (tmp_path / "out" / "plan.parquet").exists()
+
+
+def test_evaluation_and_verification_of_nothing(tmp_path, archive) -> None:
+    labels = archive / "labels.csv"
+    result = run_job("evaluate", "--scores", tmp_path, "--labels", labels, "--output", tmp_path)
+    expect(result, "there is no scoring run at", "score_archive")
+    result = run_job("verify_scores", "--archive", archive, "--scores", tmp_path)
+    expect(result, "there is no scoring run at")
+
+
+@pytest.mark.parametrize(
+    "job",
+    ["demo", "train_seeds", "score_archive", "evaluate", "verify_scores", "pretrain_backbone"],
+)
+def test_help_explains_each_job_without_loading_torch(job) -> None:
+    import time
+
+    begin = time.monotonic()
+    result = run_job(job, "--help")
+    assert result.returncode == 0
+    assert "--output" in result.stdout or job == "verify_scores"
+    assert time.monotonic() - begin < 20

@@ -1,0 +1,80 @@
+import pytest
+import yaml
+
+from sdmad.backbone import check_backbone
+from sdmad.catalog import load_catalog
+from sdmad.cluster import Resources
+from sdmad.config import load_config, parse_numbers
+from sdmad.demo import zero_shot
+from sdmad.errors import UserError
+from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+from tests.helpers import ROOT
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(path) -> None:
+    config = load_config(str(path), {})
+    load_catalog(config.catalog)
+    check_backbone(config.backbone)
+
+
+def test_the_zero_shot_configuration_is_the_demos() -> None:
+    assert load_config(str(ROOT / "configs/odir_zero_shot.yaml"), {}).learner == zero_shot()
+
+
+def test_changes_of_the_command_line_replace_the_files_values(tmp_path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"archive": "a", "labels": "l", "catalog": "phantoms"}))
+    config = load_config(str(path), {"archive": "b", "seeds": None, "shots": [1, 2]})
+    assert (config.archive, config.seeds, config.shots) == ("b", "0:8", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2", "not valid YAML"),
+        ("- a\n- b\n", "not a mapping"),
+        ("archive: a\nlabels: l\n", "the key 'catalog' is missing"),
+        ("archive: a\nlabels: l\ncatalog: c\nshots: [0]\n", "shots are 1 or more"),
+        ("archive: a\nlabels: l\ncatalog: c\nlearner: {steps: many}\n", "learner.steps"),
+    ],
+)
+def test_mistakes_name_file_and_key(tmp_path, text, message) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(str(path), {})
+    assert str(path) in str(caught.value)
+
+
+def test_ranges_and_lists_of_numbers() -> None:
+    assert parse_numbers("0:3", "seeds") == [0, 1, 2]
+    assert parse_numbers("4,1", "seeds") == [4, 1]
+    for wrong in ("", "3:1", "a", "1,1", "-1"):
+        with pytest.raises(UserError, match="seeds"):
+            parse_numbers(wrong, "seeds")
+
+
+def test_pools_of_detectors() -> None:
+    assert parse_pool("2:8") == (2, 8)
+    assert parse_pool("3") == (3, 3)
+    for wrong in ("0", "4:2", "many"):
+        with pytest.raises(UserError, match="least:most"):
+            parse_pool(wrong)
+
+
+@pytest.mark.parametrize(
+    ("resources", "detectors", "gpus", "fits"),
+    [
+        (Resources(2, 0), (1, 1), 0.0, 2.0),
+        (Resources(16, 0), (1, 4), 0.0, 16.0),
+        (Resources(64, 8), (1, 8), 1.0, 64.0),
+    ],
+)
+def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
+    resources, detectors, gpus, fits
+) -> None:
+    filled = PipelineConfig().fill(resources)
+    assert filled.detectors == detectors
+    assert filled.detector_gpus == gpus
+    assert filled.detector_cpus * detectors[1] + filled.reader_cpus <= fits

@@ -1,0 +1,147 @@
+"""Evaluation of hand-made score tables whose figures are known."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sdmad.errors import UserError
+from sdmad.evaluate import evaluate_run, parse_baselines
+from sdmad.evaluation import ENSEMBLE, load_scored_test, measure, over_seeds, paired_difference
+from sdmad.scoring.plan import _encode
+from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
+
+CATEGORIES = ["one", "two"]
+
+
+def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
+    """A scoring run over images 0.png, 1.png, ... with seed scores (N, C, S)."""
+    columns = ScoreColumns(CATEGORIES, scores.shape[2], per_seed)
+    metadata = {
+        "archive": str(folder / "archive"),
+        "detector": "d",
+        "detector_uri": str(folder / "no-detector"),
+        "backbone": "phantom 0",
+        "catalog": "c" * 64,
+        "categories": ";".join(CATEGORIES),
+        "seeds": ";".join(map(str, range(scores.shape[2]))),
+        "per_seed": str(per_seed).lower(),
+    }
+    rows = []
+    for k, values in enumerate(scores):
+        row = {"uri": f"u{k}", "archive": "a.tar", "member": f"{k}.png"}
+        row |= {"anomaly_score": float(values.max(0).mean())}
+        row |= {"findings": [], "uncertain": [], "signs": []}
+        for c, name in enumerate(CATEGORIES):
+            row[f"score_{name}"] = float(values[c].mean())
+            row[f"spread_{name}"] = float(values[c].std())
+            if per_seed:
+                row[f"seeds_{name}"] = values[c].tolist()
+        rows.append(row)
+    table = pa.Table.from_pylist(rows, columns.schema)
+    folder.mkdir(exist_ok=True)
+    (folder / "plan.parquet").write_bytes(_encode([], metadata))
+    half = len(rows) // 2
+    for unit, part in (("0" * 16, table.slice(half)), ("1" * 16, table.slice(0, half))):
+        commit_unit(str(folder), unit, part, empty_failures(), metadata)
+    return str(folder)
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 2)) < 0.4
+    return labels
+
+
+@pytest.fixture
+def labels(tmp_path, truth) -> str:
+    lines = ["archive,member,patient_id,split,labels"]
+    for k, row in enumerate(truth):
+        names = ";".join(n for n, y in zip(CATEGORIES, row, strict=True) if y)
+        lines.append(f"a.tar,{k}.png,p{k},{'test' if k < 50 else 'pool'},{names}")
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_perfect_and_inverted_seeds_get_their_own_figures(tmp_path, truth, labels) -> None:
+    perfect = np.where(truth, 0.9, 0.1)
+    run = write_run(tmp_path / "run", np.stack([perfect, 1 - perfect], axis=-1))
+    test = load_scored_test(run, labels)
+    assert len(test.table) == 50, "the pool does not count"
+    figures = measure(test).set_index(["protocol", "metric", "category", "seed"]).value
+    for metric in ("hamming_score", "subset_accuracy", "macro_f1"):
+        assert figures["multi-label prediction", metric, "", "0"] == 1
+        assert figures["multi-label prediction", metric, "", "1"] < 0.2
+    assert figures["anomaly detection", "auroc", "", "0"] == 1
+    assert figures["category discrimination", "others", "two", "0"] == 1
+    assert figures["category discrimination", "others", "two", "1"] == 0
+    assert (figures.index.get_level_values("seed") == ENSEMBLE).sum() == 12
+
+
+def test_scores_and_labels_are_joined_by_name_not_by_order(tmp_path, truth, labels) -> None:
+    perfect = np.where(truth, 0.9, 0.1)[..., None]
+    run = write_run(tmp_path / "run", perfect)
+    lines = Path(labels).read_text().splitlines()
+    Path(labels).write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    summary = over_seeds(measure(load_scored_test(run, labels)))
+    assert summary["multi-label prediction", "subset_accuracy"].mean == 1
+
+
+def test_without_seed_scores_the_ensemble_is_evaluated(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None], per_seed=False)
+    figures = measure(load_scored_test(run, labels))
+    assert set(figures.seed) == {ENSEMBLE}
+    assert over_seeds(figures)["anomaly detection", "auroc"].seeds == 1
+
+
+def test_differences_are_paired_over_seeds(tmp_path, truth, labels) -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 0.3, (60, 2, 4))
+    ours = np.clip(np.where(truth, 0.8, 0.2)[..., None] + noise, 0, 1)
+    theirs = np.clip(np.where(truth, 0.7, 0.3)[..., None] + noise, 0, 1)
+    figures = [
+        measure(load_scored_test(write_run(tmp_path / name, s), labels))
+        for name, s in (("ours", ours), ("theirs", theirs))
+    ]
+    difference = paired_difference(*figures)["anomaly detection", "auroc"]
+    single = [over_seeds(f)["anomaly detection", "auroc"] for f in figures]
+    assert difference.mean == pytest.approx(single[0].mean - single[1].mean)
+    assert difference.seeds == 4
+    assert difference.std < max(s.std for s in single) * 1.5
+
+
+def test_test_images_without_a_score_are_counted(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[:40, :, None])
+    test = load_scored_test(run, labels)
+    assert (len(test.table), test.missing) == (40, 10)
+
+
+def test_labels_of_another_archive_are_refused(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    Path(labels).write_text(Path(labels).read_text().replace("a.tar", "b.tar"))
+    with pytest.raises(UserError, match="none of the 50 test images"):
+        load_scored_test(run, labels)
+
+
+def test_an_evaluation_writes_figures_record_and_page(tmp_path, truth, labels) -> None:
+    scores = np.where(truth, 0.9, 0.1)[..., None].repeat(3, -1)
+    run = write_run(tmp_path / "run", scores)
+    result = evaluate_run(run, labels, str(tmp_path / "out"), {"same": run})
+    table = pq.read_table(io.BytesIO((tmp_path / "out" / "protocols.parquet").read_bytes()))
+    assert table.column_names == ["protocol", "metric", "category", "seed", "value"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["figures"]["anomaly detection: AUROC"]["mean"] == 1
+    page = Path(result.report).read_text()
+    assert "Not shown: there is no detector at" in page
+
+
+def test_baselines_are_named() -> None:
+    assert parse_baselines(["a=s3://b/c"]) == {"a": "s3://b/c"}
+    with pytest.raises(UserError, match="name=URI"):
+        parse_baselines(["s3://b/c"])

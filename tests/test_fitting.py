@@ -1,0 +1,122 @@
+"""Training runs end to end on Ray Train."""
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from sdmad import storage
+from sdmad.config import ComputeConfig, TrainConfig
+from sdmad.detector import Detector
+from sdmad.errors import UserError
+from sdmad.fits import list_fits, unpack
+from sdmad.fitting import train_seeds
+from tests.conftest import QUICK
+from tests.helpers import write_tar
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def config(archive: Path | str, **changes: object) -> TrainConfig:
+    base = {
+        "archive": str(archive),
+        "labels": f"{archive}/labels.csv",
+        "catalog": "phantoms",
+        "learner": QUICK,
+        "shots": [1, 2],
+        "seeds": "0:3",
+        "compute": ComputeConfig(workers=2, cpus_per_worker=0.5, fits_per_batch=2),
+    }
+    return TrainConfig.model_validate(base | changes)
+
+
+def times(output: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in output.rglob("*.safetensors")}
+
+
+def test_a_grid_is_sharded_over_workers_and_a_second_run_does_only_what_is_missing(
+    archive, tmp_path
+) -> None:
+    output = tmp_path / "train"
+    assert train_seeds(config(archive), str(output)) == 6
+    grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
+    assert set(list_fits(str(output))) == grid
+    table = pq.read_table(output / "fits.parquet").to_pylist()
+    assert {(row["shots"], row["seed"]) for row in table} == grid
+    assert all(Path(row["uri"]).is_file() for row in table)
+    run = json.loads((output / "run.json").read_text())
+    assert (run["status"], run["fits_made"], run["fits_skipped"]) == ("finished", 6, 0)
+    provenance = unpack((output / "fits/shots=2/seed=1.safetensors").read_bytes(), "x").provenance
+    assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
+
+    before = times(output)
+    (output / "fits/shots=1/seed=2.safetensors").unlink()
+    assert train_seeds(config(archive), str(output)) == 1
+    after = times(output)
+    changed = {p for p in after if after[p] != before[p]}
+    assert changed == {output / "fits/shots=1/seed=2.safetensors"}
+    assert train_seeds(config(archive, seeds="0:4"), str(output)) == 2
+    assert Detector.load(str(output / "fits/shots=2")).num_seeds == 4
+
+
+def test_fits_go_to_s3_from_an_archive_on_s3(archive, s3) -> None:
+    for path in archive.iterdir():
+        storage.write_bytes(f"{s3}/train-archive/{path.name}", path.read_bytes())
+    output = f"{s3}/train-output"
+    assert train_seeds(config(f"{s3}/train-archive", shots=[1], seeds="0,5"), output) == 2
+    assert Detector.load(output).seeds == [0, 5]
+    table = pq.read_table(io.BytesIO(storage.read_bytes(f"{output}/fits.parquet")))
+    assert table.num_rows == 2
+
+
+def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) -> None:
+    output = tmp_path / "train"
+    slow = QUICK.model_copy(update={"steps": 150})
+    compute = ComputeConfig(workers=1, cpus_per_worker=0.5, fits_per_batch=1)
+    settings = config(archive, learner=slow, shots=[1], seeds="0:5", compute=compute)
+    killed: dict[str, object] = {}
+
+    def kill_after_the_first_fit() -> None:
+        while not times(output):
+            time.sleep(0.01)
+        killed["kept"] = times(output)
+        for process in psutil.process_iter(["cmdline"]):
+            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+                os.kill(process.pid, signal.SIGKILL)
+                killed["worker"] = process.pid
+
+    thread = threading.Thread(target=kill_after_the_first_fit, daemon=True)
+    thread.start()
+    assert train_seeds(settings, str(output)) == 5
+    assert "worker" in killed
+    assert len(list_fits(str(output))) == 5
+    kept = killed["kept"]
+    assert isinstance(kept, dict)
+    assert {p: t for p, t in times(output).items() if p in kept} == kept
+
+
+def test_an_output_belongs_to_one_configuration(archive, tmp_path) -> None:
+    output = str(tmp_path / "train")
+    train_seeds(config(archive, shots=[1], seeds="0"), output)
+    other = QUICK.model_copy(update={"steps": 11})
+    with pytest.raises(UserError, match="holds fits with another learner"):
+        train_seeds(config(archive, learner=other), output)
+
+
+def test_a_labelled_image_that_the_archive_lacks_is_named(archive, tmp_path) -> None:
+    import shutil
+    import tarfile
+
+    copy = Path(shutil.copytree(archive, tmp_path / "archive"))
+    with tarfile.open(copy / "phantoms-0000.tar") as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar if m.name.startswith("pool-000")}
+    write_tar(copy / "phantoms-0000.tar", members)
+    with pytest.raises(UserError, match="which is not in the archive"):
+        train_seeds(config(copy, shots=[4]), str(tmp_path / "train"))

@@ -1,0 +1,63 @@
+"""The same behaviour on a local folder and on S3."""
+
+import pytest
+
+from sdmad import storage
+from sdmad.errors import UserError
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path, s3) -> str:
+    return str(tmp_path) if request.param == "local" else f"{s3}/storage-{tmp_path.name}"
+
+
+def test_what_is_written_can_be_read_listed_and_measured(root) -> None:
+    storage.write_bytes(f"{root}/a/b.bin", b"0123456789")
+    storage.write_bytes(f"{root}/a.bin", b"x")
+    assert storage.read_bytes(f"{root}/a/b.bin") == b"0123456789"
+    assert storage.size(f"{root}/a/b.bin") == 10
+    assert storage.exists(f"{root}/a.bin")
+    assert not storage.exists(f"{root}/c")
+    listed = {storage.relative(e.uri, root): e.size for e in storage.list_objects(root)}
+    assert listed == {"a/b.bin": 10, "a.bin": 1}
+
+
+def test_a_prefix_is_a_folder_not_a_beginning_of_names(root) -> None:
+    storage.write_bytes(f"{root}/set/1", b"1")
+    storage.write_bytes(f"{root}/set2/1", b"1")
+    assert [e.uri for e in storage.list_objects(f"{root}/set")] == [f"{root}/set/1"]
+
+
+def test_another_content_has_another_etag(root) -> None:
+    storage.write_bytes(f"{root}/x", b"1")
+    first = next(storage.list_objects(f"{root}/x")).etag
+    storage.write_bytes(f"{root}/x", b"2")
+    assert next(storage.list_objects(f"{root}/x")).etag != first
+
+
+def test_reading_seeks_without_reading_all(root) -> None:
+    storage.write_bytes(f"{root}/big", bytes(range(256)) * 4096)
+    with storage.open_read(f"{root}/big", 4096) as stream:
+        stream.seek(1000)
+        assert stream.read(3) == bytes([232, 233, 234])
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_scraps(tmp_path) -> None:
+    target = tmp_path / "x"
+    storage.write_bytes(str(target), b"old")
+    with pytest.raises(TypeError):
+        storage.write_bytes(str(target), "not bytes")  # type: ignore[arg-type]
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_missing_bucket_is_one_sentence(s3) -> None:
+    with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist"):
+        list(storage.list_objects("s3://no-such-bucket/x"))
+    with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist"):
+        storage.check_writable("s3://no-such-bucket/x")
+
+
+def test_unknown_schemes_are_refused() -> None:
+    with pytest.raises(UserError, match="gs:// is not supported"):
+        storage.resolve("gs://bucket/x")
