@@ -25,7 +25,6 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds_in_one_batch.py
-	$(BIN)/python benchmarks/scoring_limit.py
 
 # Pins for every platform; `--upgrade` in UV_FLAGS renews them.
 requirements: $(READY)

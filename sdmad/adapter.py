@@ -57,7 +57,9 @@ class ShiftAdapter(nn.Module):
         """Draw the weights of one seed (Xavier uniform) from its own generator."""
         for weight in (self.down[seed_index], self.up[seed_index]):
             bound = (6 / sum(weight.shape)) ** 0.5
-            weight.uniform_(-bound, bound, generator=generator)
+            # Drawn on the CPU: the same numbers on every device.
+            drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+            weight.copy_(drawn)
 
     def forward(self, f_in: torch.Tensor, f_frozen: torch.Tensor) -> torch.Tensor:
         """f_out (S, B, T, D) from the block's input and its frozen output.

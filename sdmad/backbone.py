@@ -16,7 +16,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import sdmad.phantoms.backbone as phantom_backbone
 from sdmad.errors import UserError
@@ -35,6 +35,25 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str = Field(default=PHANTOM, min_length=1)
     pretrained: str | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _absolute_directory(cls, model: str) -> str:
+        prefix, mark, path = model.partition("local-dir:")
+        return f"{mark}{Path(path).absolute()}" if mark and not prefix else model
+
+    @field_validator("pretrained")
+    @classmethod
+    def _absolute_file(cls, pretrained: str | None) -> str | None:
+        # Tags of open_clip are no files, and stay.
+        here = pretrained is not None and Path(pretrained).is_file()
+        return str(Path(pretrained).absolute()) if pretrained and here else pretrained
+
+    def moved(self, place: str) -> "BackboneConfig":
+        """The same model with its weights at another place: a file, or a directory."""
+        if self.model.startswith("local-dir:"):
+            return BackboneConfig(model=f"local-dir:{place}")
+        return BackboneConfig(model=self.model, pretrained=place)
 
     def __str__(self) -> str:
         return self.model if self.pretrained is None else f"{self.model} ({self.pretrained})"
@@ -94,8 +113,9 @@ def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Back
 
     Raises `UserError` for a model whose towers are not transformers.
     """
-    clip = clip.eval().requires_grad_(False).to(device)
+    clip = clip.eval().requires_grad_(False)
     embed_dim = _embed_dim(clip)
+    clip = clip.to(device)
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size

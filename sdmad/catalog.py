@@ -148,7 +148,7 @@ def load_catalog(uri: str) -> Catalog:
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise UserError(f"there is no sign catalog {uri}; give a YAML file or one of: {names}")
     try:
-        content = yaml.safe_load(storage.read_bytes(uri))
+        content = yaml.safe_load(storage.read_file(uri, "sign catalog"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"sign catalog {uri} is not valid YAML: {error}") from None
     return parse_catalog(content, uri)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 
 from sdmad.errors import UserError
 
@@ -16,5 +17,11 @@ def run_job(main: Callable[..., Any]) -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except (PermissionError, BotoCoreError, ClientError) as error:
+        _fail(f"storage refuses: {error}; check credentials, their age, and permissions")
+
+
+def _fail(sentence: str) -> None:
+    typer.echo(f"error: {' '.join(sentence.split())}", err=True)
+    sys.exit(2)

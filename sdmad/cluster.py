@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 import ray
 
+from sdmad.errors import UserError
+
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has when a job begins."""
+    """What the cluster has when a job begins; `fixed` when it cannot grow (this machine)."""
 
     cpus: float
     gpus: float
+    fixed: bool = False
 
 
 def connect() -> Resources:
@@ -30,6 +33,8 @@ def connect() -> Resources:
     # Ray's own notices would drown the job's: warnings about numbers of GPUs and actor arguments.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # The submitter of a job may have set the same variables; equal values are no conflict.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     if not ray.is_initialized():
         with _stderr_closed():
             ray.init(
@@ -39,7 +44,31 @@ def connect() -> Resources:
                 log_to_driver=False,
             )
     total = ray.cluster_resources()
-    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+    fixed = "RAY_ADDRESS" not in os.environ
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
+
+
+@contextmanager
+def mistakes_surface() -> Iterator[None]:
+    """Let a `UserError` raised in another process come out as itself, not wrapped by Ray."""
+    try:
+        yield
+    except Exception as error:
+        mistake = _find_mistake(error)
+        if mistake is None or mistake is error:
+            raise
+        raise UserError(str(mistake)) from None
+
+
+def _find_mistake(error: BaseException | None, depth: int = 8) -> UserError | None:
+    if error is None or depth == 0:
+        return None
+    if isinstance(error, UserError):
+        return error
+    failures = getattr(error, "worker_failures", {})
+    inner = [error.__cause__, getattr(error, "cause", None), *failures.values()]
+    found = (_find_mistake(e, depth - 1) for e in inner if isinstance(e, BaseException))
+    return next((mistake for mistake in found if mistake), None)
 
 
 @contextmanager

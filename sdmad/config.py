@@ -42,10 +42,8 @@ def load_config(uri: str, changes: dict[str, Any]) -> TrainConfig:
 
     Raises `UserError` that names the file, the key and what is wrong with it.
     """
-    if not storage.exists(uri):
-        raise UserError(f"there is no configuration {uri}")
     try:
-        content = yaml.safe_load(storage.read_bytes(uri))
+        content = yaml.safe_load(storage.read_file(uri, "configuration"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"configuration {uri} is not valid YAML: {error}") from None
     if not isinstance(content, dict):

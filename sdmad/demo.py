@@ -9,6 +9,7 @@ import typer
 from sdmad import storage
 from sdmad.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.config import TrainConfig
+from sdmad.errors import UserError
 from sdmad.evaluate import Evaluated, evaluate_run
 from sdmad.fitting import train_seeds
 from sdmad.learner import AugmentConfig, LearnerConfig
@@ -20,6 +21,7 @@ from sdmad.scoring.verify import verify_scores
 from sdmad.selection import SelectionConfig
 
 BUCKET = "sdmad-demo"
+MARKER = ".sdmad-demo"
 DETECTORS = ("sd-mad", "zero-shot")
 
 
@@ -39,8 +41,7 @@ def zero_shot() -> LearnerConfig:
 def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
     """Phantoms into a bucket on this machine, fit, score, verify, evaluate; all under `output`."""
     begin = time.monotonic()
-    for name in (*DETECTORS, "report"):
-        shutil.rmtree(output / name, ignore_errors=True)
+    _clear(output)
     with local_s3(BUCKET) as endpoint:
         archive = f"s3://{BUCKET}/archive"
         _say(f"writing {2 * images} phantoms as tar shards to {archive} (S3 on {endpoint})")
@@ -81,6 +82,17 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
         )
     _say(f"finished in {time.monotonic() - begin:.0f} s")
     return result
+
+
+def _clear(output: Path) -> None:
+    """Begin anew where an earlier demo stood; `UserError` for a folder with anything else in it."""
+    marker = output / MARKER
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise UserError(f"{output} is not empty and not a demo's; choose another --output")
+    for name in (*DETECTORS, "report"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def _say(text: str) -> None:

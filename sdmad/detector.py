@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from sdmad import storage
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
+from sdmad.archive.decode import decode, prepare
+from sdmad.backbone import Backbone, load_backbone
 from sdmad.catalog import Catalog
 from sdmad.errors import UserError
 from sdmad.fits import Fit, find_detector, restore, unpack
@@ -94,7 +95,7 @@ class Detector:
         fits = load_fits(uri)
         config = fits[0].provenance.backbone
         if backbone is not None:
-            config = BackboneConfig(model=config.model, pretrained=backbone)
+            config = config.moved(backbone)
         loaded = load_backbone(config, device)
         expected = fits[0].provenance.backbone_fingerprint
         if loaded.fingerprint != expected:
@@ -109,19 +110,29 @@ class Detector:
     def spec(self) -> ImageSpec:
         return self.backbone.spec
 
-    def score(self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 64) -> Scores:
-        """Score images: PIL images or uint8 arrays (H, W), (H, W, 3) of any size."""
+    def score(
+        self, images: Sequence[Image.Image | np.ndarray | bytes], batch_size: int = 64
+    ) -> Scores:
+        """Score encoded images (bytes), PIL images, or uint8 arrays (H, W), (H, W, 3) of any size.
+
+        Bytes, and files as `Image.open` returns them, get exactly the numbers of the job. Raises
+        `sdmad.archive.decode.DecodeError` for bytes that are no image.
+        """
         if len(images) == 0:
             raise ValueError("no images to score")
-        pixels = [
-            self.spec.fit(image if isinstance(image, Image.Image) else Image.fromarray(image))
-            for image in images
-        ]
+        pixels = [self._fit(image) for image in images]
         parts = [
             self.score_pixels(np.stack(pixels[start : start + batch_size]))
             for start in range(0, len(pixels), batch_size)
         ]
         return _concatenate(parts)
+
+    def _fit(self, image: Image.Image | np.ndarray | bytes) -> np.ndarray:
+        if isinstance(image, bytes):
+            return decode(image, self.spec)
+        return prepare(
+            image if isinstance(image, Image.Image) else Image.fromarray(image), self.spec
+        )
 
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
@@ -142,7 +153,7 @@ class Detector:
         """Half precision for the frozen part, on GPUs only: CPUs here are slower with it."""
         device = self.backbone.device.type
         half = torch.float16
-        if device == "cuda" and torch.cuda.is_bf16_supported():
+        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
             half = torch.bfloat16
         return torch.autocast(device, dtype=half, enabled=device == "cuda")
 

@@ -1,5 +1,6 @@
 """An evaluation from start to end: read scores and labels, measure, write figures and report."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -34,6 +35,8 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     Writes `report.html`, `protocols.parquet` and `run.json` under `output`. Raises `UserError`
     when runs and labels do not fit.
     """
+    if output in (scores, *baselines.values()):
+        raise UserError(f"{output} holds scores; choose another output for the evaluation")
     test = load_scored_test(scores, labels)
     figures = measure(test)
     others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
@@ -49,7 +52,10 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         "test_images": len(test.table),
         "test_images_without_score": test.missing,
         "figures": {
-            f"{protocol}: {name}": vars(summary[protocol, metric])
+            f"{protocol}: {name}": {
+                key: value if math.isfinite(value) else None
+                for key, value in vars(summary[protocol, metric]).items()
+            }
             for (protocol, metric), name in HEADLINES.items()
         },
     }

@@ -89,7 +89,7 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
         raise UserError(f"{run} has two scores for one labelled image; run jobs/verify_scores.py")
     rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
     return ScoredTest(
-        name=storage.name(run),
+        name="/".join(run.rstrip("/").split("/")[-2:]),
         table=test.where(mask),
         scores=np.stack([rows[f"score_{c}"].to_numpy() for c in categories], axis=1),
         anomaly=rows["anomaly_score"].to_numpy(),

@@ -127,11 +127,16 @@ def find_detector(uri: str) -> list[str]:
         if not storage.exists(uri):
             raise UserError(f"there is no fit at {uri}")
         return [uri]
-    found = {}
+    found: dict[tuple[int, int], str] = {}
     for entry in storage.list_objects(uri):
         match = re.search(r"shots=(\d+)/seed=(\d+)\.safetensors$", entry.uri)
         if match:
-            found[int(match[1]), int(match[2])] = entry.uri
+            key = int(match[1]), int(match[2])
+            if key in found:
+                raise UserError(
+                    f"{uri} holds several training runs ({found[key]}, {entry.uri}); choose one"
+                )
+            found[key] = entry.uri
     shots = sorted({s for s, _ in found})
     if not found:
         raise UserError(f"there is no detector at {uri}; make one with jobs/train_seeds.py")

@@ -31,7 +31,7 @@ from sdmad import runs, storage
 from sdmad.archive.selected import decode_members
 from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import Resources, connect
+from sdmad.cluster import Resources, connect, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
 from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
@@ -69,6 +69,7 @@ class FitTask:
     catalog: Catalog
     learner: LearnerConfig
     threads: int
+    device: str | None
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -91,6 +92,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     supports = [_support(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
+    spec = _check_adapters(config) if missing else None
     record: dict[str, Any] = {
         "job": "train_seeds",
         "status": "running",
@@ -102,8 +104,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "fits_skipped": len(grid) - len(missing),
     }
     runs.write_record(output, record)
-    if missing:
-        _fit_missing(missing, config, catalog, archive, output)
+    if missing and spec:
+        _fit_missing(missing, config, catalog, archive, output, spec)
     _write_table(supports, output)
     record |= {
         "status": "finished",
@@ -163,25 +165,47 @@ def _read_supports(supports: list[SupportRef], base: str, spec: ImageSpec) -> di
         archive: reader.remote(base, sorted(images), spec)  # type: ignore[misc]
         for archive, images in by_archive.items()
     }
-    problems = [p for _, found in refs.values() for p in ray.get(found)]
+    with mistakes_surface():
+        problems = [p for _, found in refs.values() for p in ray.get(found)]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     return {archive: pixels for archive, (pixels, _) in refs.items()}
 
 
+def _check_adapters(config: TrainConfig) -> ImageSpec:
+    """Load the backbone once on the driver; `UserError` when it has fewer blocks than adapted."""
+    backbone = load_backbone(config.backbone, "cpu")
+    load_backbone.cache_clear()
+    for name in ("image", "text"):
+        wanted = getattr(config.learner.adapter, name).blocks
+        there = len(getattr(backbone, name).blocks)
+        if wanted > there:
+            raise UserError(
+                f"learner.adapter.{name}.blocks is {wanted}, and the {name} tower of "
+                f"{config.backbone} has {there}"
+            )
+    return backbone.spec
+
+
 def _fit_missing(
-    missing: list[SupportRef], config: TrainConfig, catalog: Catalog, archive: str, output: str
+    missing: list[SupportRef],
+    config: TrainConfig,
+    catalog: Catalog,
+    archive: str,
+    output: str,
+    spec: ImageSpec,
 ) -> None:
     resources = connect()
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
     workers, scaling = _scaling(config, resources, len(batches))
-    spec = load_backbone(config.backbone, "cpu").spec
-    load_backbone.cache_clear()
     pixels = _read_supports(missing, archive, spec)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, threads)
+    device = None if scaling.use_gpu else "cpu"
+    task = FitTask(
+        batches, pixels, output, config.backbone, catalog, config.learner, threads, device
+    )
     trainer = TorchTrainer(
         _fit_loop,
         train_loop_config={"task": task},
@@ -193,8 +217,14 @@ def _fit_missing(
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
         ),
     )
-    with _watch(output, missing):
+    with mistakes_surface(), _watch(output, missing):
         trainer.fit()
+    left = {(s.shots, s.seed) for s in missing} - set(list_fits(output))
+    if left:
+        raise UserError(
+            f"{len(left)} fits are not at {output}: the workers wrote them to their own disks; "
+            "on a cluster give an s3:// URI or a shared file system"
+        )
 
 
 def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[int, ScalingConfig]:
@@ -205,6 +235,12 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[i
     slots = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 2)
     workers = compute.workers or min(batches, max(1, slots))
     needs = {"CPU": compute.cpus_per_worker or 1.0}
+    for name, each, there in (("CPU", needs["CPU"], resources.cpus), ("GPU", gpus, resources.gpus)):
+        if resources.fixed and workers * each > there:
+            raise UserError(
+                f"{workers} workers need {workers * each:g} {name}s, and this machine has "
+                f"{there:g}; change compute.workers or connect to a cluster with RAY_ADDRESS"
+            )
     if gpus:
         needs["GPU"] = gpus
     return workers, ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
@@ -217,7 +253,7 @@ def _fit_loop(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.threads)
     done = list_fits(task.output)
-    backbone = load_backbone(task.backbone)
+    backbone = load_backbone(task.backbone, task.device)
     for first in range(0, len(task.batches), world):
         mine = task.batches[first + rank] if first + rank < len(task.batches) else []
         todo = [s for s in mine if (s.shots, s.seed) not in done]

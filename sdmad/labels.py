@@ -7,11 +7,13 @@ left alone.
 
 import io
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 
 from sdmad import storage
+from sdmad.archive.naming import is_tar
 from sdmad.errors import UserError
 
 SPLITS = ("pool", "test")
@@ -48,12 +50,11 @@ class LabelTable:
 
 def read_table(uri: str) -> pd.DataFrame:
     """A CSV or Parquet file as strings; `UserError` when it is missing or neither."""
-    if not storage.exists(uri):
-        raise UserError(f"there is no label table at {uri}")
-    content = io.BytesIO(storage.read_bytes(uri))
+    content = io.BytesIO(storage.read_file(uri, "label table"))
     try:
         if uri.endswith(".parquet"):
-            return pd.read_parquet(content).fillna("").astype(str)
+            table = pd.read_parquet(content).astype(object)
+            return table.where(table.notna(), "").astype(str)
         return pd.read_csv(content, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise UserError(f"the label table {uri} cannot be read: {error}") from None
@@ -112,6 +113,6 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
 
 def _split_uri(uri: str, base: str) -> tuple[str, str]:
     container, mark, member = uri.partition("#")
-    if mark:
-        return storage.relative(container, base), member
+    if mark and is_tar(container):
+        return storage.relative(container, base), unquote(member)
     return "", storage.relative(uri, base)

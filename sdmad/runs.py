@@ -8,7 +8,7 @@ from sdmad.errors import UserError
 
 
 def write_record(output: str, record: dict[str, Any]) -> None:
-    content = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    content = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     storage.write_bytes(storage.join(output, "run.json"), content.encode())
 
 

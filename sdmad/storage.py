@@ -6,6 +6,7 @@ credentials from the standard chain. Listings are never cached: two listings of 
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from urllib.parse import urlsplit
 import boto3
 import fsspec
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec import AbstractFileSystem
 
 from sdmad.errors import UserError
 
+STORAGE_ERRORS = (OSError, BotoCoreError, ClientError)
 RETRIES = Config(retries={"mode": "adaptive", "max_attempts": 8})
 logging.getLogger("botocore").setLevel(logging.ERROR)
 
@@ -102,7 +104,24 @@ def read_range(uri: str, start: int, end: int) -> bytes:
 
 
 def exists(uri: str) -> bool:
-    return files(uri).exists(uri)
+    """Whether there is an object or file; `UserError` when storage refuses to say."""
+    try:
+        return bool(files(uri).exists(uri))
+    except STORAGE_ERRORS as error:
+        raise storage_error(uri, error) from error
+
+
+def read_file(uri: str, what: str) -> bytes:
+    """The content of a file that the user named; `what` names it for people.
+
+    Raises `UserError` when it is missing, a folder, or may not be read.
+    """
+    try:
+        return read_bytes(uri)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no {what} {uri}; give the path of a file") from None
+    except STORAGE_ERRORS as error:
+        raise storage_error(uri, error) from error
 
 
 def write_bytes(uri: str, content: bytes) -> None:
@@ -165,6 +184,15 @@ def check_readable(uri: str, what: str) -> None:
         raise UserError(f"there is no {what} at {uri}; check the path or the prefix")
 
 
+def check_visible(base: str) -> None:
+    """Raise `UserError` when a local archive is not on this machine at all (another node)."""
+    if not is_s3(base) and not Path(base).exists():
+        raise UserError(
+            f"{base} is not there on {socket.gethostname()}; on a cluster every node must see the "
+            "archive: use s3:// or a shared file system"
+        )
+
+
 def check_writable(uri: str) -> None:
     """Raise `UserError` when nothing can be written below `uri`."""
     if is_s3(uri):
@@ -185,6 +213,12 @@ def check_writable(uri: str) -> None:
 def storage_error(uri: str, error: Exception) -> UserError:
     """What a refusal of S3 means to the user."""
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    if isinstance(error, PermissionError):
+        return UserError(f"{uri}: access denied; check credentials, their age, and permissions")
+    if isinstance(error, NoCredentialsError):
+        return UserError(
+            f"{uri}: there are no credentials; set AWS_PROFILE or give the node a role"
+        )
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if code in ("NoSuchBucket", "404"):
         return UserError(
@@ -192,7 +226,10 @@ def storage_error(uri: str, error: Exception) -> UserError:
         )
     if code in ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
         return UserError(f"{uri}: access denied ({code}); check credentials and bucket policy")
-    return UserError(f"{uri}: storage cannot be reached: {type(error).__name__} {code}".rstrip())
+    return UserError(
+        f"{uri}: storage cannot be reached ({code or type(error).__name__}); "
+        "check the network and AWS_ENDPOINT_URL, then give the same command again"
+    )
 
 
 def size(uri: str) -> int:

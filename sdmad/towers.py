@@ -95,6 +95,8 @@ class Tower(ABC):
         With one adapted block (or none) only the token that the head reads is kept.
         """
         depth = max(1, adapted_blocks)
+        if depth > len(self.blocks):
+            raise ValueError(f"{depth} blocks to adapt, and the tower has {len(self.blocks)}")
         captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ def encoded(
 
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     """A tar of members in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)

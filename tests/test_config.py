@@ -78,3 +78,23 @@ def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
     assert filled.detectors == detectors
     assert filled.detector_gpus == gpus
     assert filled.detector_cpus * detectors[1] + filled.reader_cpus <= fits
+
+
+def test_pools_that_can_never_start_here_are_refused() -> None:
+    here = Resources(2, 0, fixed=True)
+    with pytest.raises(UserError, match="need 2.5 CPUs, and this machine has 2"):
+        PipelineConfig(detectors=(4, 4)).fill(here)
+    with pytest.raises(UserError, match="need 1 GPUs"):
+        PipelineConfig(detectors=(1, 1), detector_gpus=1).fill(here)
+    PipelineConfig(detectors=(4, 4)).fill(Resources(2, 0, fixed=False))
+
+
+def test_paths_of_weights_become_absolute_and_tags_do_not(tmp_path, monkeypatch) -> None:
+    from sdmad.backbone import BackboneConfig
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").write_bytes(b"")
+    assert BackboneConfig(model="ViT-B-32", pretrained="w.pt").pretrained == str(tmp_path / "w.pt")
+    assert BackboneConfig(model="ViT-B-32", pretrained="openai").pretrained == "openai"
+    assert BackboneConfig(model="local-dir:m").model == f"local-dir:{tmp_path / 'm'}"
+    assert BackboneConfig(model="local-dir:m").moved("/n").model == "local-dir:/n"

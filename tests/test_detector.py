@@ -65,3 +65,28 @@ def test_arrays_and_pictures_of_any_size_and_mode_are_taken(detector) -> None:
 def test_no_images_is_a_mistake(detector) -> None:
     with pytest.raises(ValueError, match="no images"):
         detector.score([])
+
+
+def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
+    """Bytes, opened files and the job's decoder: sixteen bits, transparency, rotation, large JPEG."""
+    import io
+
+    from sdmad.archive.decode import decode
+
+    ramp = np.tile(np.linspace(0, 4000, 300).astype(np.uint16), (200, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph = Image.fromarray((ramp[:, :, None].repeat(3, 2) >> 4).astype(np.uint8))
+    cases = [
+        (Image.fromarray(ramp), "PNG", {}),
+        (Image.new("RGBA", (90, 70), (200, 10, 10, 100)), "PNG", {}),
+        (photograph.resize((1200, 900)), "JPEG", {"exif": exif}),
+    ]
+    encoded = []
+    for image, format, options in cases:
+        sink = io.BytesIO()
+        image.save(sink, format, **options)
+        encoded.append(sink.getvalue())
+    job = detector.score_pixels(np.stack([decode(c, detector.spec) for c in encoded]))
+    for given in (encoded, [Image.open(io.BytesIO(c)) for c in encoded]):
+        assert np.array_equal(detector.score(given).seeds, job.seeds)

@@ -85,3 +85,10 @@ def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_r
         packed.append(pack(model, rule, 0, provenance))
     assert packed[0] == packed[1]
     assert np.frombuffer(packed[0][:8], "<u8")[0] > 0
+
+
+def test_two_training_runs_are_not_one_detector(training_run, tmp_path) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(training_run, tmp_path / name)
+    with pytest.raises(UserError, match="holds several training runs"):
+        find_detector(str(tmp_path))

@@ -60,5 +60,27 @@ def test_mistakes_name_row_and_value(tmp_path, text, message) -> None:
 
 
 def test_a_missing_table_is_named(tmp_path) -> None:
-    with pytest.raises(UserError, match="there is no label table at"):
+    with pytest.raises(UserError, match="there is no label table"):
         load_labels(str(tmp_path / "none.csv"), ["x"])
+
+
+def test_uris_are_those_of_the_score_tables(tmp_path) -> None:
+    from sdmad.archive.naming import image_uri
+
+    uri = image_uri("s3://b/p/s.tar", "x y#1.png")
+    text = f"uri,patient_id,split,labels\n{uri},1,pool,\ns3://b/p/a#b.png,2,pool,\n"
+    table = load_labels(write(tmp_path, text), ["x"], "s3://b/p")
+    assert list(zip(table.archive, table.member, strict=True)) == [
+        ("s.tar", "x y#1.png"),
+        ("", "a#b.png"),
+    ]
+
+
+def test_nullable_columns_of_parquet_are_read(tmp_path) -> None:
+    path = tmp_path / "labels.parquet"
+    frame = pd.DataFrame(
+        {"member": ["1", "2"], "patient_id": ["a", "b"], "split": "pool", "labels": ["x", None]}
+    )
+    frame["age"] = pd.array([70, None], "Int64")
+    frame.to_parquet(path)
+    assert load_labels(str(path), ["x"]).labels.tolist() == [[True], [False]]

@@ -45,3 +45,9 @@ def test_interval_is_students() -> None:
     assert summary.std == pytest.approx(1.2909944)
     # t(0.975, 3) = 3.1824463
     assert summary.high - summary.mean == pytest.approx(3.1824463 * 1.2909944 / 2)
+
+
+def test_one_category_is_enough() -> None:
+    truth = np.array([[1], [0]] * 6, bool)
+    figures = protocols.multilabel_prediction(truth, truth.astype(float))
+    assert set(figures.values()) == {1.0}

@@ -27,7 +27,7 @@ def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                return _prepare(image, spec)
+                return prepare(image, spec)
     except UnidentifiedImageError:
         what = "empty file" if not content else "unknown image format"
         raise DecodeError(what) from None
@@ -39,7 +39,8 @@ def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
         raise DecodeError(f"damaged image: {type(error).__name__}: {text}"[:300]) from None
 
 
-def _prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """An opened image as `decode` returns it; raises what Pillow raises for damaged data."""
     width, height = image.size
     if width * height > LARGEST_IMAGE_PIXELS:
         raise DecodeError(f"too many pixels: {width} x {height}")

@@ -4,20 +4,27 @@ for member in read_unit(unit):
     member.name, member.content
 """
 
+import contextlib
+import gzip
+import lzma
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 from sdmad import storage
 from sdmad.archive import naming
+from sdmad.archive.tar import StrictTarInfo
 from sdmad.archive.units import WorkUnit
 
 ATTEMPTS = 4
 WHOLE_SHARD_BYTES = 16 << 20
 LARGEST_MEMBER_BYTES = 2 << 30
 READ_BLOCK = 4 << 20
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 SEEK_BLOCK = 256 << 10
 
 
@@ -38,17 +45,24 @@ class Member:
 
 
 def read_unit(unit: WorkUnit) -> Iterator[Member]:
-    """Every image of a unit in stored order, read as a stream; never raises for bad content."""
+    """Every image of a unit in stored order, read as a stream.
+
+    Bad content and vanished objects are members with a reason. Raises `UserError` when storage
+    refuses or stays out of reach: then nothing of the unit may be committed.
+    """
     yield from (_read_tar(unit) if unit.kind == "tar" else _read_objects(unit))
 
 
 def _read_objects(unit: WorkUnit) -> Iterator[Member]:
     def fetch(entry: storage.StoredObject) -> tuple[bytes | None, float, str]:
         start = time.monotonic()
+        if entry.size > LARGEST_MEMBER_BYTES:
+            return None, 0.0, f"too large: {entry.size} bytes"
         content, reason = None, ""
         try:
             content = _with_retries(entry.uri)
-        except OSError as error:
+        except FileNotFoundError as error:
+            storage.check_visible(unit.base)
             reason = f"cannot be read: {_describe(error)}"
         return content, time.monotonic() - start, reason
 
@@ -63,16 +77,23 @@ def _read_objects(unit: WorkUnit) -> Iterator[Member]:
 
 
 def _with_retries(uri: str) -> bytes:
+    """The whole object. Raises `FileNotFoundError`, or `UserError` when storage gives up."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return storage.read_bytes(uri)
         except FileNotFoundError:
             raise
-        except OSError:
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(0.2 * 2**attempt)
-    raise AssertionError
+        except storage.STORAGE_ERRORS as error:
+            _wait_or_give_up(uri, error, attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _wait_or_give_up(uri: str, error: Exception, attempt: int) -> None:
+    """Refusals and lasting outages end the run, and the unit stays undone: they are not the
+    image's fault, and the same command resumes."""
+    if attempt == ATTEMPTS or isinstance(error, PermissionError):
+        raise storage.storage_error(uri, error) from error
+    time.sleep(0.2 * 2**attempt)
 
 
 def _read_tar(unit: WorkUnit) -> Iterator[Member]:
@@ -91,15 +112,15 @@ def _read_tar(unit: WorkUnit) -> Iterator[Member]:
                 done += 1
                 start = time.monotonic()
             return
-        except (tarfile.TarError, EOFError) as error:
+        except DAMAGE as error:
             yield _broken(unit, done, f"the shard breaks off: {_describe(error)}")
             return
-        except OSError as error:
-            # gzip reports damaged data as OSError too; reading again tells the two apart.
-            if attempt == ATTEMPTS or isinstance(error, FileNotFoundError):
-                yield _broken(unit, done, f"the shard cannot be read: {_describe(error)}")
-                return
-            time.sleep(0.2 * 2**attempt)
+        except FileNotFoundError as error:
+            storage.check_visible(unit.base)
+            yield _broken(unit, done, f"the shard cannot be read: {_describe(error)}")
+            return
+        except storage.STORAGE_ERRORS as error:
+            _wait_or_give_up(uri, error, attempt)
 
 
 def _broken(unit: WorkUnit, index: int, reason: str) -> Member:
@@ -110,7 +131,7 @@ def _tar_stream(uri: str) -> Iterator[tuple[str, bytes | None, str]]:
     """Name, content and reason of every image member, reading the shard once, front to back."""
     with (
         storage.open_read(uri, READ_BLOCK) as stream,
-        tarfile.open(fileobj=stream, mode="r|*", errorlevel=2) as tar,
+        tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictTarInfo, errorlevel=2) as tar,
     ):
         for info in tar:
             # tarfile remembers every member; a stream never goes back to one.
@@ -171,14 +192,14 @@ def _read_some(
         return found
     compressed = not shard.lower().endswith(".tar")
     block = READ_BLOCK if small or compressed else SEEK_BLOCK
-    with (
-        storage.open_read(shard, block) as stream,
-        tarfile.open(fileobj=stream, mode="r|*" if compressed else "r:") as tar,
-    ):
-        for info in tar:
-            if info.isreg() and info.name in names:
-                handle = tar.extractfile(info)
-                found[archive, info.name] = handle.read() if handle else b""
-                if len(found) == len(names):
-                    break
+    # What stands behind a break is not there, for this purpose.
+    with contextlib.suppress(*DAMAGE), storage.open_read(shard, block) as stream:
+        mode: Literal["r|*", "r:"] = "r|*" if compressed else "r:"
+        with tarfile.open(fileobj=stream, mode=mode) as tar:
+            for info in tar:
+                if info.isreg() and info.name in names:
+                    handle = tar.extractfile(info)
+                    found[archive, info.name] = handle.read() if handle else b""
+                    if len(found) == len(names):
+                        break
     return found

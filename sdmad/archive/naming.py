@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SUFFIXES = ".json .jsonl .txt .csv .tsv .xml .yaml .yml .md .html .pdf .parquet .idx .md5 .sha256"
-SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls".split(" "))
+SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls .safetensors .pt .npz .bin".split(" "))
 SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
 
 

@@ -115,3 +115,9 @@ def _shards(pool: int, test: int, seed: int) -> Iterator[list[Example]]:
     plan = [("pool", k) for k in range(pool)] + [("test", k) for k in range(test)]
     for start in range(0, len(plan), SHARD_IMAGES):
         yield [draw_example(k, split, seed) for split, k in plan[start : start + SHARD_IMAGES]]
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(write_archive(sys.argv[1], pool=600, test=600, damaged=3))

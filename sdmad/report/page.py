@@ -133,7 +133,10 @@ def _pictures(test: ScoredTest) -> dict[str, Any]:
         return {"gallery": [], "heatmap": "", "heatmap_note": f"Not shown: {error}."}
     groups = examples.heatmap_rows(test)
     wanted = np.unique(np.concatenate([*groups.values(), examples.choose_examples(test)]))
-    pixels = examples.read_pixels(test, wanted.astype(int), detector)
+    try:
+        pixels = examples.read_pixels(test, wanted.astype(int), detector)
+    except (UserError, *storage.STORAGE_ERRORS):
+        pixels = {}
     means = examples.mean_similarities(detector, groups, pixels)
     if not means:
         return {

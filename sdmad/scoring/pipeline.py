@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import Resources
+from sdmad.cluster import Resources, mistakes_surface
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
@@ -50,21 +50,44 @@ class PipelineConfig(BaseModel):
             gpus = 1.0 if resources.gpus >= 1 else 0.0
         small = resources.cpus <= 4
         most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
-        return PipelineConfig(
+        filled = PipelineConfig(
             batch_size=self.batch_size,
             detectors=self.detectors or (1, max(1, most)),
             detector_cpus=self.detector_cpus or (0.5 if small else 1.0),
             detector_gpus=gpus,
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
         )
+        filled._check_room(resources)
+        return filled
+
+    def _check_room(self, resources: Resources) -> None:
+        """Raise `UserError` for a pool that this machine can never start: it would wait forever."""
+        if not resources.fixed or self.detectors is None:
+            return
+        least = self.detectors[0]
+        cpus = least * (self.detector_cpus or 0) + (self.reader_cpus or 0)
+        gpus = least * (self.detector_gpus or 0)
+        for name, needed, there in (("CPUs", cpus, resources.cpus), ("GPUs", gpus, resources.gpus)):
+            if needed > there:
+                raise UserError(
+                    f"{least} detectors and one reader need {needed:g} {name}, and this machine "
+                    f"has {there:g}; give fewer detectors or connect to a cluster with RAY_ADDRESS"
+                )
 
 
 class DetectorActor:
     """One detector in a process of its own: decoded batches in, score rows out."""
 
-    def __init__(self, uri: str, backbone: str | None, columns: ScoreColumns, threads: int) -> None:
+    def __init__(
+        self,
+        uri: str,
+        backbone: str | None,
+        columns: ScoreColumns,
+        threads: int,
+        device: str | None,
+    ) -> None:
         torch.set_num_threads(threads)
-        self.detector = Detector.load(uri, backbone=backbone)
+        self.detector = Detector.load(uri, device, backbone)
         self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -152,6 +175,7 @@ def stream_scores(
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
     threads = max(1, (os.cpu_count() or 1) // most)
+    device = None if config.detector_gpus else "cpu"
     payloads = [{"payload": unit.to_json()} for unit in units]
     data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
     data = data.map_batches(
@@ -166,14 +190,15 @@ def stream_scores(
         DetectorActor,
         batch_size=config.batch_size,
         batch_format="numpy",
-        fn_constructor_args=(source.uri, source.backbone, columns, threads),
+        fn_constructor_args=(source.uri, source.backbone, columns, threads, device),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
-    yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    with mistakes_surface():
+        yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
 def parse_pool(text: str) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from sdmad import storage
 from sdmad.archive import naming
+from sdmad.archive.members import DAMAGE
+from sdmad.archive.tar import StrictTarInfo
 from sdmad.scoring import tables
 from sdmad.storage import StoredObject
 
@@ -84,7 +86,7 @@ def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
         # One by one: what stands before a break in the shard is kept.
         for member in _walk(entry.uri):
             found.append((name, member))  # noqa: PERF401
-    except (tarfile.TarError, EOFError, OSError):
+    except DAMAGE:
         return found, [name]
     return found, []
 
@@ -92,7 +94,7 @@ def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
 def _walk(uri: str) -> Iterator[str]:
     with (
         storage.open_read(uri, HEADER_BLOCK) as stream,
-        tarfile.open(fileobj=stream, mode="r:*", errorlevel=2) as tar,
+        tarfile.open(fileobj=stream, mode="r:*", tarinfo=StrictTarInfo, errorlevel=2) as tar,
     ):
         for info in tar:
             if info.isreg() and not naming.is_sidecar(info.name):

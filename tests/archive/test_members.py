@@ -76,6 +76,101 @@ def test_a_shard_that_breaks_off_gives_what_it_has_and_a_reason(tmp_path) -> Non
     assert [row[0] for row in rows] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("damage", ["header", "cut_in_header", "cut_at_header", "no_end"])
+def test_a_damaged_header_or_a_missing_end_is_never_silent(tmp_path, damage) -> None:
+    """tarfile alone would stop there without a word, and verification with it."""
+    from sdmad.scoring.verify import verify_scores
+
+    path = write_tar(tmp_path / "a" / "s.tar", {f"{k}.png": encoded(k) for k in range(6)})
+    content = bytearray(path.read_bytes())
+    fourth = content.index(b"3.png")
+    if damage == "header":
+        content[fourth + 150] ^= 0xFF  # its checksum
+    path.write_bytes(
+        {
+            "header": content,
+            "cut_in_header": content[: fourth + 100],
+            "cut_at_header": content[:fourth],
+            "no_end": content[: content.index(b"5.png") + 1024],
+        }[damage]
+    )
+    rows = read(str(tmp_path / "a"))
+    whole = 6 if damage == "no_end" else 3
+    assert [row[2] for row in rows] == [f"{k}.png" for k in range(whole)] + [""]
+    assert "breaks off" in rows[-1][4]
+    assert verify_scores(str(tmp_path / "a"), str(tmp_path / "out")).broken == ["s.tar"]
+
+
+def test_a_damaged_gzip_is_a_failure_not_an_error(tmp_path) -> None:
+    path = write_tar(tmp_path / "s.tgz", {f"{k}.png": encoded(k) for k in range(3)}, "w:gz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    rows = read(str(tmp_path))
+    assert rows[-1][2] == ""
+    assert rows[-1][4]
+
+
+def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
+    tmp_path, monkeypatch
+) -> None:
+    """Otherwise an expired token would be committed as if every image were bad."""
+    from botocore.exceptions import EndpointConnectionError
+
+    from sdmad.archive import members
+    from sdmad.errors import UserError
+
+    storage.write_bytes(str(tmp_path / "1.png"), encoded())
+    write_tar(tmp_path / "s.tar", {"2.png": encoded()})
+    planned = units(str(tmp_path))
+    monkeypatch.setattr(members.time, "sleep", lambda seconds: None)
+    for error, sentence in (
+        (PermissionError("denied"), "access denied"),
+        (EndpointConnectionError(endpoint_url="x"), "cannot be reached"),
+    ):
+
+        def refuse(*args: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(storage, "read_bytes", refuse)
+        monkeypatch.setattr(storage, "open_read", refuse)
+        for unit in planned:
+            with pytest.raises(UserError, match=sentence):
+                list(read_unit(unit))
+
+
+def test_a_passing_fault_is_tried_again_and_nothing_comes_twice(tmp_path, monkeypatch) -> None:
+    from sdmad.archive import members
+
+    write_tar(tmp_path / "s.tar", {f"{k}.png": encoded(k) for k in range(5)})
+    (unit,) = units(str(tmp_path))
+    original, calls = members._tar_stream, []
+
+    def stumble(uri: str):
+        calls.append(uri)
+        for k, item in enumerate(original(uri)):
+            if len(calls) == 1 and k == 3:
+                raise ConnectionResetError("reset")
+            yield item
+
+    monkeypatch.setattr(members, "_tar_stream", stumble)
+    monkeypatch.setattr(members.time, "sleep", lambda seconds: None)
+    assert [(m.index, m.name) for m in read_unit(unit)] == [(k, f"{k}.png") for k in range(5)]
+    assert len(calls) == 2
+
+
+def test_an_archive_that_this_node_does_not_see_is_an_error(tmp_path) -> None:
+    import shutil
+
+    from sdmad.errors import UserError
+
+    storage.write_bytes(str(tmp_path / "a" / "1.png"), encoded())
+    planned = units(str(tmp_path / "a"))
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(UserError, match="every node must see the archive"):
+        list(read_unit(planned[0]))
+
+
 def test_a_shard_that_is_no_tar_is_one_failure(tmp_path) -> None:
     (tmp_path / "s.tar").write_bytes(b"garbage" * 1000)
     (row,) = read(str(tmp_path))

@@ -43,6 +43,11 @@ def expect(result, *parts: str) -> None:
             ["there are no weights 'x.pt'"],
         ),
         ({"seeds": "8:0"}, ["seeds '8:0'"]),
+        (
+            {"learner": {"adapter": {"text": {"blocks": 5}}}},
+            ["learner.adapter.text.blocks is 5", "has 4"],
+        ),
+        ({"labels": "/"}, ["there is no label table"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -51,6 +56,18 @@ def test_training(tmp_path, archive, s3, changes, parts) -> None:
     output = tmp_path / "out"
     expect(run_job("train_seeds", "--config", config, "--output", output), *parts)
     assert not (output / "run.json").exists()
+
+
+def test_more_workers_than_this_machine_has(tmp_path, archive, s3) -> None:
+    config = write_config(tmp_path, archive, {"compute": {"workers": 64}})
+    result = run_job("train_seeds", "--config", config, "--output", tmp_path / "out")
+    expect(result, "64 workers need 64 CPUs")
+
+
+def test_the_demo_keeps_off_folders_that_are_not_its_own(tmp_path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    expect(run_job("demo", "--output", tmp_path), "is not empty and not a demo's")
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_missing_configuration(tmp_path) -> None:
@@ -95,7 +112,8 @@ def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> No
 
 def test_evaluation_and_verification_of_nothing(tmp_path, archive) -> None:
     labels = archive / "labels.csv"
-    result = run_job("evaluate", "--scores", tmp_path, "--labels", labels, "--output", tmp_path)
+    nothing, output = tmp_path / "nothing", tmp_path / "out"
+    result = run_job("evaluate", "--scores", nothing, "--labels", labels, "--output", output)
     expect(result, "there is no scoring run at", "score_archive")
     result = run_job("verify_scores", "--archive", archive, "--scores", tmp_path)
     expect(result, "there is no scoring run at")

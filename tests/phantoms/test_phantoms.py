@@ -1,6 +1,7 @@
 import csv
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_the_archive_holds_images_labels_and_damaged_members(tmp_path) -> None:
         "phantoms-0000.tar",
         "phantoms-0001.tar",
     ]
-    rows = list(csv.DictReader(open(labels)))
+    rows = list(csv.DictReader(Path(labels).read_text().splitlines()))
     assert len(rows) == 250
     names = []
     for path in sorted(tmp_path.glob("*.tar")):

@@ -1,5 +1,7 @@
 """Whatever order rows come in, and however often, each unit is handed out once and whole."""
 
+import itertools
+
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def streams(draw):
     stream = draw(st.permutations(entries + repeated))
     cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     edges = [0, *cuts, len(stream)]
-    batches = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    batches = [stream[a:b] for a, b in itertools.pairwise(edges) if b > a]
     return sizes, batches
 
 
