@@ -7,69 +7,35 @@ again, does only what is missing.
 
 import hashlib
 import io
-import json
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from sdmad import runs, storage
 from sdmad.archive.selected import decode_members
-from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
+from sdmad.backbone import check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
 from sdmad.cluster import Resources, connect, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
-from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
+from sdmad.fit_worker import FitTask, SupportRef, fit_loop
+from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.images import ImageSpec
 from sdmad.labels import LabelTable, load_labels
-from sdmad.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.progress import Tracker
 from sdmad.support import draw_support
-
-
-@dataclass(frozen=True)
-class SupportRef:
-    """The support of one fit by name: images as (archive, member), labels (N, C)."""
-
-    shots: int
-    seed: int
-    images: list[tuple[str, str]]
-    labels: np.ndarray
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the images' names and labels."""
-        rows = [[*image, *map(int, y)] for image, y in zip(self.images, self.labels, strict=True)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """What every rank knows: what to fit, with what, and where the images and the output are."""
-
-    batches: list[list[SupportRef]]
-    pixels: dict[str, Any]
-    output: str
-    backbone: BackboneConfig
-    catalog: Catalog
-    learner: LearnerConfig
-    threads: int
-    device: str | None
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -207,7 +173,7 @@ def _fit_missing(
         batches, pixels, output, config.backbone, catalog, config.learner, threads, device
     )
     trainer = TorchTrainer(
-        _fit_loop,
+        fit_loop,
         train_loop_config={"task": task},
         scaling_config=scaling,
         run_config=RunConfig(
@@ -244,54 +210,6 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[i
     if gpus:
         needs["GPU"] = gpus
     return workers, ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
-
-
-def _fit_loop(settings: dict[str, Any]) -> None:
-    """One rank: every world-size-th batch. All ranks report once a round (it is a barrier)."""
-    task: FitTask = settings["task"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(task.threads)
-    done = list_fits(task.output)
-    backbone = load_backbone(task.backbone, task.device)
-    for first in range(0, len(task.batches), world):
-        mine = task.batches[first + rank] if first + rank < len(task.batches) else []
-        todo = [s for s in mine if (s.shots, s.seed) not in done]
-        if todo:
-            _fit_and_write(todo, task, backbone)
-        ray.train.report({"round": first // world, "fits": len(todo)})
-
-
-def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Any) -> None:
-    archives = sorted({archive for support in todo for archive, _ in support.images})
-    pixels: dict[tuple[str, str], np.ndarray] = {}
-    for part in ray.get([task.pixels[archive] for archive in archives]):
-        pixels.update(part)
-    supports = [
-        SupportImages(
-            shots=s.shots,
-            seed=s.seed,
-            keys=["\x1f".join(image) for image in s.images],
-            pixels=np.stack([pixels[image] for image in s.images]),
-            labels=s.labels,
-        )
-        for s in todo
-    ]
-    model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
-    for index, support in enumerate(todo):
-        provenance = Provenance(
-            code_version=code_version(),
-            backbone=task.backbone,
-            backbone_fingerprint=backbone.fingerprint,
-            catalog=task.catalog,
-            learner=task.learner,
-            shots=support.shots,
-            seed=support.seed,
-            support_images=len(support.images),
-            support_digest=support.digest,
-        )
-        uri = fit_uri(task.output, support.shots, support.seed)
-        storage.write_bytes(uri, pack(model, rule, index, provenance))
 
 
 @contextmanager

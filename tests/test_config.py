@@ -82,7 +82,7 @@ def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
 
 def test_pools_that_can_never_start_here_are_refused() -> None:
     here = Resources(2, 0, fixed=True)
-    with pytest.raises(UserError, match="need 2.5 CPUs, and this machine has 2"):
+    with pytest.raises(UserError, match=r"need 2\.5 CPUs, and this machine has 2"):
         PipelineConfig(detectors=(4, 4)).fill(here)
     with pytest.raises(UserError, match="need 1 GPUs"):
         PipelineConfig(detectors=(1, 1), detector_gpus=1).fill(here)

@@ -68,7 +68,7 @@ def test_no_images_is_a_mistake(detector) -> None:
 
 
 def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
-    """Bytes, opened files and the job's decoder: sixteen bits, transparency, rotation, large JPEG."""
+    """Bytes and opened files: sixteen bits, transparency, rotation, a large JPEG."""
     import io
 
     from sdmad.archive.decode import decode

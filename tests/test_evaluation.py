@@ -54,8 +54,7 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
 @pytest.fixture
 def truth() -> np.ndarray:
     rng = np.random.default_rng(0)
-    labels = rng.random((60, 2)) < 0.4
-    return labels
+    return rng.random((60, 2)) < 0.4
 
 
 @pytest.fixture

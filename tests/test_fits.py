@@ -58,7 +58,7 @@ def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
     changed = content.replace(b"a dark crack", b"a dark c-ack")
     assert changed != content
     path.write_bytes(changed)
-    with pytest.raises(UserError, match="do not belong together.*another catalog"):
+    with pytest.raises(UserError, match=r"do not belong together.*another catalog"):
         load_fits(str(run))
 
 

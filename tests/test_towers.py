@@ -1,4 +1,4 @@
-"""Every kind of tower: the split at the adapted block changes nothing, adapters change something."""
+"""Every kind of tower: splitting it changes nothing, adapters change something."""
 
 import json
 from pathlib import Path
