@@ -99,8 +99,11 @@ def test_lambda_one_is_the_frozen_model(towers, blocks) -> None:
             expected = tower.run(inputs)
             activations = tower.prefix(inputs, blocks)
             got = tower.suffix(activations, adapters(tower, 1, blocks=blocks, frozen_weight=1.0))
-        # The same operations in another shape: a few units in the last place.
-        assert torch.allclose(got[0], expected, atol=2e-6, rtol=2e-6)
+        if isinstance(tower, OpenClipTextTower) and tower.pool_type == "argmax":
+            # Padding is cut, sums are shorter: a few units in the last place.
+            assert torch.allclose(got[0], expected, atol=2e-6, rtol=2e-6)
+        else:
+            assert torch.equal(got[0], expected), "bit for bit"
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
