@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sdmad import storage
-from sdmad.archive.naming import is_tar
+from sdmad.archive.naming import shard_kind
 from sdmad.errors import UserError
 
 SPLITS = ("pool", "test")
@@ -113,6 +113,6 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
 
 def _split_uri(uri: str, base: str) -> tuple[str, str]:
     container, mark, member = uri.partition("#")
-    if mark and is_tar(container):
+    if mark and shard_kind(container):
         return storage.relative(container, base), unquote(member)
     return "", storage.relative(uri, base)

@@ -9,6 +9,7 @@ import gzip
 import lzma
 import tarfile
 import time
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,12 @@ ATTEMPTS = 4
 WHOLE_SHARD_BYTES = 16 << 20
 LARGEST_MEMBER_BYTES = 2 << 30
 READ_BLOCK = 4 << 20
-DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile),
+    *(EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError),
+)
+# What zipfile raises for one member that it cannot unpack: damage, encryption, unknown methods.
+ZIP_MEMBER = (*DAMAGE, NotImplementedError, RuntimeError)
 SEEK_BLOCK = 256 << 10
 
 
@@ -50,7 +56,7 @@ def read_unit(unit: WorkUnit) -> Iterator[Member]:
     Bad content and vanished objects are members with a reason. Raises `UserError` when storage
     refuses or stays out of reach: then nothing of the unit may be committed.
     """
-    yield from (_read_tar(unit) if unit.kind == "tar" else _read_objects(unit))
+    yield from (_read_objects(unit) if unit.kind == "objects" else _read_shard(unit))
 
 
 def _read_objects(unit: WorkUnit) -> Iterator[Member]:
@@ -96,13 +102,14 @@ def _wait_or_give_up(uri: str, error: Exception, attempt: int) -> None:
     time.sleep(0.2 * 2**attempt)
 
 
-def _read_tar(unit: WorkUnit) -> Iterator[Member]:
+def _read_shard(unit: WorkUnit) -> Iterator[Member]:
     uri, archive = unit.objects[0].uri, unit.archive
+    stream = _tar_stream if unit.kind == "tar" else _zip_stream
     done = 0
     for attempt in range(1, ATTEMPTS + 1):
         start = time.monotonic()
         try:
-            for position, (name, content, reason) in enumerate(_tar_stream(uri)):
+            for position, (name, content, reason) in enumerate(stream(uri)):
                 if position < done:
                     continue
                 seconds = time.monotonic() - start
@@ -150,6 +157,27 @@ def _tar_stream(uri: str) -> Iterator[tuple[str, bytes | None, str]]:
             yield info.name, content, ""
 
 
+def _zip_stream(uri: str) -> Iterator[tuple[str, bytes | None, str]]:
+    """Name, content and reason of every image member of a zip, in the order of its data.
+
+    The central directory is read from the end, members by range reads; a member's checksum (or
+    method, or password) is its own failure, the others are read.
+    """
+    with storage.open_read(uri, READ_BLOCK) as stream, zipfile.ZipFile(stream) as archive:
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            if info.is_dir() or naming.is_sidecar(info.filename):
+                continue
+            content, reason = None, ""
+            if info.file_size > LARGEST_MEMBER_BYTES:
+                reason = f"too large: {info.file_size} bytes"
+            else:
+                try:
+                    content = archive.read(info)
+                except ZIP_MEMBER as error:
+                    reason = f"cannot be unpacked: {_describe(error)}"
+            yield info.filename, content, reason
+
+
 def _describe(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -184,8 +212,12 @@ def _read_some(
             except FileNotFoundError:
                 continue
         return found
-    if storage.name(base) == archive and naming.is_tar(base):
+    if storage.name(base) == archive and naming.shard_kind(base):
         shard = base
+    if naming.shard_kind(archive) == "zip":
+        with contextlib.suppress(FileNotFoundError, *ZIP_MEMBER):
+            found.update(_zip_members(shard, archive, names))
+        return found
     try:
         small = storage.size(shard) <= WHOLE_SHARD_BYTES
     except FileNotFoundError:
@@ -203,3 +235,9 @@ def _read_some(
                     if len(found) == len(names):
                         break
     return found
+
+
+def _zip_members(shard: str, archive: str, names: set[str]) -> dict[tuple[str, str], bytes]:
+    with storage.open_read(shard, SEEK_BLOCK) as stream, zipfile.ZipFile(stream) as opened:
+        there = names & set(opened.namelist())
+        return {(archive, name): opened.read(name) for name in sorted(there)}

@@ -9,8 +9,12 @@ SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls .safetensors .pt .n
 SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
 
 
-def is_tar(name: str) -> bool:
-    return name.lower().endswith(TAR_SUFFIXES)
+def shard_kind(name: str) -> str | None:
+    """ "tar" or "zip" for the names of shards, None for every other name."""
+    lower = name.lower()
+    if lower.endswith(TAR_SUFFIXES):
+        return "tar"
+    return "zip" if lower.endswith(".zip") else None
 
 
 def is_sidecar(name: str) -> bool:

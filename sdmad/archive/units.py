@@ -14,7 +14,7 @@ LOOSE_OBJECTS_PER_UNIT = 256
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """One shard (`kind` "tar") or a group of loose objects ("objects") of the archive `base`.
+    """One shard (`kind` "tar" or "zip") or loose objects ("objects") of the archive `base`.
 
     `id` is a hash over URIs, sizes and ETags: another content is another unit.
     """
@@ -35,7 +35,7 @@ class WorkUnit:
     @property
     def archive(self) -> str:
         """The name of the shard relative to the archive's prefix; empty for loose objects."""
-        return storage.relative(self.objects[0].uri, self.base) if self.kind == "tar" else ""
+        return "" if self.kind == "objects" else storage.relative(self.objects[0].uri, self.base)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -56,8 +56,9 @@ def cut_units(
     """
     loose: list[StoredObject] = []
     for entry in objects:
-        if naming.is_tar(entry.uri):
-            yield WorkUnit.of("tar", base, [entry])
+        kind = naming.shard_kind(entry.uri)
+        if kind:
+            yield WorkUnit.of(kind, base, [entry])
         elif not naming.is_sidecar(storage.relative(entry.uri, base)):
             loose.append(entry)
             if len(loose) == group:

@@ -6,6 +6,7 @@ run's plan or bookkeeping is used.
 """
 
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -79,19 +80,20 @@ def _rows(output: str, kind: str) -> Counter[Name]:
 def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
     """The images of one object, and its name if it is a shard that breaks off."""
     name = storage.relative(entry.uri, base)
-    if not naming.is_tar(entry.uri):
+    kind = naming.shard_kind(entry.uri)
+    if kind is None:
         return ([] if naming.is_sidecar(name) else [("", name)]), []
     found: list[Name] = []
     try:
         # One by one: what stands before a break in the shard is kept.
-        for member in _walk(entry.uri):
+        for member in _walk_tar(entry.uri) if kind == "tar" else _walk_zip(entry.uri):
             found.append((name, member))  # noqa: PERF401
     except DAMAGE:
         return found, [name]
     return found, []
 
 
-def _walk(uri: str) -> Iterator[str]:
+def _walk_tar(uri: str) -> Iterator[str]:
     with (
         storage.open_read(uri, HEADER_BLOCK) as stream,
         tarfile.open(fileobj=stream, mode="r:*", tarinfo=StrictTarInfo, errorlevel=2) as tar,
@@ -99,3 +101,10 @@ def _walk(uri: str) -> Iterator[str]:
         for info in tar:
             if info.isreg() and not naming.is_sidecar(info.name):
                 yield naming.clean(info.name)
+
+
+def _walk_zip(uri: str) -> Iterator[str]:
+    with storage.open_read(uri, HEADER_BLOCK) as stream, zipfile.ZipFile(stream) as archive:
+        for info in archive.infolist():
+            if not info.is_dir() and not naming.is_sidecar(info.filename):
+                yield naming.clean(info.filename)
