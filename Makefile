@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench requirements clean
+.PHONY: demo test lint format bench soak requirements clean
 
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output runs/demo
@@ -25,6 +25,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds_in_one_batch.py
+
+# Minutes: kills the scoring driver at random moments and verifies.
+soak: $(READY)
+	$(BIN)/python benchmarks/kill_driver.py --trials 12
 
 # Pins for every platform; `--upgrade` in UV_FLAGS renews them.
 requirements: $(READY)

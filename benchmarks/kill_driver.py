@@ -54,11 +54,18 @@ def parts(output: str) -> dict[str, str]:
     return {e.uri: e.etag for e in storage.list_objects(f"{output}/scores")}
 
 
-def trial(archive: str, detector: str, output: str, delay: float) -> tuple[int, int, int]:
-    """Kill after `delay` seconds, finish, verify: (finished before, lost, doubled)."""
+def trial(
+    archive: str, detector: str, output: str, delay: float, while_committing: bool
+) -> tuple[int, int, int]:
+    """Kill after `delay` seconds, finish, verify: (finished before, lost, doubled).
+
+    `while_committing` counts the delay from the first finished unit.
+    """
     command = [sys.executable, "jobs/score_archive.py", "--archive", archive]
     command += ["--detector", detector, "--output", output, "--batch-size", "16"]
     driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while while_committing and driver.poll() is None and not parts(output):
+        time.sleep(0.02)
     time.sleep(delay)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -92,10 +99,15 @@ def main(
         train_seeds(train, f"{folder}/train")
         fill("s3://soak/archive")
         for number in range(trials):
-            delay = generator.uniform(4, 22)
+            # Every third kill falls into start-up and planning, the others between commits.
+            committing = number % 3 > 0
+            delay = generator.uniform(0, 1.5) if committing else generator.uniform(3, 12)
             output = f"s3://soak/scores-{number}"
-            before, gone, twice = trial("s3://soak/archive", f"{folder}/train", output, delay)
-            print(f"killed after {delay:.1f} s with {before} of {SHARDS + 1} units finished")
+            before, gone, twice = trial(
+                "s3://soak/archive", f"{folder}/train", output, delay, committing
+            )
+            since = " after the first unit" if committing else ""
+            print(f"killed {delay:.1f} s{since} with {before} of {SHARDS + 1} units finished")
             finished.append(before)
             lost, doubled = lost + gone, doubled + twice
     images = trials * (SHARDS * IMAGES + 50)
