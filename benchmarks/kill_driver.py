@@ -22,7 +22,7 @@ import typer
 
 from sdmad import storage
 from sdmad.config import TrainConfig
-from sdmad.fitting import train_seeds
+from sdmad.fitting.run import train_seeds
 from sdmad.learner import AugmentConfig, LearnerConfig
 from sdmad.local_s3 import local_s3
 from sdmad.phantoms.task import draw_example, encode_png, write_archive

@@ -30,7 +30,7 @@ def main(
     """Fit every (shots, seed) that is not there yet; the same command again resumes."""
     from sdmad import storage
     from sdmad.config import load_config, parse_numbers
-    from sdmad.fitting import train_seeds
+    from sdmad.fitting.run import train_seeds
 
     changes = {
         "seeds": seeds,

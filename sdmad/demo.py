@@ -10,8 +10,8 @@ from sdmad import storage
 from sdmad.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.config import TrainConfig
 from sdmad.errors import UserError
-from sdmad.evaluate import Evaluated, evaluate_run
-from sdmad.fitting import train_seeds
+from sdmad.evaluation.run import Evaluated, evaluate_run
+from sdmad.fitting.run import train_seeds
 from sdmad.learner import AugmentConfig, LearnerConfig
 from sdmad.local_s3 import local_s3
 from sdmad.phantoms.task import write_archive

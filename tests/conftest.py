@@ -11,7 +11,7 @@ from sdmad.backbone import BackboneConfig, load_backbone
 from sdmad.catalog import load_catalog
 from sdmad.cluster import connect
 from sdmad.fits import Provenance, code_version, fit_uri, pack
-from sdmad.fitting import _support
+from sdmad.fitting.run import _support
 from sdmad.labels import load_labels
 from sdmad.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
 from sdmad.local_s3 import local_s3

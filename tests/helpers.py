@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sdmad.archive.selected import decode_members
-from sdmad.fit_worker import SupportRef
+from sdmad.fitting.worker import SupportRef
 from sdmad.images import ImageSpec
 from sdmad.learner import SupportImages
 

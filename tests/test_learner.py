@@ -91,7 +91,7 @@ def test_sd_mad_beats_zero_shot_on_every_protocol_over_eight_seeds(
     """The claim on phantoms, with the shipped backbone and the default configuration."""
     from sdmad import protocols
     from sdmad.detector import anomaly_score
-    from sdmad.fitting import _support
+    from sdmad.fitting.run import _support
     from sdmad.phantoms.task import write_archive
     from tests.helpers import support_images
 

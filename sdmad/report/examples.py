@@ -7,7 +7,7 @@ import numpy as np
 from sdmad.archive.decode import DecodeError, decode
 from sdmad.archive.members import read_members
 from sdmad.detector import Detector
-from sdmad.evaluation import ScoredTest
+from sdmad.evaluation.measure import ScoredTest
 from sdmad.report.figures import png_uri
 
 IMAGES_PER_GROUP = 16

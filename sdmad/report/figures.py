@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from sdmad.evaluation import ScoredTest
+from sdmad.evaluation.measure import ScoredTest
 
 INK, MUTED, GRID = "#1c2733", "#667482", "#dfe5ea"
 BLUE, ORANGE = "#2166ac", "#d6604d"

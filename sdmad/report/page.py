@@ -11,7 +11,7 @@ import pandas as pd
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.evaluation import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
+from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
 from sdmad.fits import code_version
 from sdmad.protocols import LEAST_POSITIVES, Summary
 from sdmad.report import examples, figures

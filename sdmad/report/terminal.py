@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from sdmad.evaluate import Evaluated
-from sdmad.evaluation import HEADLINES, over_seeds, paired_difference
+from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
+from sdmad.evaluation.run import Evaluated
 from sdmad.protocols import Summary
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad.evaluate import evaluate_run
+from sdmad.evaluation.run import evaluate_run
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
 

@@ -17,7 +17,7 @@ from sdmad.config import ComputeConfig, TrainConfig
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import list_fits, unpack
-from sdmad.fitting import train_seeds
+from sdmad.fitting.run import train_seeds
 from tests.conftest import QUICK
 from tests.helpers import write_tar
 

@@ -10,8 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdmad.errors import UserError
-from sdmad.evaluate import evaluate_run, parse_baselines
-from sdmad.evaluation import ENSEMBLE, load_scored_test, measure, over_seeds, paired_difference
+from sdmad.evaluation.measure import (
+    ENSEMBLE,
+    load_scored_test,
+    measure,
+    over_seeds,
+    paired_difference,
+)
+from sdmad.evaluation.run import evaluate_run, parse_baselines
 from sdmad.scoring.plan import _encode
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sdmad import runs, storage
 from sdmad.errors import UserError
-from sdmad.evaluation import (
+from sdmad.evaluation.measure import (
     HEADLINES,
     ScoredTest,
     load_scored_test,

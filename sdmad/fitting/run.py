@@ -30,8 +30,8 @@ from sdmad.catalog import Catalog, load_catalog
 from sdmad.cluster import Resources, connect, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
-from sdmad.fit_worker import FitTask, SupportRef, fit_loop
 from sdmad.fits import code_version, fit_uri, list_fits
+from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.images import ImageSpec
 from sdmad.labels import LabelTable, load_labels
 from sdmad.progress import Tracker
