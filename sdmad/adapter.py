@@ -96,7 +96,7 @@ class TowerAdapters(nn.ModuleList):
             layer.initialise(seed_index, generator)
 
     def seed(self, index: int) -> "TowerAdapters":
-        """The adapters of one seed (S = 1), a copy."""
+        """The adapters of one seed (S = 1), detached from these."""
         single = TowerAdapters(1, 0, self.config)
         for mine, theirs in zip(single.layers, self.layers, strict=True):
             mine.down = nn.Parameter(theirs.down[index : index + 1].detach())

@@ -113,16 +113,14 @@ def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Back
 
     Raises `UserError` for a model whose towers are not transformers.
     """
-    clip = clip.eval().requires_grad_(False)
-    embed_dim = _embed_dim(clip)
-    clip = clip.to(device)
+    clip = clip.eval().requires_grad_(False).to(device)
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size
     return Backbone(
         config=config,
-        image=image_tower(clip, embed_dim),
-        text=text_tower(clip, embed_dim),
+        image=image_tower(clip),
+        text=text_tower(clip),
         tokenizer=tokenizer,
         spec=ImageSpec(
             size=(height, width),
@@ -135,13 +133,6 @@ def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Back
         fingerprint=fingerprint(clip),
         device=torch.device(device),
     )
-
-
-def _embed_dim(clip: Any) -> int:
-    size = clip.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    with torch.no_grad():
-        return clip.encode_image(torch.zeros(1, 3, height, width)).shape[-1]
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,8 @@ from sdmad.objective import ObjectiveConfig
 from sdmad.selection import SelectionConfig, reliability_weights
 from sdmad.towers import Activations
 
+IMAGES_AT_ONCE = 64
+
 
 class AugmentConfig(BaseModel):
     """Light changes that medicine allows; `views` of each image are made once and cached."""
@@ -112,10 +114,12 @@ def _encode(model: SignModel, supports: list[SupportImages], config: AugmentConf
     for support in supports:
         unique.update(zip(support.keys, support.pixels, strict=True))
     position = {key: row for row, key in enumerate(unique)}
-    pixels = [augment(unique[k], k, view, config) for k in unique for view in range(config.views)]
+    wanted = [(key, view) for key in unique for view in range(config.views)]
     f_in, f_frozen, frozen = [], [], []
-    for start in range(0, len(pixels), 64):
-        batch = model.backbone.pixels(np.stack(pixels[start : start + 64]))
+    for start in range(0, len(wanted), IMAGES_AT_ONCE):
+        some = wanted[start : start + IMAGES_AT_ONCE]
+        pixels = np.stack([augment(unique[key], key, view, config) for key, view in some])
+        batch = model.backbone.pixels(pixels)
         activations, embeddings = model.image_activations(batch)
         f_in.append(activations.f_in)
         f_frozen.append(activations.f_frozen)
@@ -171,17 +175,18 @@ def fit_batch(
 
 @torch.no_grad()
 def _support_evidence(
-    model: SignModel, cache: _Cache, index: int, views_wanted: list[int]
+    own: SignModel, cache: _Cache, index: int, views_wanted: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adapted and frozen similarities (1, V x N, M) of one fit's support images, view by view."""
+    """Adapted and frozen similarities (1, V x N, M) of one fit's support images, view by view.
+
+    `own` is the model of that fit alone (S = 1).
+    """
     images = cache.rows[index]
     rows = images.repeat(len(views_wanted))[None]
     views = torch.tensor(views_wanted).repeat_interleave(len(images))[None]
-    # All seeds' adapters on one seed's images would be waste: pick the seed's own weights.
-    own = model.seed(index)
     v = own.image_embeddings(cache.gather(rows, views))
     z = v @ own.sign_embeddings().transpose(1, 2)
-    return z, cache.frozen[rows, views] @ model.frozen_signs.T
+    return z, cache.frozen[rows, views] @ own.frozen_signs.T
 
 
 @torch.no_grad()
@@ -189,7 +194,7 @@ def _start_bias(model: SignModel, cache: _Cache, supports: list[SupportImages]) 
     uniform = objective.uniform_log_weights(model.membership)
     normal = objective.uniform_log_weights(model.normal)
     for index, support in enumerate(supports):
-        z, _ = _support_evidence(model, cache, index, [0])
+        z, _ = _support_evidence(model.seed(index), cache, index, [0])
         evidence = objective.category_evidence(z, uniform, normal, model.scale)
         labels = torch.from_numpy(support.labels)[None].float()
         model.bias[index] = objective.midpoint_bias(evidence, labels.to(evidence.device))[0]
@@ -245,12 +250,12 @@ def _decide(
     for index, support in enumerate(supports):
         own = model.seed(index)
         labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
-        z, z0 = _support_evidence(model, cache, index, [0])
+        z, z0 = _support_evidence(own, cache, index, [0])
         weights = reliability_weights(z, labels, model.membership, config.selection)
         rule = DecisionRule.untempered(own, weights)
         frozen = rule.frozen_evidence(own, z0, config.selection)
         rule = replace(rule, frozen_bias=objective.midpoint_bias(frozen, labels))
-        z, z0 = _support_evidence(model, cache, index, list(range(config.augment.views)))
+        z, z0 = _support_evidence(own, cache, index, list(range(config.augment.views)))
         logits, _ = rule.evidence(own, z, z0, config.selection, config.frozen_weight)
         repeated = labels.repeat(1, config.augment.views, 1)
         temperature = fit_temperature(logits, repeated)

@@ -40,7 +40,9 @@ class SignModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(seeds, len(catalog.categories)))
         texts, owner = catalog.texts
         self.prompts = backbone.text.prefix(backbone.tokens(texts), config.text.blocks)
-        frozen_prompts = backbone.text.prefix(backbone.tokens(texts), 0)
+        frozen_prompts = self.prompts
+        if config.text.blocks > 1:
+            frozen_prompts = backbone.text.prefix(backbone.tokens(texts), 0)
         self.register_buffer("membership", torch.from_numpy(catalog.membership))
         self.register_buffer("normal", torch.from_numpy(catalog.normal_membership))
         self.register_buffer("owner", torch.from_numpy(owner))
@@ -59,7 +61,7 @@ class SignModel(nn.Module):
         return F.normalize(sums, dim=-1)
 
     def seed(self, index: int) -> "SignModel":
-        """A view of one seed as a model of its own (S = 1); weights are shared, not copied."""
+        """One seed as a model of its own (S = 1); gradients do not reach this one."""
         view = copy.copy(self)
         view._modules = dict(self._modules)
         view._parameters = {"bias": nn.Parameter(self.bias[index : index + 1])}

@@ -98,11 +98,6 @@ def read_bytes(uri: str) -> bytes:
     return files(uri).cat_file(uri)
 
 
-def read_range(uri: str, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` (exclusive)."""
-    return files(uri).cat_file(uri, start=start, end=end)
-
-
 def exists(uri: str) -> bool:
     """Whether there is an object or file; `UserError` when storage refuses to say."""
     try:

@@ -71,10 +71,9 @@ def _repeat(value: Any, times: int) -> Any:
 class Tower(ABC):
     """One encoder: `blocks` are its transformer layers, `width` their token width D."""
 
-    def __init__(self, blocks: nn.ModuleList, width: int, embed_dim: int) -> None:
+    def __init__(self, blocks: nn.ModuleList, width: int) -> None:
         self.blocks = blocks
         self.width = width
-        self.embed_dim = embed_dim
 
     @abstractmethod
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -152,7 +151,7 @@ class OpenClipImageTower(Tower):
     """open_clip's own vision transformer."""
 
     def __init__(self, visual: VisionTransformer) -> None:
-        super().__init__(visual.transformer.resblocks, visual.transformer.width, visual.output_dim)
+        super().__init__(visual.transformer.resblocks, visual.transformer.width)
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -171,8 +170,8 @@ class OpenClipImageTower(Tower):
 class TimmImageTower(Tower):
     """A timm vision transformer in open_clip's wrapper."""
 
-    def __init__(self, visual: TimmModel, embed_dim: int) -> None:
-        super().__init__(visual.trunk.blocks, visual.trunk.embed_dim, embed_dim)
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__(visual.trunk.blocks, visual.trunk.embed_dim)
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -191,9 +190,9 @@ class TimmImageTower(Tower):
 class OpenClipTextTower(Tower):
     """open_clip's text transformer, as part of `CLIP` or standing alone in `CustomTextCLIP`."""
 
-    def __init__(self, clip: Any, embed_dim: int) -> None:
+    def __init__(self, clip: Any) -> None:
         text = clip.text if hasattr(clip, "text") else clip
-        super().__init__(text.transformer.resblocks, text.transformer.width, embed_dim)
+        super().__init__(text.transformer.resblocks, text.transformer.width)
         self.clip = clip
         self.text = text
         self.pool_type = getattr(text, "text_pool_type", None) or text.pool_type
@@ -238,7 +237,7 @@ class HuggingFaceTextTower(Tower):
     """A BERT-like Hugging Face encoder in open_clip's wrapper."""
 
     def __init__(self, text: HFTextEncoder) -> None:
-        super().__init__(text.transformer.encoder.layer, text.config.hidden_size, text.output_dim)
+        super().__init__(text.transformer.encoder.layer, text.config.hidden_size)
         self.text = text
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -258,7 +257,7 @@ class HuggingFaceTextTower(Tower):
         return self.text.proj(self.text.pooler(output, activations.mask))
 
 
-def image_tower(clip: Any, embed_dim: int) -> Tower:
+def image_tower(clip: Any) -> Tower:
     """The image tower of an open_clip model; `UserError` for one without transformer blocks."""
     visual = clip.visual
     if isinstance(visual, VisionTransformer) and visual.transformer.batch_first:
@@ -266,21 +265,21 @@ def image_tower(clip: Any, embed_dim: int) -> Tower:
     if isinstance(visual, TimmModel) and isinstance(
         getattr(visual.trunk, "blocks", None), nn.ModuleList | nn.Sequential
     ):
-        return TimmImageTower(visual, embed_dim)
+        return TimmImageTower(visual)
     raise UserError(
         f"the backbone's image tower ({type(visual).__name__}) has no list of transformer blocks "
         "to adapt; use a vision transformer (ViT-B-32, ViT-L-14-336, a timm ViT)"
     )
 
 
-def text_tower(clip: Any, embed_dim: int) -> Tower:
+def text_tower(clip: Any) -> Tower:
     """The text tower of an open_clip model; `UserError` for one without transformer blocks."""
     text = getattr(clip, "text", None)
     if isinstance(text, HFTextEncoder):
         if hasattr(getattr(text.transformer, "encoder", None), "layer"):
             return HuggingFaceTextTower(text)
     elif hasattr(getattr(text or clip, "transformer", None), "resblocks"):
-        return OpenClipTextTower(clip, embed_dim)
+        return OpenClipTextTower(clip)
     raise UserError(
         f"the backbone's text tower ({type(text).__name__}) has no list of transformer blocks to "
         "adapt; use an open_clip text transformer or a BERT-like Hugging Face encoder"

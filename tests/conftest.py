@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from s3fs import S3File
 
 from sdmad.backbone import BackboneConfig, load_backbone
 from sdmad.catalog import load_catalog
@@ -89,3 +90,17 @@ def training_run(tmp_path_factory: pytest.TempPathFactory, supports, backbone, c
 def own_archive(archive: Path, tmp_path: Path) -> Path:
     """A copy of the archive that a test may change."""
     return Path(shutil.copytree(archive, tmp_path / "archive"))
+
+
+@pytest.fixture
+def bytes_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of every range that s3fs asks the server for while the test runs."""
+    asked: list[int] = []
+    original = S3File._fetch_range
+
+    def counted(self: S3File, start: int, end: int) -> bytes:
+        asked.append(end - start)
+        return original(self, start, end)
+
+    monkeypatch.setattr(S3File, "_fetch_range", counted)
+    return asked

@@ -81,7 +81,7 @@ def towers(request, tmp_path) -> list[tuple[Tower, torch.Tensor]]:
     size = clip.visual.image_size
     side = size if isinstance(size, int) else size[0]
     images = torch.randn(5, 3, side, side)
-    return [(image_tower(clip, EMBED), images), (text_tower(clip, EMBED), token_ids())]
+    return [(image_tower(clip), images), (text_tower(clip), token_ids())]
 
 
 def adapters(tower: Tower, seeds: int, **settings: object) -> TowerAdapters:
@@ -121,7 +121,7 @@ def test_seeds_in_one_batch_equal_seeds_alone(towers, blocks) -> None:
 
 def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
     clip = own_clip().eval().requires_grad_(False)
-    image, text = image_tower(clip, EMBED), text_tower(clip, EMBED)
+    image, text = image_tower(clip), text_tower(clip)
     assert image.prefix(torch.randn(2, 3, 32, 32), 1).f_in.shape == (2, 1, 48)
     assert image.prefix(torch.randn(2, 3, 32, 32), 2).f_in.shape == (2, 17, 48)
     assert text.prefix(token_ids(), 1).f_in.shape == (4, 1, 40)
@@ -131,13 +131,13 @@ def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
 
 def test_kinds_are_recognised(tmp_path) -> None:
     plain, biomed = own_clip(), biomed_clip(tmp_path, "cls_last_hidden_state_pooler")
-    assert isinstance(image_tower(plain, EMBED), OpenClipImageTower)
-    assert isinstance(text_tower(plain, EMBED), OpenClipTextTower)
-    assert isinstance(image_tower(biomed, EMBED), TimmImageTower)
-    assert isinstance(text_tower(biomed, EMBED), HuggingFaceTextTower)
+    assert isinstance(image_tower(plain), OpenClipImageTower)
+    assert isinstance(text_tower(plain), OpenClipTextTower)
+    assert isinstance(image_tower(biomed), TimmImageTower)
+    assert isinstance(text_tower(biomed), HuggingFaceTextTower)
 
 
 def test_a_convolutional_tower_is_refused_in_one_sentence() -> None:
     clip = CLIP(EMBED, {"layers": (1, 1, 1, 1), "width": 16, "image_size": 32}, TEXT)
     with pytest.raises(UserError, match="use a vision transformer"):
-        image_tower(clip, EMBED)
+        image_tower(clip)

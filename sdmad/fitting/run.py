@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -221,7 +221,9 @@ def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
 
         def poll() -> None:
             while not stop.wait(1.0):
-                tracker.update(len(wanted & set(list_fits(output))))
+                # A listing that fails now is tried again; the fits themselves do not need it.
+                with suppress(UserError):
+                    tracker.update(len(wanted & set(list_fits(output))))
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()

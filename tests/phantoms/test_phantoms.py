@@ -134,4 +134,4 @@ def test_the_pretraining_job_writes_a_checkpoint_that_loads(tmp_path) -> None:
     config = BackboneConfig(model=f"local-dir:{tmp_path}")
     loaded = load_backbone.__wrapped__(config, "cpu")
     assert loaded.spec.size == (64, 64)
-    assert loaded.image.embed_dim == 128
+    assert loaded.embed_texts(["a bright ring"]).shape == (1, 128)
