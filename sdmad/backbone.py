@@ -142,7 +142,7 @@ def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone
     Raises `UserError` when open_clip does not know the model or its weights cannot be had.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer_name = config.model, config.model
+    model = config.model
     if model == PHANTOM:
         model = f"local-dir:{phantom_backbone.WEIGHTS}"
     check_backbone(config)
@@ -150,10 +150,12 @@ def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone
     logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))
     try:
         clip = open_clip.create_model(model, pretrained=config.pretrained, weights_only=True)
-        if config.model == PHANTOM:
-            tokenizer = phantom_backbone.load_tokenizer()
+        directory = Path(model.removeprefix("local-dir:"))
+        if (directory / phantom_backbone.MERGES).is_file():
+            # A checkpoint of jobs/pretrain_backbone.py brings its own, smaller vocabulary.
+            tokenizer = phantom_backbone.load_tokenizer(directory)
         else:
-            tokenizer = open_clip.get_tokenizer(tokenizer_name)
+            tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
