@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -46,6 +47,12 @@ def connect() -> Resources:
     total = ray.cluster_resources()
     fixed = "RAY_ADDRESS" not in os.environ
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
+
+
+def attempt() -> int:
+    """How often the running Ray task was begun before; 0 outside of tasks."""
+    worker: Any = ray._private.worker.global_worker  # Ray 2.60 tells it nowhere else.
+    return worker.core_worker.get_current_task_attempt_number() if worker.connected else 0
 
 
 @contextmanager

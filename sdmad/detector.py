@@ -116,7 +116,7 @@ class Detector:
         """Score encoded images (bytes), PIL images, or uint8 arrays (H, W), (H, W, 3) of any size.
 
         Bytes, and files as `Image.open` returns them, get exactly the numbers of the job. Raises
-        `sdmad.archive.decode.DecodeError` for bytes that are no image.
+        `sdmad.archive.limits.DecodeError` for bytes that are no image, or several (frames).
         """
         if len(images) == 0:
             raise ValueError("no images to score")

@@ -7,13 +7,12 @@ left alone.
 
 import io
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 
 from sdmad import storage
-from sdmad.archive.naming import shard_kind
+from sdmad.archive.naming import split_uri
 from sdmad.errors import UserError
 
 SPLITS = ("pool", "test")
@@ -112,7 +111,7 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
 
 
 def _split_uri(uri: str, base: str) -> tuple[str, str]:
-    container, mark, member = uri.partition("#")
-    if mark and shard_kind(container):
-        return storage.relative(container, base), unquote(member)
+    container, member = split_uri(uri)
+    if member is not None:
+        return storage.relative(container, base), member
     return "", storage.relative(uri, base)

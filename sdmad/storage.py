@@ -1,40 +1,28 @@
 """One way to read, list and write, for local paths and `s3://` URIs alike.
 
-fsspec (s3fs for S3) does the work. An S3-compatible endpoint comes from `AWS_ENDPOINT_URL`,
-credentials from the standard chain. Listings are never cached: two listings of a bucket may differ.
+Reads and listings of S3 are in `sdmad.s3`, everything else is fsspec's (s3fs). An S3-compatible
+endpoint comes from `AWS_ENDPOINT_URL`, credentials from the standard chain. Listings are never
+cached: two listings of a bucket may differ. Faults that pass are tried again (`sdmad.patience`);
+what is raised is `FileNotFoundError` or a `UserError`.
 """
 
-import logging
+import io
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-import boto3
 import fsspec
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec import AbstractFileSystem
 
+from sdmad import s3
 from sdmad.errors import UserError
-
-STORAGE_ERRORS = (OSError, BotoCoreError, ClientError)
-RETRIES = Config(retries={"mode": "adaptive", "max_attempts": 8})
-logging.getLogger("botocore").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object or file of a listing; `etag` changes when the content does."""
-
-    uri: str
-    size: int
-    etag: str
+from sdmad.patience import ADAPTIVE, patiently
+from sdmad.stored import StoredObject
 
 
 def is_s3(uri: str) -> bool:
@@ -51,10 +39,25 @@ def name(uri: str) -> str:
     return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
+def folder(uri: str) -> str:
+    """The prefix that a URI stands in."""
+    return uri.rstrip("/").rpartition("/")[0]
+
+
 def relative(uri: str, base: str) -> str:
-    """`uri` as seen from the prefix `base`, or its last part when it is `base` itself."""
-    prefix = base.rstrip("/") + "/"
-    return uri.removeprefix(prefix) if uri.startswith(prefix) else name(uri)
+    """`uri` as seen from `base`: below it, else below its folder (`base` is one object then: a
+    shard, a manifest), else all of it."""
+    for prefix in (base.rstrip("/") + "/", folder(base) + "/"):
+        if uri.startswith(prefix):
+            return uri.removeprefix(prefix)
+    return uri
+
+
+def located(name: str, base: str, base_is_object: bool) -> str:
+    """The URI that `relative` made `name` of."""
+    if "://" in name or name.startswith("/"):
+        return name
+    return join(folder(base) if base_is_object else base, name)
 
 
 def resolve(uri: str) -> str:
@@ -73,7 +76,9 @@ def resolve(uri: str) -> str:
 @cache
 def _s3_files() -> AbstractFileSystem:
     return fsspec.filesystem(
-        "s3", use_listings_cache=False, config_kwargs={"retries": {"mode": "adaptive"}}
+        "s3",
+        use_listings_cache=False,
+        config_kwargs={"retries": ADAPTIVE, "read_timeout": s3.READ_SECONDS},
     )
 
 
@@ -82,28 +87,68 @@ def _local_files() -> AbstractFileSystem:
     return fsspec.filesystem("file")
 
 
+def _refresh() -> None:
+    """Take S3 credentials from their source again at the next request."""
+    type(_s3_files()).clear_instance_cache()
+    _s3_files.cache_clear()
+
+
 def files(uri: str) -> AbstractFileSystem:
     """The fsspec file system that a URI lives on."""
     return _s3_files() if is_s3(uri) else _local_files()
 
 
-def open_read(uri: str, block_size: int = 1 << 20) -> IO[bytes]:
-    """Open for reading and seeking; reads ahead by `block_size` bytes, never holds all of it."""
+def open_read(
+    uri: str, block_size: int = 1 << 20, planned: StoredObject | None = None
+) -> IO[bytes]:
+    """Open for reading and seeking; reads ahead by `block_size` bytes, never holds all of it.
+
+    With `planned` what is read is that object and no other: raises `ChangedError` otherwise.
+    """
     if is_s3(uri):
-        return files(uri).open(uri, "rb", block_size=block_size, cache_type="readahead")
-    return Path(uri).open("rb")
+        return io.BufferedReader(s3.Stream(planned or s3.describe(uri)), block_size)
+    stream = patiently(lambda: Path(uri).open("rb"), uri)  # noqa: SIM115 - the caller closes it
+    if planned and _describe_local(uri, os.fstat(stream.fileno())) != planned:
+        stream.close()
+        raise s3.changed(uri)
+    return stream
 
 
-def read_bytes(uri: str) -> bytes:
-    return files(uri).cat_file(uri)
+def read_bytes(uri: str, planned: StoredObject | None = None) -> bytes:
+    """The whole object; `ChangedError` when it is not the `planned` one."""
+    if is_s3(uri):
+        return s3.read(uri, planned.etag if planned else "")
+
+    def read() -> bytes:
+        with open_read(uri, planned=planned) as stream:
+            return stream.read()
+
+    return patiently(read, uri)
+
+
+def describe(uri: str) -> StoredObject:
+    """Size and ETag of an object; `FileNotFoundError` when it does not exist."""
+    if is_s3(uri):
+        return s3.describe(uri)
+    return patiently(lambda: _describe_local(uri, Path(uri).stat()), uri)
+
+
+def _describe_local(uri: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(uri, status.st_size, f"{status.st_mtime_ns:x}")
 
 
 def exists(uri: str) -> bool:
     """Whether there is an object or file; `UserError` when storage refuses to say."""
     try:
-        return bool(files(uri).exists(uri))
-    except STORAGE_ERRORS as error:
-        raise storage_error(uri, error) from error
+        describe(uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_object(uri: str) -> bool:
+    """Whether a URI names one object and not a prefix."""
+    return bool(s3.split(uri)[1]) and exists(uri) if is_s3(uri) else Path(uri).is_file()
 
 
 def read_file(uri: str, what: str) -> bytes:
@@ -113,16 +158,14 @@ def read_file(uri: str, what: str) -> bytes:
     """
     try:
         return read_bytes(uri)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"there is no {what} {uri}; give the path of a file") from None
-    except STORAGE_ERRORS as error:
-        raise storage_error(uri, error) from error
 
 
 def write_bytes(uri: str, content: bytes) -> None:
     """Write atomically: a reader sees the old object, or all of the new one."""
     if is_s3(uri):
-        files(uri).pipe_file(uri, content)
+        patiently(lambda: files(uri).pipe_file(uri, content), uri, _refresh)
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,21 +188,7 @@ def list_objects(uri: str) -> Iterator[StoredObject]:
     Hidden local files (a leading dot) are left out. Raises `UserError` when the bucket does not
     exist or may not be listed.
     """
-    yield from (_list_s3(uri) if is_s3(uri) else _list_local(uri))
-
-
-def _list_s3(uri: str) -> Iterator[StoredObject]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        pages = boto3.client("s3", config=RETRIES).get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=key):
-            for entry in page.get("Contents", []):
-                below = entry["Key"] == key or not key or entry["Key"].startswith(f"{key}/")
-                if below and not entry["Key"].endswith("/"):
-                    etag = entry["ETag"].strip('"')
-                    yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], etag)
-    except (ClientError, BotoCoreError) as error:
-        raise storage_error(uri, error) from error
+    yield from (s3.list_objects(uri) if is_s3(uri) else _list_local(uri))
 
 
 def _list_local(uri: str) -> Iterator[StoredObject]:
@@ -169,8 +198,7 @@ def _list_local(uri: str) -> Iterator[StoredObject]:
         below = path.relative_to(root).parts if path != root else ()
         if any(part.startswith(".") for part in below) or not path.is_file():
             continue
-        status = path.stat()
-        yield StoredObject(str(path), status.st_size, f"{status.st_mtime_ns:x}")
+        yield _describe_local(str(path), path.stat())
 
 
 def check_readable(uri: str, what: str) -> None:
@@ -191,11 +219,7 @@ def check_visible(base: str) -> None:
 def check_writable(uri: str) -> None:
     """Raise `UserError` when nothing can be written below `uri`."""
     if is_s3(uri):
-        bucket = uri.removeprefix("s3://").partition("/")[0]
-        try:
-            boto3.client("s3", config=RETRIES).head_bucket(Bucket=bucket)
-        except (ClientError, BotoCoreError) as error:
-            raise storage_error(uri, error) from error
+        s3.check_bucket(uri)
         return
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
@@ -205,28 +229,6 @@ def check_writable(uri: str) -> None:
         raise UserError(f"cannot write to {uri}: permission denied")
 
 
-def storage_error(uri: str, error: Exception) -> UserError:
-    """What a refusal of S3 means to the user."""
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    if isinstance(error, PermissionError):
-        return UserError(f"{uri}: access denied; check credentials, their age, and permissions")
-    if isinstance(error, NoCredentialsError):
-        return UserError(
-            f"{uri}: there are no credentials; set AWS_PROFILE or give the node a role"
-        )
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    if code in ("NoSuchBucket", "404"):
-        return UserError(
-            f"{uri}: the bucket {bucket!r} does not exist; check its name and AWS_ENDPOINT_URL"
-        )
-    if code in ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return UserError(f"{uri}: access denied ({code}); check credentials and bucket policy")
-    return UserError(
-        f"{uri}: storage cannot be reached ({code or type(error).__name__}); "
-        "check the network and AWS_ENDPOINT_URL, then give the same command again"
-    )
-
-
 def size(uri: str) -> int:
     """Bytes of an object; `FileNotFoundError` when it does not exist."""
-    return int(files(uri).size(uri))
+    return describe(uri).size

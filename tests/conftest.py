@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
-from s3fs import S3File
 
+from sdmad import s3 as s3_access
 from sdmad.backbone import BackboneConfig, load_backbone
 from sdmad.catalog import load_catalog
 from sdmad.cluster import connect
@@ -94,13 +95,14 @@ def own_archive(archive: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bytes_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of every range that s3fs asks the server for while the test runs."""
+    """The size of every answer that S3 gives to a read while the test runs."""
     asked: list[int] = []
-    original = S3File._fetch_range
+    original = s3_access.read
 
-    def counted(self: S3File, start: int, end: int) -> bytes:
-        asked.append(end - start)
-        return original(self, start, end)
+    def counted(*arguments: Any) -> bytes:
+        content = original(*arguments)
+        asked.append(len(content))
+        return content
 
-    monkeypatch.setattr(S3File, "_fetch_range", counted)
+    monkeypatch.setattr(s3_access, "read", counted)
     return asked

@@ -43,6 +43,27 @@ def encoded(
     return sink.getvalue()
 
 
+CRASH, HANG = b"CRASH-NOW", b"HANG-NOW"
+
+
+def killers(folder: Path) -> str:
+    """A PYTHONPATH under which Pillow knows two more formats: one ends the process, one hangs in
+    native code."""
+    (folder / "sitecustomize.py").write_text(
+        "import ctypes, os, signal\n"
+        "from PIL import Image, ImageFile\n"
+        "class Crash(ImageFile.ImageFile):\n"
+        "    def _open(self):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "class Hang(ImageFile.ImageFile):\n"
+        "    def _open(self):\n"
+        "        ctypes.PyDLL(None).sleep(3600)\n"
+        f"Image.register_open('CRASH', Crash, lambda start: start.startswith({CRASH!r}))\n"
+        f"Image.register_open('HANG', Hang, lambda start: start.startswith({HANG!r}))\n"
+    )
+    return os.pathsep.join([str(folder), str(ROOT)])
+
+
 def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     """A tar of members in order."""
     path.parent.mkdir(parents=True, exist_ok=True)

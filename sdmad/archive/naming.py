@@ -1,20 +1,29 @@
-"""What the names of objects and members say: shard, image, or something beside images."""
+"""What the names of objects and members say: shard, image, or something beside images.
 
+An image of a file with several frames has the name of the file with `#frame=<number>` behind it,
+from 1 as in DICOM.
+"""
+
+import re
 from pathlib import PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_SUFFIXES = ".json .jsonl .txt .csv .tsv .xml .yaml .yml .md .html .pdf .parquet .idx .md5 .sha256"
+_SUFFIXES = ".json .jsonl .txt .csv .tsv .xml .yaml .yml .md .html .pdf .idx .md5 .sha256"
 SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls .safetensors .pt .npz .bin".split(" "))
 SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
 
 
+_FRAME = re.compile(r"#frame=([1-9][0-9]*)$")
+
+
 def shard_kind(name: str) -> str | None:
-    """ "tar" or "zip" for the names of shards, None for every other name."""
+    """ "tar", "zip" or "parquet" for the names of shards, None for every other name."""
     lower = name.lower()
     if lower.endswith(TAR_SUFFIXES):
         return "tar"
-    return "zip" if lower.endswith(".zip") else None
+    suffix = PurePosixPath(lower).suffix
+    return {".zip": "zip", ".parquet": "parquet"}.get(suffix)
 
 
 def is_sidecar(name: str) -> bool:
@@ -31,9 +40,36 @@ def is_sidecar(name: str) -> bool:
     )
 
 
-def image_uri(object_uri: str, member: str | None) -> str:
-    """The URI of an image: the object's own, with the member of a shard as its fragment."""
-    return object_uri if member is None else f"{object_uri}#{quote(member, errors='surrogatepass')}"
+def image_uri(object_uri: str, member: str | None, frame: int | None = None) -> str:
+    """The URI of an image: the object's own; the member of a shard and the frame of a file with
+    several are its fragment, as in `s.tar#scan.dcm&frame=3`."""
+    parts = [] if member is None else [quote(member, errors="surrogatepass")]
+    if frame is not None:
+        parts.append(f"frame={frame}")
+    return "#".join([object_uri, *filter(None, ["&".join(parts)])])
+
+
+def frame_name(member: str, frame: int | None) -> str:
+    """The name of one frame; the member's own where the file has only one."""
+    return member if frame is None else f"{member}#frame={frame}"
+
+
+def split_frame(name: str) -> tuple[str, int | None]:
+    """The file and the number that `frame_name` made a name of."""
+    match = _FRAME.search(name)
+    return (name[: match.start()], int(match[1])) if match else (name, None)
+
+
+def split_uri(uri: str) -> tuple[str, str | None]:
+    """The object and the name in it that `image_uri` made a URI of; None for a loose image."""
+    container, mark, fragment = uri.partition("#")
+    if not mark:
+        return uri, None
+    member, _, frame = fragment.partition("&frame=")
+    if shard_kind(container):
+        name = unquote(member, errors="surrogatepass")
+        return container, frame_name(name, int(frame) if frame.isdigit() else None)
+    return uri, None
 
 
 def clean(text: str) -> str:

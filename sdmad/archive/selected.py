@@ -1,12 +1,14 @@
-"""Chosen images of an archive, decoded: the supports of fits.
+"""Chosen images of an archive, decoded: the supports of fits, the examples of a report.
 
 Imported by reader processes, which need neither torch nor a backbone.
 """
 
 import numpy as np
 
-from sdmad.archive.decode import DecodeError, decode
+from sdmad.archive.decode import decode
+from sdmad.archive.limits import DecodeError
 from sdmad.archive.members import read_members
+from sdmad.archive.naming import split_frame
 from sdmad.images import ImageSpec
 
 
@@ -14,14 +16,15 @@ def decode_members(
     base: str, images: list[tuple[str, str]], spec: ImageSpec
 ) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
     """Pixels (H, W, 3) uint8 of images (archive, member), and a sentence for each not to be had."""
-    contents = read_members(base, images)
+    files = {image: (image[0], *split_frame(image[1])) for image in images}
+    contents = read_members(base, {(archive, name) for archive, name, _ in files.values()})
     pixels, problems = {}, []
-    for image in images:
-        name = "/".join(filter(None, image))
+    for image, (archive, name, frame) in files.items():
+        shown = "/".join(filter(None, image))
         try:
-            pixels[image] = decode(contents[image], spec)
+            pixels[image] = decode(contents[archive, name], spec, frame)
         except KeyError:
-            problems.append(f"the label table names {name}, which is not in the archive {base}")
+            problems.append(f"the label table names {shown}, which is not in the archive {base}")
         except DecodeError as error:
-            problems.append(f"the support image {name} cannot be used: {error}")
+            problems.append(f"the support image {shown} cannot be used: {error}")
     return pixels, problems

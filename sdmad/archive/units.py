@@ -3,34 +3,45 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from sdmad import storage
-from sdmad.archive import naming
-from sdmad.storage import StoredObject
+from sdmad.archive import naming, parquets, zips
+from sdmad.archive.limits import DAMAGE
+from sdmad.stored import StoredObject
 
 LOOSE_OBJECTS_PER_UNIT = 256
+FOOTER_BLOCK = 256 << 10
+Part = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """One shard (`kind` "tar" or "zip") or loose objects ("objects") of the archive `base`.
+    """One shard (`kind` "tar", "zip", "parquet"), a part of one, or loose objects ("objects").
 
-    `id` is a hash over URIs, sizes and ETags: another content is another unit.
+    `part` is a range of a zip's members or of a Parquet file's row groups. `id` is a hash over
+    URIs, sizes, ETags and part: another content is another unit.
     """
 
     id: str
     kind: str
     base: str
     objects: tuple[StoredObject, ...]
+    part: Part | None = None
 
     @staticmethod
-    def of(kind: str, base: str, objects: Iterable[StoredObject]) -> "WorkUnit":
+    def of(
+        kind: str, base: str, objects: Iterable[StoredObject], part: Part | None = None
+    ) -> "WorkUnit":
         objects = tuple(objects)
         digest = hashlib.sha256(kind.encode())
         for entry in objects:
-            digest.update(f"\x1e{entry.uri}\x1f{entry.size}\x1f{entry.etag}".encode())
-        return WorkUnit(digest.hexdigest()[:16], kind, base, objects)
+            name = entry.uri.encode("utf-8", "surrogateescape")
+            digest.update(b"\x1e%b\x1f%d\x1f%b" % (name, entry.size, entry.etag.encode()))
+        if part:
+            digest.update(f"\x1d{part[0]}:{part[1]}".encode())
+        return WorkUnit(digest.hexdigest()[:16], kind, base, objects, part)
 
     @property
     def archive(self) -> str:
@@ -44,21 +55,27 @@ class WorkUnit:
     def from_json(text: str) -> "WorkUnit":
         fields = json.loads(text)
         objects = tuple(StoredObject(**entry) for entry in fields.pop("objects"))
-        return WorkUnit(objects=objects, **fields)
+        part = fields.pop("part")
+        return WorkUnit(objects=objects, part=tuple(part) if part else None, **fields)
 
 
 def cut_units(
     base: str, objects: Iterable[StoredObject], group: int = LOOSE_OBJECTS_PER_UNIT
 ) -> Iterator[WorkUnit]:
-    """Cut a listing into work units: every shard, and every `group` loose images in order.
+    """Cut a listing into work units: every shard, or parts of it, and every `group` loose images
+    in order.
 
-    Sidecar files are left out.
+    Sidecar files are left out, and Parquet files without a column of images are sidecars. Large
+    zips and Parquet files are opened to find their parts.
     """
     loose: list[StoredObject] = []
+    opened: list[tuple[str, StoredObject]] = []
     for entry in objects:
         kind = naming.shard_kind(entry.uri)
-        if kind:
+        if kind == "tar" or (kind == "zip" and entry.size <= 2 * zips.PART_BYTES):
             yield WorkUnit.of(kind, base, [entry])
+        elif kind:
+            opened.append((kind, entry))
         elif not naming.is_sidecar(storage.relative(entry.uri, base)):
             loose.append(entry)
             if len(loose) == group:
@@ -66,3 +83,21 @@ def cut_units(
                 loose = []
     if loose:
         yield WorkUnit.of("objects", base, loose)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda job: _parts(*job), opened)
+        for (kind, entry), parts in zip(opened, found, strict=True):
+            yield from (WorkUnit.of(kind, base, [entry], part) for part in parts)
+
+
+def _parts(kind: str, entry: StoredObject) -> list[Part | None]:
+    """The parts of a shard, [None] for all of it at once, [] for a table without images."""
+    try:
+        with storage.open_read(entry.uri, FOOTER_BLOCK, entry) as stream:
+            found = zips.parts(stream) if kind == "zip" else parquets.parts(stream)
+    except FileNotFoundError:
+        return [None]
+    except DAMAGE:
+        return [None]
+    if found is None:
+        return []
+    return list(found) if len(found) > 1 else [None]

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdmad.archive.decode import DecodeError, decode
-from sdmad.archive.members import read_members
+from sdmad.archive.selected import decode_members
 from sdmad.detector import Detector
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.report.figures import png_uri
@@ -48,14 +47,8 @@ def choose_examples(test: ScoredTest) -> np.ndarray:
 def read_pixels(test: ScoredTest, rows: np.ndarray, detector: Detector) -> dict[int, np.ndarray]:
     """Pixels at the backbone's size of the images at `rows`; unreadable ones are left out."""
     names = [(str(test.table.archive[r]), str(test.table.member[r])) for r in rows]
-    contents = read_members(test.metadata["archive"], names)
-    pixels = {}
-    for row, name in zip(rows, names, strict=True):
-        try:
-            pixels[int(row)] = decode(contents[name], detector.spec)
-        except (KeyError, DecodeError):
-            continue
-    return pixels
+    found, _ = decode_members(test.metadata["archive"], names, detector.spec)
+    return {int(row): found[name] for row, name in zip(rows, names, strict=True) if name in found}
 
 
 def gallery(test: ScoredTest, pixels: dict[int, np.ndarray]) -> list[Example]:

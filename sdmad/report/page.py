@@ -135,7 +135,7 @@ def _pictures(test: ScoredTest) -> dict[str, Any]:
     wanted = np.unique(np.concatenate([*groups.values(), examples.choose_examples(test)]))
     try:
         pixels = examples.read_pixels(test, wanted.astype(int), detector)
-    except (UserError, *storage.STORAGE_ERRORS):
+    except (UserError, FileNotFoundError):
         pixels = {}
     means = examples.mean_similarities(detector, groups, pixels)
     if not means:

@@ -42,6 +42,7 @@ class PipelineConfig(BaseModel):
     detector_cpus: float | None = Field(default=None, gt=0)
     detector_gpus: float | None = Field(default=None, ge=0)
     reader_cpus: float | None = Field(default=None, gt=0)
+    decode_seconds: float = Field(default=120, gt=0, description="longest for one image")
 
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
@@ -56,6 +57,7 @@ class PipelineConfig(BaseModel):
             detector_cpus=self.detector_cpus or (0.5 if small else 1.0),
             detector_gpus=gpus,
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
+            decode_seconds=self.decode_seconds,
         )
         filled._check_room(resources)
         return filled
@@ -182,7 +184,11 @@ def stream_scores(
         read_and_decode,  # type: ignore[arg-type]
         batch_size=1,
         batch_format="numpy",
-        fn_kwargs={"spec": source.spec, "rows": config.batch_size},
+        fn_kwargs={
+            "spec": source.spec,
+            "rows": config.batch_size,
+            "decode_seconds": config.decode_seconds,
+        },
         num_cpus=config.reader_cpus,
         max_retries=RETRIES,
     )

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
+from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.storage import StoredObject
+from sdmad.stored import StoredObject
 
 _SCHEMA = pa.schema(
     [
@@ -25,6 +26,7 @@ _SCHEMA = pa.schema(
         ("uris", pa.list_(pa.string())),
         ("sizes", pa.list_(pa.int64())),
         ("etags", pa.list_(pa.string())),
+        ("part", pa.list_(pa.int64())),
     ]
 )
 IDENTITY = ("archive", "detector", "per_seed")
@@ -55,14 +57,14 @@ def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
         planned, before = read_plan(output)
         _check_identity(output, before, metadata)
     done = tables.done_units(output)
-    listed = {entry.uri: entry for entry in storage.list_objects(archive)}
+    listed = {entry.uri: entry for entry in list_archive(archive)}
     _check_unchanged(planned, done, listed)
     known = {entry.uri for unit in planned for entry in unit.objects}
     fresh = list(cut_units(archive, (e for name, e in listed.items() if name not in known)))
     units = planned + fresh
     if not units:
         raise UserError(
-            f"there are no images at {archive}: no tar shards and no objects that could be images"
+            f"there are no images at {archive}: no shards and no objects that could be images"
         )
     if fresh:
         storage.write_bytes(uri, _encode(units, metadata))
@@ -93,7 +95,8 @@ def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
     for row in table.to_pylist():
         objects = zip(row["uris"], row["sizes"], row["etags"], strict=True)
         members = tuple(StoredObject(*entry) for entry in objects)
-        units.append(WorkUnit(row["unit"], row["kind"], base, members))
+        part = tuple(row["part"]) if row["part"] else None
+        units.append(WorkUnit(row["unit"], row["kind"], base, members, part))
     return units, metadata
 
 
@@ -105,6 +108,7 @@ def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
             "uris": [entry.uri for entry in unit.objects],
             "sizes": [entry.size for entry in unit.objects],
             "etags": [entry.etag for entry in unit.objects],
+            "part": unit.part,
         }
         for unit in units
     ]

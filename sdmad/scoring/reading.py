@@ -4,80 +4,110 @@ Imported by reader processes, which need neither torch nor a backbone.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from sdmad.archive.decode import DecodeError, decode
+from sdmad.archive import decode
+from sdmad.archive.decode import Frame
 from sdmad.archive.members import Member, read_unit
-from sdmad.archive.naming import clean
+from sdmad.archive.naming import clean, frame_name, image_uri
+from sdmad.archive.quarantine import Decoder, watchdog
 from sdmad.archive.units import WorkUnit
+from sdmad.cluster import attempt
 from sdmad.images import ImageSpec
 
 END_OF_UNIT = -1
 _TEXT = ("unit", "uri", "archive", "member", "stage", "reason")
+_NUMBERS = {"index": np.int64, "total": np.int64}
+_SECONDS = ("read_seconds", "decode_seconds")
+Decode = Callable[[bytes], Iterable[Frame]]
 
 
 def read_and_decode(
-    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int
+    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int, decode_seconds: float
 ) -> Iterator[dict[str, np.ndarray]]:
     """The images of one unit, `rows` at a time, as columns with `pixels` (n, H, W, 3) uint8.
 
-    A bad image is a row with `stage` and `reason` and black pixels.
+    A bad image is a row with `stage` and `reason` and black pixels. A unit whose reader has died
+    before is decoded in quarantine.
     """
     unit = WorkUnit.from_json(str(batch["payload"][0]))
     pending: list[dict[str, Any]] = []
     total = 0
+    with _decoder(spec, decode_seconds) as decode_file:
+        for row in _rows(unit, decode_file):
+            pending.append(row | {"index": total, "total": -1})
+            total += 1
+            if len(pending) == rows:
+                yield _columns(pending, spec)
+                pending = []
+    end: dict[str, Any] = dict.fromkeys(_TEXT, "") | dict.fromkeys(_SECONDS, 0.0)
+    end |= {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end", "pixels": None}
+    yield _columns([*pending, end], spec)
+
+
+@contextmanager
+def _decoder(spec: ImageSpec, seconds: float) -> Iterator[Decode]:
+    """Decoding in this process, or in a process apart when an earlier attempt has died."""
+    if attempt() > 0:
+        with Decoder(spec, seconds) as apart:
+            yield apart.frames
+        return
+
+    def here(content: bytes) -> Iterator[Frame]:
+        found = decode.frames(content, spec)
+        while True:
+            with watchdog(seconds):
+                frame = next(found, None)
+            if frame is None:
+                return
+            yield frame
+
+    yield here
+
+
+def _rows(unit: WorkUnit, decode_file: Decode) -> Iterator[dict[str, Any]]:
     for member in read_unit(unit):
-        pending.append(_decoded_row(unit, member, spec))
-        total += 1
-        if len(pending) == rows:
-            yield _columns(pending)
-            pending = []
-    pending.append(
-        dict.fromkeys(_TEXT, "")
-        | {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end"}
-        | {
-            "read_seconds": 0.0,
-            "decode_seconds": 0.0,
-            "pixels": np.zeros((*spec.size, 3), np.uint8),
-        }
-    )
-    yield _columns(pending)
+        if member.content is None:
+            yield _row(unit, member, Frame(None, None), "read", member.reason, 0.0)
+            continue
+        start = time.monotonic()
+        seconds = member.seconds
+        for frame in decode_file(member.content):
+            taken = time.monotonic() - start
+            stage = "decode" if frame.pixels is None else ""
+            yield _row(unit, member, frame, stage, frame.reason, taken) | {"read_seconds": seconds}
+            start, seconds = time.monotonic(), 0.0
 
 
-def _decoded_row(unit: WorkUnit, member: Member, spec: ImageSpec) -> dict[str, Any]:
-    start = time.monotonic()
-    stage, reason = ("read", member.reason) if member.content is None else ("", "")
-    pixels = np.zeros((*spec.size, 3), np.uint8)
-    if member.content is not None:
-        try:
-            pixels = decode(member.content, spec)
-        except DecodeError as error:
-            stage, reason = "decode", str(error)
+def _row(
+    unit: WorkUnit, member: Member, frame: Frame, stage: str, reason: str, seconds: float
+) -> dict[str, Any]:
+    name = member.name if unit.kind != "objects" else None
     return {
         "unit": unit.id,
-        "index": member.index,
-        "total": -1,
-        "uri": clean(member.uri),
+        "uri": clean(image_uri(member.uri, name, frame.number)),
         "archive": clean(member.archive),
-        "member": clean(member.name),
+        "member": clean(frame_name(member.name, frame.number)),
         "stage": stage,
         "reason": clean(reason),
         "read_seconds": member.seconds,
-        "decode_seconds": time.monotonic() - start,
-        "pixels": pixels,
+        "decode_seconds": seconds,
+        "pixels": frame.pixels,
     }
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _columns(rows: list[dict[str, Any]], spec: ImageSpec) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {
         name: np.array([row[name] for row in rows], dtype=object) for name in _TEXT
     }
-    columns["index"] = np.array([row["index"] for row in rows], np.int64)
-    columns["total"] = np.array([row["total"] for row in rows], np.int64)
-    for name in ("read_seconds", "decode_seconds"):
+    for name, kind in _NUMBERS.items():
+        columns[name] = np.array([row[name] for row in rows], kind)
+    for name in _SECONDS:
         columns[name] = np.array([row[name] for row in rows], np.float32)
-    columns["pixels"] = np.stack([row["pixels"] for row in rows])
+    black = np.zeros((*spec.size, 3), np.uint8)
+    columns["pixels"] = np.stack([black if r["pixels"] is None else r["pixels"] for r in rows])
     return columns

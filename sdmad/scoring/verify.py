@@ -1,23 +1,32 @@
 """Proof that every image of an archive stands exactly once in scores or failures.
 
-An independent reading: shards are walked with `tarfile` in random access (headers only), loose
-objects are listed, and the names are compared with those in the tables. Nothing of the scoring
-run's plan or bookkeeping is used.
+An independent reading: shards are walked by their headers, loose objects are listed, and the names
+are compared with those in the tables. Of the scoring run's own bookkeeping only one thing is used:
+rows of planned objects that have left the archive since are told from rows that never belonged.
+A file of several frames (`x.dcm#frame=3`) is opened to count them.
 """
 
 import tarfile
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sdmad import storage
-from sdmad.archive import naming
-from sdmad.archive.members import DAMAGE
-from sdmad.archive.tar import StrictTarInfo
+from sdmad.archive import naming, parquets
+from sdmad.archive.decode import count_frames
+from sdmad.archive.limits import DAMAGE
+from sdmad.archive.listing import list_archive
+from sdmad.archive.members import read_members
+from sdmad.archive.tars import StrictTarInfo
+from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.storage import StoredObject
+from sdmad.scoring.plan import read_plan
+from sdmad.stored import StoredObject
 
 Name = tuple[str, str]
 HEADER_BLOCK = 64 << 10
@@ -28,7 +37,8 @@ class Verdict:
     """Counts of a verification; `lost`, `doubled` and `foreign` have names as (archive, member).
 
     `broken` are shards that cannot be walked to their end: their unreadable rest must be a row in
-    failures, and members behind the break are not known to anyone.
+    failures, and members behind the break are not known to anyone. `gone` were scored and have
+    left the archive since.
     """
 
     images: int = 0
@@ -37,6 +47,7 @@ class Verdict:
     lost: list[Name] = field(default_factory=list)
     doubled: list[Name] = field(default_factory=list)
     foreign: list[Name] = field(default_factory=list)
+    gone: list[Name] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
     @property
@@ -51,22 +62,29 @@ def verify_scores(archive: str, output: str) -> Verdict:
     """
     verdict = Verdict()
     expected: Counter[Name] = Counter()
+    present: set[str] = set()
     with ThreadPoolExecutor(4) as pool:
-        objects = storage.list_objects(archive)
-        for names, broken in pool.map(lambda entry: _names(archive, entry), objects):
+        for entry, (names, broken) in pool.map(
+            lambda entry: (entry, _names(archive, entry)), list_archive(archive)
+        ):
+            present.add(storage.relative(entry.uri, archive))
             expected.update(names)
             verdict.broken += broken
-    scored = _rows(output, "scores")
-    failed = _rows(output, "failures")
     for shard in verdict.broken:
         expected[shard, ""] += 1
+    scored, failed = _rows(output, "scores"), _rows(output, "failures")
     actual = scored + failed
+    _expand_frames(archive, expected, actual)
     verdict.images = expected.total()
     verdict.scored, verdict.failed = scored.total(), failed.total()
     verdict.lost = sorted((expected - actual).elements())
     surplus = actual - expected
     verdict.doubled = sorted(name for name in surplus if name in expected)
-    verdict.foreign = sorted(name for name in surplus if name not in expected)
+    left = _planned(output) - present
+    for name in sorted(surplus):
+        if name not in expected:
+            gone = (name[0] or naming.split_frame(name[1])[0]) in left
+            (verdict.gone if gone else verdict.foreign).append(name)
     return verdict
 
 
@@ -77,34 +95,85 @@ def _rows(output: str, kind: str) -> Counter[Name]:
     return found
 
 
+def _planned(output: str) -> set[str]:
+    """The planned objects, by their names in the archive."""
+    try:
+        units, _ = read_plan(output)
+    except UserError:
+        return set()
+    return {
+        naming.clean(storage.relative(entry.uri, unit.base))
+        for unit in units
+        for entry in unit.objects
+    }
+
+
+def _expand_frames(archive: str, expected: Counter[Name], actual: Counter[Name]) -> None:
+    """Replace files that the tables have by frame: each frame that the file has is expected."""
+    by_frame: defaultdict[Name, set[int]] = defaultdict(set)
+    for shard, member in actual:
+        name, frame = naming.split_frame(member)
+        if frame is not None and (shard, name) in expected and (shard, member) not in expected:
+            by_frame[shard, name].add(frame)
+    names = sorted(by_frame)
+    # A few at a time: such files are large.
+    for start in range(0, len(names), 16):
+        group = names[start : start + 16]
+        for file, content in read_members(archive, group).items():
+            copies = expected.pop(file)
+            for frame in range(1, count_frames(content) + 1):
+                expected[file[0], naming.frame_name(file[1], frame)] = copies
+
+
 def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
     """The images of one object, and its name if it is a shard that breaks off."""
-    name = storage.relative(entry.uri, base)
+    name = naming.clean(storage.relative(entry.uri, base))
     kind = naming.shard_kind(entry.uri)
     if kind is None:
         return ([] if naming.is_sidecar(name) else [("", name)]), []
     found: list[Name] = []
+    walk = {"tar": _walk_tar, "zip": _walk_zip, "parquet": _walk_parquet}[kind]
     try:
         # One by one: what stands before a break in the shard is kept.
-        for member in _walk_tar(entry.uri) if kind == "tar" else _walk_zip(entry.uri):
-            found.append((name, member))  # noqa: PERF401
-    except DAMAGE:
+        for member in walk(entry):
+            found.append((name, naming.clean(member)))  # noqa: PERF401
+    except (FileNotFoundError, *DAMAGE):
+        return found, [name]
+    except OSError as error:
+        if error.errno is not None:
+            raise
         return found, [name]
     return found, []
 
 
-def _walk_tar(uri: str) -> Iterator[str]:
+def _walk_tar(entry: StoredObject) -> Iterator[str]:
     with (
-        storage.open_read(uri, HEADER_BLOCK) as stream,
+        storage.open_read(entry.uri, HEADER_BLOCK, entry) as stream,
         tarfile.open(fileobj=stream, mode="r:*", tarinfo=StrictTarInfo, errorlevel=2) as tar,
     ):
         for info in tar:
+            tar.members = []  # type: ignore[attr-defined]
             if info.isreg() and not naming.is_sidecar(info.name):
-                yield naming.clean(info.name)
+                yield info.name
 
 
-def _walk_zip(uri: str) -> Iterator[str]:
-    with storage.open_read(uri, HEADER_BLOCK) as stream, zipfile.ZipFile(stream) as archive:
+def _walk_zip(entry: StoredObject) -> Iterator[str]:
+    with (
+        storage.open_read(entry.uri, HEADER_BLOCK, entry) as stream,
+        zipfile.ZipFile(stream) as archive,
+    ):
         for info in archive.infolist():
             if not info.is_dir() and not naming.is_sidecar(info.filename):
-                yield naming.clean(info.filename)
+                yield info.filename
+
+
+def _walk_parquet(entry: StoredObject) -> Iterator[str]:
+    with storage.open_read(entry.uri, HEADER_BLOCK, entry) as stream:
+        file = pq.ParquetFile(stream)
+        where = parquets.columns(file.schema_arrow)
+        if where is None:
+            return
+        if where.problem:
+            raise pa.ArrowInvalid(where.problem)
+        for group in range(file.num_row_groups):
+            yield from parquets.row_names(file, where, group)

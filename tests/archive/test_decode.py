@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad.archive.decode import DecodeError, decode
+from sdmad.archive.decode import decode
+from sdmad.archive.limits import DecodeError
 from sdmad.images import ImageSpec
 from tests.helpers import encoded
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdmad import storage
+from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_members, read_unit
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.scoring.verify import verify_scores
@@ -22,12 +23,14 @@ def write_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_S
 
 
 def units(base: str) -> list[WorkUnit]:
-    return list(cut_units(base, storage.list_objects(base)))
+    return list(cut_units(base, list_archive(base)))
 
 
 def read(base: str) -> list[tuple[int, str, str, bytes | None, str]]:
     return [
-        (m.index, m.archive, m.name, m.content, m.reason) for u in units(base) for m in read_unit(u)
+        (k, m.archive, m.name, m.content, m.reason)
+        for u in units(base)
+        for k, m in enumerate(read_unit(u))
     ]
 
 

@@ -1,0 +1,83 @@
+"""What an archive consists of: the objects below a prefix, one object, or those of a manifest.
+
+A manifest is a CSV or Parquet file with a column `uri`, one row an object (an image or a shard);
+relative URIs start at the manifest's folder. Where columns `size` and `etag` are given for objects
+in S3 (as in its inventories) they are believed, else every object is asked for its own.
+"""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdmad import storage
+from sdmad.errors import UserError
+from sdmad.stored import StoredObject
+
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+
+
+def list_archive(archive: str) -> Iterator[StoredObject]:
+    """Every object of an archive; those of a manifest in its order, each once.
+
+    Raises `UserError` when storage refuses, or a CSV file is named that is no manifest.
+    """
+    if archive.lower().endswith(MANIFEST_SUFFIXES) and storage.is_object(archive):
+        table = _read_manifest(archive)
+        if table is not None:
+            yield from _objects(table, archive)
+            return
+    yield from storage.list_objects(archive)
+
+
+def _read_manifest(archive: str) -> pd.DataFrame | None:
+    """The table of a manifest; None for a Parquet file that has no column `uri` (a shard)."""
+    if archive.lower().endswith(".parquet"):
+        try:
+            with storage.open_read(archive) as stream:
+                file = pq.ParquetFile(stream)
+                if "uri" not in file.schema_arrow.names:
+                    return None
+                wanted = [c for c in ("uri", "size", "etag") if c in file.schema_arrow.names]
+                return file.read(columns=wanted).to_pandas()
+        except (pa.ArrowException, OSError):
+            return None
+    try:
+        content = io.BytesIO(storage.read_file(archive, "manifest"))
+        table = pd.read_csv(content, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise UserError(f"the manifest {archive} cannot be read: {error}") from None
+    if "uri" not in table:
+        raise UserError(
+            f"the manifest {archive} has no column 'uri'; it has {', '.join(table.columns)}"
+        )
+    return table
+
+
+def _objects(table: pd.DataFrame, archive: str) -> Iterator[StoredObject]:
+    table = table[table["uri"].astype(bool)].drop_duplicates("uri")
+    uris = [_absolute(str(uri), archive) for uri in table["uri"]]
+    if {"size", "etag"} <= set(table.columns) and all(map(storage.is_s3, uris)):
+        sizes = pd.to_numeric(table["size"], errors="coerce").fillna(0).astype(int)
+        etags = table["etag"].astype(str).str.strip('"')
+        yield from map(StoredObject, uris, sizes.tolist(), etags.tolist())
+        return
+    with ThreadPoolExecutor(16) as pool:
+        yield from pool.map(_described, uris)
+
+
+def _absolute(uri: str, archive: str) -> str:
+    return (
+        uri if "://" in uri or uri.startswith("/") else storage.join(storage.folder(archive), uri)
+    )
+
+
+def _described(uri: str) -> StoredObject:
+    """An object that is not there stays in the archive: it will be a row in failures."""
+    try:
+        return storage.describe(uri)
+    except FileNotFoundError:
+        return StoredObject(uri, 0, "")

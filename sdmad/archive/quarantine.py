@@ -1,0 +1,164 @@
+"""Decoding in a process apart, for files that may crash a decoder or keep it forever.
+
+Readers decode in their own process, which is fastest, under a watchdog that ends the process when
+one file takes too long. When a reader has died, its unit is read again with every file decoded by
+a `Decoder`: a child process whose death or silence is a reason in the failures table, not an end
+of the unit. Its memory is limited, and its answers cannot carry code.
+
+    with Decoder(spec, seconds=60) as decoder:
+        frames = decoder.frames(content)
+"""
+
+import faulthandler
+import json
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from sdmad.archive import decode
+from sdmad.archive.decode import Frame
+from sdmad.images import ImageSpec
+
+ATTEMPTS = 2
+MEMORY_BYTES = 8 << 30
+DECODE_SECONDS = 120.0
+_HEADER = struct.Struct("<QQ")
+
+
+@contextmanager
+def watchdog(seconds: float) -> Iterator[None]:
+    """End this process when the block takes longer, even inside a decoder's native code."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class Decoder:
+    """A child process that decodes; started when first needed, and again after each death."""
+
+    def __init__(self, spec: ImageSpec, seconds: float = DECODE_SECONDS) -> None:
+        self.spec = spec
+        self.seconds = seconds
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def frames(self, content: bytes) -> list[Frame]:
+        """All frames of a file, as `decode.frames` gives them; one frame with the reason when the
+        decoder dies or stays silent `ATTEMPTS` times."""
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                return self._ask(content)
+            except TimeoutError:
+                reason = f"the decoder did not return within {self.seconds:g} seconds"
+            except (EOFError, BrokenPipeError):
+                reason = f"the decoder crashed ({self._cause()})"
+            self._end()
+        return [Frame(None, None, f"quarantined: {reason}")]
+
+    def _ask(self, content: bytes) -> list[Frame]:
+        child = self.child or self._start()
+        if child.stdin is None or child.stdout is None:
+            raise AssertionError("the child has pipes")
+        left = memoryview(_HEADER.pack(len(content), 0) + content)
+        while left:
+            left = left[child.stdin.write(left) :]
+        found: list[Frame] = []
+        while True:
+            if not select.select([child.stdout], [], [], self.seconds)[0]:
+                raise TimeoutError
+            size, pixels = _HEADER.unpack(_exactly(child.stdout, _HEADER.size))
+            if size == 0:
+                return found
+            fields = json.loads(_exactly(child.stdout, size))
+            frame = None
+            if pixels:
+                flat = np.frombuffer(_exactly(child.stdout, pixels), np.uint8)
+                frame = flat.reshape((*self.spec.size, 3))
+            found.append(Frame(fields["number"], frame, fields["reason"]))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        spec = json.dumps(asdict(self.spec))
+        self.child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "sdmad.archive.quarantine", spec],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        return self.child
+
+    def _cause(self) -> str:
+        code = self.child.wait() if self.child else 0
+        with suppress(ValueError):
+            return signal.Signals(-code).name
+        return f"exit code {code}"
+
+    def _end(self) -> None:
+        if self.child:
+            self.child.kill()
+            self.child.communicate()
+        self.child = None
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    parts = []
+    while size:
+        part = stream.read(size)
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _serve(spec: ImageSpec) -> None:
+    """The child: files from stdin, frames to stdout, until stdin ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # What native decoders print must not get between the frames.
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    with suppress(EOFError):
+        while True:
+            size, _ = _HEADER.unpack(_exactly(source, _HEADER.size))
+            for frame in decode.frames(_exactly(source, size), spec):
+                fields = json.dumps({"number": frame.number, "reason": frame.reason}).encode()
+                pixels = b"" if frame.pixels is None else frame.pixels.tobytes()
+                sink.write(_HEADER.pack(len(fields), len(pixels)))
+                sink.write(fields)
+                sink.write(pixels)
+                sink.flush()
+            sink.write(_HEADER.pack(0, 0))
+            sink.flush()
+
+
+def _spec(text: str) -> ImageSpec:
+    fields = json.loads(text)
+    for name in ("size", "mean", "std"):
+        fields[name] = tuple(fields[name])
+    return ImageSpec(**fields)
+
+
+if __name__ == "__main__":
+    _serve(_spec(sys.argv[1]))

@@ -1,0 +1,220 @@
+"""DICOM: pixels as they are meant to be seen, frames, and no patient data anywhere."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+
+from sdmad.archive.decode import count_frames, decode, frames
+from sdmad.archive.limits import DecodeError
+from sdmad.images import ImageSpec
+
+SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "nearest", "squash")
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+SECRET = "Doe^Jane^SECRET"  # noqa: S105 - a patient's name
+
+
+def dataset(pixels: np.ndarray, kind: str = "MONOCHROME2", **elements: object) -> Dataset:
+    """(rows, columns), (frames, rows, columns) or (rows, columns, 3), of 8 or 16 bits."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPClassUID = CTImageStorage
+    made.SOPInstanceUID = generate_uid()
+    made.PatientName = SECRET
+    made.PatientID = SECRET
+    made.InstitutionName = SECRET
+    colour = pixels.ndim == 3 and pixels.shape[-1] == 3
+    if pixels.ndim == 3 and not colour:
+        made.NumberOfFrames = len(pixels)
+    made.Rows, made.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
+    made.SamplesPerPixel = 3 if colour else 1
+    if colour:
+        made.PlanarConfiguration = 0
+    bits = 8 * pixels.dtype.itemsize
+    made.BitsAllocated = made.BitsStored = bits
+    made.HighBit = bits - 1
+    made.PixelRepresentation = int(pixels.dtype.kind == "i")
+    made.PhotometricInterpretation = kind
+    made.PixelData = pixels.tobytes()
+    for name, value in elements.items():
+        setattr(made, name, value)
+    return made
+
+
+def saved(made: Dataset, **options: object) -> bytes:
+    sink = io.BytesIO()
+    made.save_as(sink, enforce_file_format=True, **options)
+    return sink.getvalue()
+
+
+def ramp(dtype: type = np.uint16, step: int = 100) -> np.ndarray:
+    return (np.arange(64).reshape(8, 8) * step).astype(dtype)
+
+
+def grey(content: bytes) -> np.ndarray:
+    return decode(content, SPEC)[..., 0].astype(int)
+
+
+def test_without_a_window_grey_is_stretched_from_least_to_greatest() -> None:
+    shown = grey(saved(dataset(ramp())))
+    assert np.array_equal(shown, np.round(np.arange(64) * 255 / 63).reshape(8, 8))
+
+
+def test_the_first_window_cuts_in_rescaled_units() -> None:
+    """Stored 0..6300, rescaled to -1000..5300 HU; window 200 +- 200 HU shows 0..400 HU."""
+    made = dataset(ramp(), RescaleSlope=1, RescaleIntercept=-1000)
+    made.WindowCenter, made.WindowWidth = [200, 2000], [400, 4000]
+    shown = grey(saved(made)).ravel()
+    hounsfield = np.arange(64) * 100 - 1000
+    assert (shown[hounsfield <= 0] == 0).all()
+    assert (shown[hounsfield >= 400] == 255).all()
+    assert 120 <= shown[hounsfield == 200][0] <= 135
+
+
+def test_a_voi_lut_is_looked_up() -> None:
+    lut = Dataset()
+    lut.LUTDescriptor = [256, 0, 16]
+    lut.LUTData = (np.arange(255, -1, -1) * 257).astype(np.uint16).tobytes()
+    made = dataset(ramp(np.uint8, 4), VOILUTSequence=Sequence([lut]))
+    made["VOILUTSequence"].value[0]["LUTData"].VR = "OW"
+    assert np.array_equal(grey(saved(made)), 255 - ramp(np.uint8, 4))
+
+
+def test_monochrome1_is_inverted_and_padding_does_not_count() -> None:
+    plain, inverse = (grey(saved(dataset(ramp(), kind))) for kind in ("MONOCHROME2", "MONOCHROME1"))
+    assert np.array_equal(plain, 255 - inverse)
+    padded = ramp(np.int16)
+    padded[0, 0] = -2000
+    shown = grey(saved(dataset(padded, PixelPaddingValue=-2000)))
+    assert shown[0, 0] == 0
+    assert shown[0, 1] == 0
+    assert shown[-1, -1] == 255
+
+
+def test_colours_survive_planes_and_palettes() -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    planar = dataset(colours, "RGB", PlanarConfiguration=1)
+    planar.PixelData = colours.transpose(2, 0, 1).tobytes()
+    assert np.array_equal(decode(saved(dataset(colours, "RGB")), SPEC), colours)
+    assert np.array_equal(decode(saved(planar), SPEC), colours)
+    made = dataset(ramp(np.uint8, 1), "PALETTE COLOR")
+    for shift, colour in enumerate(("Red", "Green", "Blue")):
+        table = (np.arange(256, dtype=np.uint16) * (shift + 1) * 50).astype(np.uint16)
+        setattr(made, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(made, f"{colour}PaletteColorLookupTableData", table.tobytes())
+    shown = decode(saved(made), SPEC)
+    expected = np.arange(64).reshape(8, 8, 1) * np.array([50, 100, 150]) * 255 / 65535
+    assert np.abs(shown - expected).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_frames_are_those_of_the_plain_file(syntax) -> None:
+    small = np.stack([ramp(np.uint16, 10), ramp(np.uint16, 30)[::-1], ramp(np.uint16, 5)])
+    stack = np.kron(small, np.ones((8, 8), np.uint16))
+    plain = list(frames(saved(dataset(stack)), SPEC))
+    made = dataset(stack)
+    made.compress(syntax, generate_instance_uid=False)
+    packed = list(frames(saved(made), SPEC))
+    assert [f.number for f in packed] == [1, 2, 3]
+    for one, other in zip(plain, packed, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_deflated_file_is_read_and_a_deflate_bomb_is_not() -> None:
+    made = dataset(ramp())
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    assert np.array_equal(grey(saved(made)), grey(saved(dataset(ramp()))))
+    made.PixelData = bytes(1200 << 20)
+    with pytest.raises(DecodeError, match="more than 1 GiB"):
+        decode(saved(made), SPEC)
+
+
+def test_every_frame_has_its_own_window_in_an_enhanced_object() -> None:
+    made = dataset(np.stack([ramp(), ramp()]))
+    groups = []
+    for center in (1000, 5000):
+        window, group = Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = center, 1000
+        group.FrameVOILUTSequence = Sequence([window])
+        groups.append(group)
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dark, bright = (f.pixels.mean() for f in frames(saved(made), SPEC))
+    assert bright < dark, "the higher window shows the same values darker"
+
+
+def test_one_frame_is_asked_for_by_number() -> None:
+    content = saved(dataset(np.stack([ramp(), ramp()[::-1]])))
+    assert count_frames(content) == 2
+    assert np.array_equal(decode(content, SPEC, 2), list(frames(content, SPEC))[1].pixels)
+    for frame, reason in ((None, "has 2 frames; name one"), (3, "no frame 3")):
+        with pytest.raises(DecodeError, match=reason):
+            decode(content, SPEC, frame)
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"NumberOfFrames": 20_000}, "20000 frames with pixel data for 1"),
+        ({"NumberOfFrames": 100_000}, "too many frames: 100000"),
+        ({"Rows": 60_000, "Columns": 60_000}, "too many pixels: 60000 x 60000"),
+        ({"PixelData": b""}, "DICOM"),
+        ({"Rows": None}, "without the size"),
+    ],
+)
+def test_headers_that_promise_too_much_are_refused(elements, reason) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode(saved(dataset(ramp(), **elements)), SPEC)
+
+
+def test_objects_without_pixels_say_what_they_are() -> None:
+    with pytest.raises(DecodeError, match="without pixel data \\(Basic Text SR Storage\\)"):
+        decode((SAMPLES / "reportsi.dcm").read_bytes(), SPEC)
+
+
+@pytest.mark.parametrize("name", ["MR_small_implicit", "MR_small_bigendian", "MR_small_RLE"])
+def test_transfer_syntaxes_of_one_image_give_one_picture(name) -> None:
+    plain = decode((SAMPLES / "MR_small.dcm").read_bytes(), SPEC)
+    assert np.array_equal(decode((SAMPLES / f"{name}.dcm").read_bytes(), SPEC), plain)
+
+
+def test_samples_of_every_kind_are_images_or_have_a_reason() -> None:
+    """The files of pydicom: every transfer syntax, oddities, and objects that are no images."""
+    shown = {}
+    for path in sorted(SAMPLES.glob("*.dcm")):
+        found = list(frames(path.read_bytes(), SPEC))
+        shown[path.stem] = [f.reason for f in found]
+    assert len(shown) >= 70
+    assert len(shown["examples_ybr_color"]) == 30
+    refused = {name for name, reasons in shown.items() if any(reasons)}
+    known = {"JPEG-lossy", "JPEG2000-embedded-sequence-delimiter", "MR_truncated"}
+    for name in refused - known:
+        (reason,) = shown[name]
+        assert "without" in reason or "unknown image format" in reason, (name, reason)
+
+
+def test_no_message_repeats_a_header() -> None:
+    """Patient data in place of numbers, unknown identifiers, damaged elements."""
+    content = saved(dataset(ramp()))
+    secret = SECRET.encode()
+    variants = [content[:cut] for cut in range(140, len(content), 37)]
+    variants += [saved(dataset(ramp(), PhotometricInterpretation=SECRET[:16]))]
+    for position in range(132, len(content) - 16, 11):
+        variants.append(content[:position] + secret + content[position + len(secret) :])
+    for variant in variants:
+        for frame in frames(variant, SPEC):
+            assert "SECRET" not in frame.reason
+            assert "Doe" not in frame.reason

@@ -1,0 +1,107 @@
+"""Parquet shards: which column, which names, parts, damage."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sdmad import storage
+from sdmad.archive import parquets
+from sdmad.archive.listing import list_archive
+from sdmad.archive.members import read_members, read_unit
+from sdmad.archive.units import cut_units
+from sdmad.scoring.verify import verify_scores
+from tests.helpers import encoded
+
+
+def table(rows: int, names: bool = True) -> pa.Table:
+    """As Hugging Face datasets write images."""
+    images = [
+        {"bytes": encoded(k % 255), "path": f"{k}.png" if names else None} for k in range(rows)
+    ]
+    return pa.table({"label": [0] * rows, "image": images})
+
+
+def write(uri: str, content: pa.Table, **options: object) -> None:
+    sink = io.BytesIO()
+    pq.write_table(content, sink, **options)
+    storage.write_bytes(uri, sink.getvalue())
+
+
+def read(base: str) -> list[tuple[str, str, bytes | None, str]]:
+    units = cut_units(base, list_archive(base))
+    return [(m.archive, m.name, m.content, m.reason) for u in units for m in read_unit(u)]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_structs_of_bytes_and_path_are_images_with_names(tmp_path, s3, where) -> None:
+    base = str(tmp_path) if where == "local" else f"{s3}/parquet-{tmp_path.name}"
+    write(f"{base}/d/s.parquet", table(40), row_group_size=7)
+    expected = [("d/s.parquet", f"{k}.png", encoded(k), "") for k in range(40)]
+    assert read(base) == expected
+    wanted = [("d/s.parquet", "30.png"), ("d/s.parquet", "none.png")]
+    assert read_members(base, wanted) == {("d/s.parquet", "30.png"): encoded(30)}
+
+
+def test_a_column_of_bytes_with_a_column_of_names(tmp_path) -> None:
+    content = pa.table({"thumb": [b"-"] * 2, "image": [encoded(1), None], "path": ["a", ""]})
+    write(str(tmp_path / "s.parquet"), content)
+    assert read(str(tmp_path)) == [
+        ("s.parquet", "a", encoded(1), ""),
+        ("s.parquet", "row=1", None, "the row has no image"),
+    ]
+
+
+def test_rows_without_names_are_numbered_through_the_file(tmp_path) -> None:
+    write(str(tmp_path / "s.parquet"), table(5, names=False), row_group_size=2)
+    assert [row[1] for row in read(str(tmp_path))] == [f"row={k}" for k in range(5)]
+
+
+def test_a_table_without_images_is_a_sidecar(tmp_path) -> None:
+    write(str(tmp_path / "labels.parquet"), pa.table({"uri": ["x"], "labels": [""]}))
+    storage.write_bytes(str(tmp_path / "x.png"), encoded())
+    assert [row[1] for row in read(str(tmp_path))] == ["x.png"]
+    assert verify_scores(str(tmp_path), str(tmp_path / "out")).images == 1
+
+
+def test_several_columns_of_bytes_are_a_failure_that_names_them(tmp_path) -> None:
+    write(str(tmp_path / "s.parquet"), pa.table({"left": [b"1"], "right": [b"2"]}))
+    ((_, name, content, reason),) = read(str(tmp_path))
+    assert (name, content) == ("", None)
+    assert "several columns of bytes (left, right)" in reason
+
+
+def test_a_large_table_is_cut_into_units_of_whole_row_groups(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(parquets, "PART_ROWS", 20)
+    write(str(tmp_path / "s.parquet"), table(50), row_group_size=8)
+    units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
+    assert [unit.part for unit in units] == [(0, 3), (3, 6), (6, 7)]
+    assert len({unit.id for unit in units}) == 3
+    assert [m.name for u in units for m in read_unit(u)] == [f"{k}.png" for k in range(50)]
+
+
+def test_a_damaged_row_group_costs_its_images_and_no_others(tmp_path) -> None:
+    path = tmp_path / "s.parquet"
+    write(str(path), table(40), row_group_size=10, use_dictionary=False, compression="snappy")
+    content = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    start = column.data_page_offset
+    content[start + 60 : start + 300] = b"\xff" * 240
+    path.write_bytes(content)
+    rows = read(str(tmp_path))
+    assert [row[1] for row in rows] == [f"{k}.png" for k in range(40)]
+    assert all(row[2] for row in rows[:10] + rows[20:])
+    assert not any(row[2] for row in rows[10:20])
+    assert "damaged" in rows[12][3]
+    assert verify_scores(str(tmp_path), str(tmp_path / "out")).images == 40
+
+
+def test_a_cut_file_is_one_failure_that_verification_knows(tmp_path) -> None:
+    path = tmp_path / "a" / "s.parquet"
+    write(str(path), table(5))
+    path.write_bytes(path.read_bytes()[:-20])
+    ((_, name, content, reason),) = read(str(path.parent))
+    assert (name, content) == ("", None)
+    assert "breaks off" in reason
+    assert verify_scores(str(path.parent), str(tmp_path / "out")).broken == ["s.parquet"]

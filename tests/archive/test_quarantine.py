@@ -1,0 +1,85 @@
+"""A decoder that dies or never returns costs its file only; the killers are Pillow plug-ins."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdmad.archive.decode import frames
+from sdmad.archive.quarantine import Decoder
+from sdmad.images import ImageSpec
+from tests.helpers import CRASH, HANG, encoded, killers
+
+SPEC = ImageSpec((16, 16), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
+
+
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes know the formats `CRASH` and `HANG`."""
+    monkeypatch.setenv("PYTHONPATH", killers(tmp_path))
+
+
+def pages(count: int) -> bytes:
+    sink = io.BytesIO()
+    images = [Image.new("L", (20, 20), 40 * k) for k in range(count)]
+    images[0].save(sink, "TIFF", save_all=True, append_images=images[1:])
+    return sink.getvalue()
+
+
+def test_the_child_gives_what_this_process_gives() -> None:
+    with Decoder(SPEC, 60) as decoder:
+        for content in (
+            encoded(99),
+            encoded(9, (3000, 2000), "RGB", "JPEG"),
+            pages(3),
+            b"junk",
+            b"",
+        ):
+            here, there = list(frames(content, SPEC)), decoder.frames(content)
+            assert [(f.number, f.reason) for f in here] == [(f.number, f.reason) for f in there]
+            for one, other in zip(here, there, strict=True):
+                assert (one.pixels is None) == (other.pixels is None)
+                assert one.pixels is None or np.array_equal(one.pixels, other.pixels)
+
+
+@pytest.mark.usefixtures("deadly")
+def test_a_crash_is_a_reason_and_the_next_file_is_decoded() -> None:
+    with Decoder(SPEC, 60) as decoder:
+        (frame,) = decoder.frames(CRASH)
+        assert frame.pixels is None
+        assert frame.reason == "quarantined: the decoder crashed (SIGSEGV)"
+        assert decoder.frames(encoded(7))[0].pixels is not None
+
+
+@pytest.mark.usefixtures("deadly")
+def test_silence_is_a_reason_after_finite_attempts() -> None:
+    with Decoder(SPEC, 2) as decoder:
+        assert decoder.frames(encoded(7))[0].pixels is not None
+        start = time.monotonic()
+        (frame,) = decoder.frames(HANG)
+        assert frame.reason == "quarantined: the decoder did not return within 2 seconds"
+        assert time.monotonic() - start < 30
+        assert decoder.frames(encoded(7))[0].pixels is not None
+
+
+@pytest.mark.usefixtures("deadly")
+def test_the_watchdog_ends_a_process_that_hangs_in_native_code() -> None:
+    code = (
+        "import sys\n"
+        "from sdmad.archive.quarantine import watchdog\n"
+        "from sdmad.archive.decode import frames\n"
+        "from tests.archive.test_quarantine import SPEC, HANG\n"
+        "with watchdog(1):\n"
+        "    list(frames(HANG, SPEC))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert b"Timeout" in ended.stderr
