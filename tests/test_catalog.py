@@ -74,7 +74,7 @@ def test_digest_is_of_the_content_not_of_the_layout(tmp_path) -> None:
 
 
 def test_missing_catalog_names_the_shipped_ones() -> None:
-    with pytest.raises(UserError, match="fundus, phantoms"):
+    with pytest.raises(UserError, match="fundus"):
         load_catalog("nowhere.yaml")
 
 
@@ -83,7 +83,7 @@ def test_shipped_catalogs_are_valid_and_have_sources(path) -> None:
     catalog = load_catalog(path.stem)
     assert all(category.source for category in catalog.categories.values())
     shared = catalog.membership.sum(axis=0) > 1
-    assert shared.any(), "some sign is shared between categories"
+    assert shared.any() or len(catalog.categories) == 1, "some sign is shared between categories"
 
 
 def test_fundus_has_the_categories_of_odir() -> None:

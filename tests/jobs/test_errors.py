@@ -120,8 +120,7 @@ def test_evaluation_and_verification_of_nothing(tmp_path, archive) -> None:
 
 
 @pytest.mark.parametrize(
-    "job",
-    ["demo", "train_seeds", "score_archive", "evaluate", "verify_scores", "pretrain_backbone"],
+    "job", sorted(path.stem for path in Path("jobs").glob("*.py") if path.stem != "__init__")
 )
 def test_help_explains_each_job_without_loading_torch(job) -> None:
     import time

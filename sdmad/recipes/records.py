@@ -1,0 +1,115 @@
+"""What a recipe says of each image of a download, and what all recipes share.
+
+A recipe is a function from the folder of a download to one `Record` an image. The order, the split
+and the names depend on names and contents alone: two machines write the same archive.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sdmad.errors import UserError
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+TEST_SHARE = 0.5
+SEARCH_DEPTH = 3
+IN_TEST = "of a patient of the test split, or the same file"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of a download: its file, its name in the archive, and a row of the label table.
+
+    `left_out` says why an image is not written; it is empty for those that are.
+    """
+
+    path: Path
+    member: str
+    patient_id: str = ""
+    split: str = ""
+    labels: tuple[str, ...] = ()
+    left_out: str = ""
+
+
+def keep_apart(records: Iterable[Record]) -> list[Record]:
+    """All records, with the pool images of patients who are in the test split left out."""
+    settled = list(records)
+    tested = {r.patient_id for r in settled if r.split == "test" and not r.left_out}
+    return [
+        replace(r, left_out=IN_TEST)
+        if r.split == "pool" and r.patient_id in tested and not r.left_out
+        else r
+        for r in settled
+    ]
+
+
+def draw_test(patients: Iterable[str], share: float = TEST_SHARE) -> set[str]:
+    """The patients of a test split, for downloads that have none.
+
+    The first `share` of them in the order of the SHA-256 of their ids.
+    """
+    order = sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
+    return set(order[: round(share * len(order))])
+
+
+def content_id(path: Path) -> str:
+    """A patient id for downloads without patients: a hash of the file.
+
+    It cannot tell that two images are of one patient, only that two files are the same.
+    """
+    with path.open("rb") as stream:
+        return f"file-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file below a folder in the order of names, hidden and system files left out."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted((p for p in found if not _hidden(p, folder)), key=Path.as_posix)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def find_root(source: Path, required: Sequence[str], layout: str) -> Path:
+    """`source`, or the nearest folder below it, that holds all `required` paths.
+
+    Raises `UserError` that names what is missing and the `layout` it should have.
+    """
+    check_folder(source)
+    for depth in range(SEARCH_DEPTH + 1):
+        folders = [source] if depth == 0 else sorted(source.glob("*/" * depth))
+        for folder in folders:
+            if all((folder / path).exists() for path in required):
+                return folder
+    missing = next(path for path in required if not (source / path).exists())
+    raise wrong_layout(source, f"there is no {missing}", layout)
+
+
+def find_file(source: Path, patterns: Sequence[str], layout: str) -> Path:
+    """The nearest file at or below `source` whose name matches the earliest pattern that any does.
+
+    Raises `UserError` that names the patterns and the `layout` it should have.
+    """
+    check_folder(source)
+    for pattern in patterns:
+        for depth in range(SEARCH_DEPTH + 1):
+            found = [p for p in sorted(source.glob("*/" * depth + pattern)) if p.is_file()]
+            if found:
+                return found[0]
+    raise wrong_layout(source, f"there is no file {' or '.join(patterns)}", layout)
+
+
+def check_folder(source: Path) -> None:
+    """Raise `UserError` unless `source` is a folder of this machine."""
+    if not source.is_dir():
+        raise UserError(
+            f"there is no folder {source}; give the folder that the download was unpacked in"
+        )
+
+
+def wrong_layout(source: Path, what: str, layout: str) -> UserError:
+    """What is wrong with a download, where, and the layout that it should have."""
+    return UserError(f"in the download {source} {what}; the layout should be {layout}")

@@ -1,0 +1,25 @@
+"""What a conversion wrote, as a table in the terminal."""
+
+from rich.console import Console
+from rich.table import Table
+
+from sdmad.catalog import Catalog
+from sdmad.labels import SPLITS
+from sdmad.recipes.archive_writer import NORMAL, Tally
+
+
+def print_tally(tally: Tally, catalog: Catalog) -> None:
+    """Images by split and category, images and patients of each split, and what was left out."""
+    table = Table(title=f"images of {catalog.name}")
+    table.add_column("category")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    for category in [*catalog.category_names, NORMAL]:
+        table.add_row(category, *(str(tally.labels[split, category]) for split in SPLITS))
+    table.add_section()
+    table.add_row("images", *(str(tally.images[split]) for split in SPLITS))
+    table.add_row("patients", *(str(len(tally.patients[split])) for split in SPLITS))
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table)
+    for reason, count in sorted(tally.left_out.items()):
+        console.print(f"left out, {reason}: {count}", highlight=False)

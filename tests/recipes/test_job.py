@@ -1,0 +1,57 @@
+"""jobs/convert_dataset.py as a user runs it."""
+
+from sdmad.catalog import load_catalog
+from sdmad.labels import load_labels
+from sdmad.recipes.registry import RECIPES
+from tests.helpers import run_job
+from tests.recipes import trees
+
+
+def convert(recipe: str, source: object, output: object):
+    return run_job("convert_dataset", "--recipe", recipe, "--source", source, "--output", output)
+
+
+def test_a_conversion_prints_what_it_wrote_and_what_not(tmp_path) -> None:
+    source = trees.chest_xray(tmp_path / "download")
+    result = convert("chest_xray", source, tmp_path / "archive")
+    assert result.returncode == 0, result.stderr
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2:4]
+        for line in result.stdout.splitlines()
+        if line.count("│") == 4
+    }
+    counts = {name: [int(cell) for cell in cells] for name, cells in rows.items()}
+    assert counts["cardiomegaly"] == [2, 0]
+    assert counts["hernia"] == [0, 1]
+    assert counts["normal"] == [1, 1]
+    assert counts["images"] == [3, 2]
+    assert counts["patients"] == [2, 2]
+    assert "left out, not in the download: 1" in result.stdout
+    assert "wrote 5 images in 1 shards" in result.stdout
+    categories = load_catalog("chest_xray").category_names
+    assert len(load_labels(str(tmp_path / "archive/labels.csv"), categories)) == 5
+
+
+def test_help_lists_the_recipes() -> None:
+    result = run_job("convert_dataset", "--help")
+    assert result.returncode == 0
+    text = " ".join(result.stdout.replace("│", " ").split())
+    assert all(f"{name}:" in text for name in RECIPES)
+
+
+def test_mistakes_are_one_sentence(tmp_path) -> None:
+    source = trees.chest_xray(tmp_path / "download")
+    taken = tmp_path / "taken"
+    trees.image(taken / "1.png")
+    for recipe, place, output, part in (
+        ("knee", source, tmp_path / "a", "there is no recipe 'knee'; choose one of brain_mri, "),
+        ("fundus", source, tmp_path / "a", "the layout should be full_df.csv"),
+        ("fundus", tmp_path / "nowhere", tmp_path / "a", "there is no folder"),
+        ("chest_xray", source, taken, "is not empty (1.png is there)"),
+    ):
+        result = convert(recipe, place, output)
+        assert result.returncode == 2
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 1, result.stderr
+        assert part in lines[0]
+    assert not list((tmp_path / "a").glob("*")), "nothing is written before the layout is checked"
