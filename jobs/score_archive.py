@@ -27,6 +27,9 @@ def main(
     detector_gpus: Annotated[
         float | None, typer.Option(help="GPUs of one detector actor.", min=0)
     ] = None,
+    decode_seconds: Annotated[
+        float, typer.Option(help="Longest time for one image; then it is quarantined.", min=1)
+    ] = 120,
     backbone_weights: Annotated[
         str | None, typer.Option(help="Checkpoint of the backbone, if it has moved.")
     ] = None,
@@ -43,6 +46,7 @@ def main(
         batch_size=batch_size,
         detectors=parse_pool(detectors) if detectors else None,
         detector_gpus=detector_gpus,
+        decode_seconds=decode_seconds,
     )
     tally = score_archive(
         source, storage.resolve(detector), target, config, per_seed, backbone_weights

@@ -1,0 +1,145 @@
+"""`python jobs/write_signs.py` against a stub endpoint: what is written, and errors for people."""
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sdmad.catalog import load_catalog
+from tests.drafting import GOOD, KEY, Reply, Stub, refusal, serve
+from tests.helpers import ROOT
+
+
+def write_signs(
+    output: Path, environment: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the job with `environment` in place of the machine's OPENAI_ variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    command = [sys.executable, "jobs/write_signs.py", "--modality", "chest X-ray"]
+    command += ["--categories", "effusion,cardiomegaly", "--output", str(output), *options]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=kept | {"COLUMNS": "200"} | environment,
+    )
+
+
+def expect_error(result: subprocess.CompletedProcess[str], output: Path, *parts: str) -> None:
+    """One sentence, exit code 2, nothing written, and the key nowhere."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert KEY not in result.stdout + result.stderr
+    assert not list(output.parent.iterdir()), "nothing is written"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "chest.yaml"
+
+
+def test_a_draft_for_a_human_to_edit(output) -> None:
+    with serve(Reply(f"```yaml\n{GOOD}```")) as stub:
+        result = write_signs(output, stub.environment)
+    assert result.returncode == 0, result.stderr
+    assert "review" in result.stdout
+    assert load_catalog(str(output)).category_names == ["effusion", "cardiomegaly"]
+    header = "\n".join(line for line in output.read_text().splitlines() if line.startswith("#"))
+    today = datetime.now(UTC).date().isoformat()
+    for part in ("chest X-ray", "stub-model", today, "language model", "must be reviewed"):
+        assert part in header
+
+
+def test_the_option_goes_before_the_environments_model(output) -> None:
+    with serve(Reply(GOOD)) as stub:
+        write_signs(output, stub.environment, "--model", "another")
+    assert stub.requests[0]["model"] == "another"
+    assert "another" in output.read_text()
+
+
+def test_an_invalid_answer_is_corrected_in_the_conversation(output) -> None:
+    with serve(Reply("sorry: no"), Reply(GOOD)) as stub:
+        result = write_signs(output, stub.environment)
+    assert result.returncode == 0, result.stderr
+    assert "the key 'signs' is missing" in stub.requests[1]["messages"][-1]["content"]
+    assert "the key 'signs' is missing" in result.stdout
+
+
+def test_answers_that_are_never_valid(output) -> None:
+    with serve(Reply(GOOD.replace("  effusion:", "  oedema:"))) as stub:
+        result = write_signs(output, stub.environment, "--attempts", "2")
+    expect_error(result, output, "2 attempts", "the category effusion is missing", "oedema")
+    assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "parts"),
+    [
+        (refusal(401, f"Incorrect API key provided: {KEY}"), ["refuses the key", "401"]),
+        (refusal(404, "The model does not exist"), ["has no model 'stub-model'", "--model"]),
+    ],
+    ids=["unauthorised", "unknown model"],
+)
+def test_refusals(output, reply, parts) -> None:
+    with serve(reply) as stub:
+        expect_error(write_signs(output, stub.environment), output, *parts)
+
+
+def test_a_late_endpoint(output) -> None:
+    with serve(Reply(GOOD, delay=2.0)) as stub:
+        result = write_signs(output, stub.environment, "--timeout", "0.3")
+    expect_error(result, output, "did not answer within 0.3 s", "--timeout")
+
+
+def test_an_endpoint_that_is_not_there(output) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nowhere = Stub(f"http://127.0.0.1:{probe.getsockname()[1]}/v1")
+        result = write_signs(output, nowhere.environment)
+    expect_error(result, output, nowhere.url, "cannot be reached", "OPENAI_BASE_URL")
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts"),
+    [
+        ("OPENAI_API_KEY", ["there is no API key", "OPENAI_API_KEY"]),
+        ("OPENAI_MODEL", ["there is no model", "--model", "OPENAI_MODEL"]),
+    ],
+)
+def test_what_has_to_be_set(output, missing, parts) -> None:
+    with serve(Reply(GOOD)) as stub:
+        result = write_signs(output, stub.environment | {missing: ""})
+    expect_error(result, output, *parts)
+    assert not stub.requests
+
+
+def test_a_file_that_is_there_is_kept_without_asking_the_model(output) -> None:
+    output.write_text("precious")
+    with serve(Reply(GOOD)) as stub:
+        result = write_signs(output, stub.environment)
+        assert result.returncode == 2
+        assert "--overwrite" in result.stderr
+        assert output.read_text() == "precious"
+        assert not stub.requests
+        assert write_signs(output, stub.environment, "--overwrite").returncode == 0
+    assert load_catalog(str(output)).name == "chest_x_ray"
+
+
+@pytest.mark.parametrize("reply", [Reply(GOOD), refusal(500, f"failed with {KEY}")])
+def test_the_key_stays_out_of_the_librarys_log(output, reply) -> None:
+    with serve(reply) as stub:
+        result = write_signs(output, stub.environment | {"OPENAI_LOG": "debug"})
+    assert stub.keys[0] == f"Bearer {KEY}"
+    assert "DEBUG" in result.stderr
+    assert KEY not in result.stdout + result.stderr
+    assert not output.exists() or KEY not in output.read_text()
