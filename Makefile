@@ -18,6 +18,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint cluster/Dockerfile
+	$(BIN)/python -m tests.audit
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -26,9 +28,11 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds_in_one_batch.py
 
-# Minutes: kills the scoring driver at random moments and verifies.
+# Half an hour: mutated files, large shards, SIGKILL of anything at random moments.
 soak: $(READY)
-	$(BIN)/python benchmarks/kill_driver.py --trials 12
+	$(BIN)/python benchmarks/fuzz.py --files 20000
+	$(BIN)/python benchmarks/large_shards.py
+	$(BIN)/python benchmarks/soak.py --trials 50
 
 # Pins for every platform; `--upgrade` in UV_FLAGS renews them.
 requirements: $(READY)

@@ -137,7 +137,7 @@ def parse_catalog(content: Any, where: str) -> Catalog:
 
 
 def load_catalog(uri: str) -> Catalog:
-    """Read a catalog: the name of a shipped one (`phantoms`, `fundus`, ...), a path or an s3:// URI.
+    """Read a catalog: the name of a shipped one (`fundus`, ...), a path or an s3:// URI.
 
     Raises `UserError` when there is no such catalog or it is not valid.
     """

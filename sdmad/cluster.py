@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from sdmad.errors import UserError
 
@@ -23,7 +24,8 @@ class Resources:
 
 
 def connect() -> Resources:
-    """Connect to the cluster of `RAY_ADDRESS` (as in `ray job submit`), or start a local one.
+    """Connect to the cluster of `RAY_ADDRESS` (as in `ray job submit`), or start a local one that
+    listens on the loopback interface only.
 
     Workers of a cluster get the S3 endpoint and region of this process; credentials come from
     their own chain (instance role, service account), never through Ray.
@@ -36,16 +38,20 @@ def connect() -> Resources:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # The submitter of a job may have set the same variables; equal values are no conflict.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+    fixed = "RAY_ADDRESS" not in os.environ
     if not ray.is_initialized():
+        if fixed:
+            # What RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does when it is set before Ray is imported.
+            ray_constants.ENABLE_RAY_CLUSTER = False
         with _stderr_closed():
             ray.init(
+                address="local" if fixed else None,
                 runtime_env={"env_vars": passed} if passed else None,
-                include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+                include_dashboard=False if fixed else None,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
     total = ray.cluster_resources()
-    fixed = "RAY_ADDRESS" not in os.environ
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
 
 

@@ -22,7 +22,7 @@ A YAML file. Unknown keys and impossible values are refused before any work star
 MEANINGS = {
     "archive": "prefix of shards and images",
     "labels": "label table, CSV or Parquet",
-    "catalog": "sign catalog: a YAML file, or the name of a shipped one (`fundus`, `chest_xray`, ...)",
+    "catalog": "sign catalog: a YAML file, or the name of a shipped one (`fundus`, ...)",
     "shots": "labelled images of each category (and of normal) in a support",
     "backbone.model": "`phantom`, an open_clip model, `hf-hub:...` or `local-dir:...`",
     "backbone.pretrained": "tag of open_clip or checkpoint file, for plain names only",

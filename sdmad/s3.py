@@ -8,9 +8,10 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from sdmad.errors import UserError
-from sdmad.patience import ADAPTIVE, ChangedError, error_code, patiently
+from sdmad.patience import ADAPTIVE, MISSING, ChangedError, error_code, patiently
 from sdmad.stored import StoredObject
 
 READ_SECONDS = 30
@@ -108,6 +109,26 @@ def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> b
         return content
 
     return patiently(get, uri, refresh)
+
+
+def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
+    """Write in place of `before` (None: of nothing); False when something else is there by now."""
+    bucket, key = split(uri)
+    condition = {"IfMatch": f'"{before.etag}"'} if before else {"IfNoneMatch": "*"}
+
+    def put() -> bool:
+        try:
+            client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        except ClientError as error:
+            code = error_code(error)
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                return False
+            if before and code in MISSING:
+                return False
+            raise
+        return True
+
+    return patiently(put, uri, refresh)
 
 
 def changed(uri: str) -> ChangedError:

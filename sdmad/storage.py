@@ -17,12 +17,15 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import fsspec
+from filelock import FileLock
 from fsspec import AbstractFileSystem
 
 from sdmad import s3
 from sdmad.errors import UserError
 from sdmad.patience import ADAPTIVE, patiently
 from sdmad.stored import StoredObject
+
+LOCK_SECONDS = 60
 
 
 def is_s3(uri: str) -> bool:
@@ -180,6 +183,21 @@ def write_bytes(uri: str, content: bytes) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
+    """Write in place of what `describe` said (None: of nothing); False when another writer was
+    faster, and nothing is written then."""
+    if is_s3(uri):
+        return s3.replace(uri, content, before)
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{target.name}.lock", timeout=LOCK_SECONDS):
+        now = describe(uri) if target.exists() else None
+        if now != before:
+            return False
+        write_bytes(uri, content)
+        return True
 
 
 def list_objects(uri: str) -> Iterator[StoredObject]:

@@ -61,3 +61,13 @@ def test_a_missing_bucket_is_one_sentence(s3) -> None:
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(UserError, match="gs:// is not supported"):
         storage.resolve("gs://bucket/x")
+
+
+def test_replacing_takes_no_turn_twice(root) -> None:
+    uri = f"{root}/plan"
+    assert storage.replace(uri, b"first", None)
+    assert not storage.replace(uri, b"other", None), "there is something already"
+    before = storage.describe(uri)
+    assert storage.replace(uri, b"second", before)
+    assert not storage.replace(uri, b"third", before), "that is no longer what is there"
+    assert storage.read_bytes(uri) == b"second"

@@ -1,5 +1,6 @@
 """What a reader accepts, so that no file can take more memory, and what it calls damage."""
 
+import errno
 import gzip
 import lzma
 import tarfile
@@ -26,6 +27,17 @@ Entry = tuple[str, bytes | None, str]
 
 class DecodeError(Exception):
     """Why bytes are not an image, in words for the failures table."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an exception speaks of the content of a shard and not of storage.
+
+    pyarrow and gzip raise `OSError` for damage, without a system error's number; a directory of a
+    zip that points before its beginning is an invalid argument (`EINVAL`) of a seek.
+    """
+    if isinstance(error, OSError) and not isinstance(error, DAMAGE):
+        return error.errno in (None, errno.EINVAL)
+    return isinstance(error, DAMAGE)
 
 
 def too_large(size: int) -> str:

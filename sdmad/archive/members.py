@@ -13,7 +13,7 @@ from typing import IO
 
 from sdmad import storage
 from sdmad.archive import naming, parquets, tars, zips
-from sdmad.archive.limits import DAMAGE, Entry, describe, too_large
+from sdmad.archive.limits import DAMAGE, Entry, describe, is_damage, too_large
 from sdmad.archive.units import WorkUnit
 from sdmad.patience import storage_error
 from sdmad.stored import StoredObject
@@ -83,11 +83,8 @@ def _read_shard(unit: WorkUnit) -> Iterator[Member]:
     except FileNotFoundError:
         storage.check_visible(unit.base)
         reason = "the shard cannot be read: the object is not there"
-    except DAMAGE as error:
-        reason = f"the shard breaks off: {describe(error)}"
-    except OSError as error:
-        # pyarrow and gzip raise it for damage too, without the number of a system error.
-        if error.errno is not None:
+    except (OSError, *DAMAGE) as error:
+        if not is_damage(error):
             raise storage_error(shard.uri, error) from error
         reason = f"the shard breaks off: {describe(error)}"
     if reason:
@@ -138,7 +135,7 @@ def _read_shard_members(shard: str, names: set[str]) -> dict[str, bytes]:
     compressed = kind == "tar" and not shard.lower().endswith(".tar")
     found: dict[str, bytes] = {}
     # What is not there, or stands behind a break, is left out.
-    with suppress(FileNotFoundError, *DAMAGE):
+    try:
         entry = storage.describe(shard)
         whole = compressed or entry.size <= WHOLE_SHARD_BYTES
         with storage.open_read(shard, READ_BLOCK if whole else SEEK_BLOCK, entry) as stream:
@@ -146,5 +143,11 @@ def _read_shard_members(shard: str, names: set[str]) -> dict[str, bytes]:
                 pairs = tars.find(stream, names, compressed)
             else:
                 pairs = (zips if kind == "zip" else parquets).find(stream, names)
-            found.update(pairs)
+            for name, content in pairs:
+                found[name] = content  # noqa: PERF403 - what is found before a break is kept
+    except FileNotFoundError:
+        return {}
+    except (OSError, *DAMAGE) as error:
+        if not is_damage(error):
+            raise storage_error(shard, error) from error
     return found

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as types
 
-from sdmad.archive.limits import Entry, describe, too_large
+from sdmad.archive.limits import Entry, describe, is_damage, too_large
 
 IMAGE_COLUMNS = ("image", "content", "bytes", "img", "data", "png", "jpg", "jpeg", "dicom", "dcm")
 NAME_COLUMNS = ("member", "path", "file_name", "filename", "key", "__key__", "name", "image_id")
@@ -91,7 +91,7 @@ def members(stream: IO[bytes], part: tuple[int, int] | None) -> Iterator[Entry]:
                 yield _entry(names[done], value)
                 done += 1
         except (pa.ArrowException, IndexError, OSError) as error:
-            if isinstance(error, OSError) and error.errno:
+            if not is_damage(error):
                 raise
             reason = f"the row group is damaged: {describe(error)}"
         yield from ((name, None, reason) for name in names[done:])
@@ -121,7 +121,7 @@ def row_names(file: pq.ParquetFile, where: Columns, group: int) -> list[str]:
     try:
         column = file.read_row_group(group, columns=[where.name]).column(0).combine_chunks()
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if not is_damage(error):
             raise
         return numbers
     if types.is_struct(column.type):

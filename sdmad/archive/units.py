@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 from sdmad import storage
 from sdmad.archive import naming, parquets, zips
-from sdmad.archive.limits import DAMAGE
+from sdmad.archive.limits import DAMAGE, is_damage
+from sdmad.patience import storage_error
 from sdmad.stored import StoredObject
 
 LOOSE_OBJECTS_PER_UNIT = 256
@@ -94,9 +95,9 @@ def _parts(kind: str, entry: StoredObject) -> list[Part | None]:
     try:
         with storage.open_read(entry.uri, FOOTER_BLOCK, entry) as stream:
             found = zips.parts(stream) if kind == "zip" else parquets.parts(stream)
-    except FileNotFoundError:
-        return [None]
-    except DAMAGE:
+    except (OSError, *DAMAGE) as error:
+        if not (is_damage(error) or isinstance(error, FileNotFoundError)):
+            raise storage_error(entry.uri, error) from error
         return [None]
     if found is None:
         return []

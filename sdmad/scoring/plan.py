@@ -51,9 +51,18 @@ def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
     carry. Raises `UserError` when the archive is empty, a planned object has changed or vanished
     before it was scored, or the output belongs to another archive or detector.
     """
+    while (plan := _extended(archive, output, metadata)) is None:
+        # Another run over the same output was faster: its plan counts.
+        pass
+    return plan
+
+
+def _extended(archive: str, output: str, metadata: dict[str, str]) -> Plan | None:
+    """The plan with units for new objects, written; None when it has changed meanwhile."""
     uri = plan_uri(output)
     planned: list[WorkUnit] = []
-    if storage.exists(uri):
+    there = storage.describe(uri) if storage.exists(uri) else None
+    if there:
         planned, before = read_plan(output)
         _check_identity(output, before, metadata)
     done = tables.done_units(output)
@@ -66,8 +75,8 @@ def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
         raise UserError(
             f"there are no images at {archive}: no shards and no objects that could be images"
         )
-    if fresh:
-        storage.write_bytes(uri, _encode(units, metadata))
+    if fresh and not storage.replace(uri, _encode(units, metadata), there):
+        return None
     return Plan(units, done & {unit.id for unit in units})
 
 

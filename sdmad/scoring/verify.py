@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from sdmad import storage
 from sdmad.archive import naming, parquets
 from sdmad.archive.decode import count_frames
-from sdmad.archive.limits import DAMAGE
+from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_members
 from sdmad.archive.tars import StrictTarInfo
 from sdmad.errors import UserError
+from sdmad.patience import storage_error
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
 from sdmad.stored import StoredObject
@@ -137,11 +138,9 @@ def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
         # One by one: what stands before a break in the shard is kept.
         for member in walk(entry):
             found.append((name, naming.clean(member)))  # noqa: PERF401
-    except (FileNotFoundError, *DAMAGE):
-        return found, [name]
-    except OSError as error:
-        if error.errno is not None:
-            raise
+    except (OSError, *DAMAGE) as error:
+        if not (is_damage(error) or isinstance(error, FileNotFoundError)):
+            raise storage_error(entry.uri, error) from error
         return found, [name]
     return found, []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from sdmad import s3 as s3_access
 from sdmad import storage
@@ -57,6 +58,12 @@ def killing(kind: str, times: int) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.fixture
+def joined(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in processes of their own join the Ray of this session: its start is not theirs."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     """24 shards of 30 phantoms."""
@@ -79,6 +86,7 @@ def test_killed_workers_cost_nothing(kind, times, shards, training_run, tmp_path
     assert (verdict.scored, verdict.failed) == (720, 0)
 
 
+@pytest.mark.usefixtures("joined")
 def test_death_between_failures_and_scores_leaves_the_unit_undone(
     shards, training_run, tmp_path
 ) -> None:
@@ -139,6 +147,7 @@ def test_files_that_kill_or_hang_decoders_are_failures_and_their_neighbours_are_
     assert verdict.scored == 19
 
 
+@pytest.mark.usefixtures("joined")
 def test_a_run_on_storage_that_fails_a_fifth_of_requests_completes(
     s3, training_run, tmp_path
 ) -> None:
@@ -160,6 +169,24 @@ def test_a_run_on_storage_that_fails_a_fifth_of_requests_completes(
     verdict = verify_scores(f"{base}/archive", f"{base}/scores")
     assert verdict.passed
     assert (verdict.scored, verdict.failed) == (66, 0)
+
+
+@pytest.mark.usefixtures("joined")
+def test_two_runs_at_once_on_one_output_agree(s3, training_run, tmp_path) -> None:
+    base = f"{s3}/twice-{tmp_path.name}"
+    for k in range(5):
+        images = {f"{k}-{j}.png": encoded_phantom(j) for j in range(8)}
+        shard = write_tar(tmp_path / "s.tar", images).read_bytes()
+        storage.write_bytes(f"{base}/archive/{k}.tar", shard)
+        storage.write_bytes(f"{base}/archive/{k}.png", encoded_phantom(k))
+    command = [sys.executable, "jobs/score_archive.py", "--archive", f"{base}/archive"]
+    command += ["--detector", str(training_run), "--output", f"{base}/scores"]
+    quiet = subprocess.DEVNULL
+    runs = [subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) for _ in range(2)]
+    assert [run.wait(200) for run in runs] == [0, 0]
+    verdict = verify_scores(f"{base}/archive", f"{base}/scores")
+    assert verdict.passed
+    assert (verdict.scored, verdict.failed) == (45, 0)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -233,6 +260,7 @@ def test_images_that_left_the_archive_after_scoring_are_no_fault(training_run, t
     assert verdict.gone == [("", "1.png")]
 
 
+@pytest.mark.usefixtures("joined")
 def test_credentials_stand_in_no_file_and_no_output(s3, training_run, tmp_path) -> None:
     """Not in tables, plan, run.json, messages; neither when all is well nor when it is refused."""
     secret = "wJalrSECRETKEYdonotshow"  # noqa: S105 - what must not be seen

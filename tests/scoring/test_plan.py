@@ -97,3 +97,25 @@ def test_an_archive_without_images_is_refused(tmp_path) -> None:
     (tmp_path / "archive" / "readme.txt").write_text("nothing here")
     with pytest.raises(UserError, match="there are no images"):
         make_plan(str(tmp_path / "archive"), str(tmp_path / "out"), metadata("x"))
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_two_runs_that_begin_at_once_agree_on_one_plan(where, s3, tmp_path, monkeypatch) -> None:
+    """The slower one, whose listing is older, takes over the units of the faster one."""
+    base = str(tmp_path) if where == "local" else f"{s3}/race-{tmp_path.name}"
+    archive, output = f"{base}/a", f"{base}/out"
+    metadata = {"archive": archive, "detector": "d", "per_seed": "false"}
+    storage.write_bytes(f"{archive}/2.png", b"2")
+    original, faster = storage.replace, []
+
+    def overtaken(uri: str, content: bytes, before: object) -> bool:
+        if not faster:
+            faster.append(None)
+            storage.write_bytes(f"{archive}/1.png", b"1")
+            faster[0] = make_plan(archive, output, metadata)
+        return original(uri, content, before)
+
+    monkeypatch.setattr(storage, "replace", overtaken)
+    slower = make_plan(archive, output, metadata)
+    assert slower.units == faster[0].units
+    assert [len(unit.objects) for unit in slower.units] == [2]

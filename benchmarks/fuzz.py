@@ -1,0 +1,190 @@
+"""Mutated files, all kinds, from a fixed seed: every one an image or a reason, no end of the run.
+
+    python benchmarks/fuzz.py --files 10000
+
+Four fifths are images (PNG, JPEG, TIFF, DICOM in many kinds), decoded as a quarantined reader does:
+a crash or silence of the decoder is a reason, too, and is counted. The others are shards (tar,
+tar.gz, zip, Parquet), read as a reader does. Mutations: flipped bits, overwritten, removed and
+doubled stretches, lying lengths, cuts, two files spliced. Prints one line; exit code 0 only when
+nothing was raised and memory stayed below 8 GiB.
+"""
+
+import io
+import random
+import resource
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
+import typer
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from sdmad.archive.listing import list_archive
+from sdmad.archive.members import read_unit
+from sdmad.archive.quarantine import Decoder
+from sdmad.archive.units import cut_units
+from sdmad.images import ImageSpec
+
+SPEC = ImageSpec((64, 64), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
+MEMORY_LIMIT = 8 << 30
+DECODE_SECONDS = 20
+
+
+def images() -> list[bytes]:
+    """Whole images of every kind that the product reads."""
+    noise = np.random.default_rng(0)
+    grey = noise.integers(0, 255, (96, 80), np.uint8)
+    deep = noise.integers(0, 65535, (96, 80), np.uint16)
+    colour = noise.integers(0, 255, (96, 80, 3), np.uint8)
+    made = [
+        save(Image.fromarray(values), format, **options)
+        for values in (grey, colour)
+        for format, options in (
+            *(("PNG", {}), ("JPEG", {"quality": 80}), ("JPEG", {"progressive": True})),
+            *(("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("GIF", {})),
+            *(("JPEG2000", {}), ("WEBP", {})),
+        )
+    ]
+    made += [save(Image.fromarray(deep), "PNG"), save(Image.fromarray(deep), "TIFF")]
+    made.append(save(Image.fromarray(deep.astype(np.float32)), "TIFF"))
+    pages = [Image.fromarray(grey)] * 3
+    made.append(save(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    for mode in ("P", "CMYK", "RGBA", "LA", "1"):
+        format = "JPEG" if mode == "CMYK" else "PNG"
+        made.append(save(Image.fromarray(colour).convert(mode), format))
+    return made + dicoms(deep)
+
+
+def save(image: Image.Image, format: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, format, **options)
+    return sink.getvalue()
+
+
+def dicoms(deep: np.ndarray) -> list[bytes]:
+    """pydicom's samples below 40 kB, and one stack in four transfer syntaxes."""
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    samples = [p.read_bytes() for p in sorted(folder.glob("*.dcm")) if p.stat().st_size < 40_000]
+    for syntax in (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLSLossless):
+        dataset = pydicom.dcmread(folder / "MR_small.dcm")
+        dataset.NumberOfFrames = 3
+        dataset.Rows, dataset.Columns = deep.shape
+        dataset.PixelData = (deep // 16).astype(np.int16).tobytes() * 3
+        if syntax != ExplicitVRLittleEndian:
+            dataset.compress(syntax, generate_instance_uid=False)
+        sink = io.BytesIO()
+        dataset.save_as(sink)
+        samples.append(sink.getvalue())
+    return samples
+
+
+def shards() -> dict[str, bytes]:
+    """Whole shards of small images, by suffix."""
+    content = save(Image.new("L", (40, 40), 7), "PNG")
+    made = {}
+    for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz")):
+        sink = io.BytesIO()
+        with tarfile.open(fileobj=sink, mode=mode) as tar:
+            for k in range(8):
+                info = tarfile.TarInfo(f"{'long' * 30 * (k % 2)}{k}.png")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        made[suffix] = sink.getvalue()
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for k in range(8):
+            archive.writestr(f"{k}.png", content)
+    made[".zip"] = sink.getvalue()
+    sink = io.BytesIO()
+    rows = [{"bytes": content, "path": f"{k}.png"} for k in range(8)]
+    pq.write_table(pa.table({"image": rows}), sink, row_group_size=3)
+    return made | {".parquet": sink.getvalue()}
+
+
+def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
+    """One to four mutations."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        if not data:
+            break
+        # Half of all mutations fall into the first kilobyte, where the headers are.
+        limit = min(len(data), 1024) if chance.random() < 0.5 else len(data)
+        at = chance.randrange(limit)
+        size = chance.randint(1, 1 + len(data) // 8)
+        kind = chance.randrange(7)
+        if kind == 0:
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            data[at : at + size] = chance.randbytes(len(data[at : at + size]))
+        elif kind == 2:
+            del data[at : at + size]
+        elif kind == 3:
+            data[at:at] = data[at : at + size]
+        elif kind == 4:
+            data[at : at + 4] = chance.choice((b"\xff\xff\xff\x7f", b"\x00" * 4, b"\xff" * 4))
+        elif kind == 5:
+            del data[at:]
+        else:
+            data[at:] = other[at:]
+    return bytes(data)
+
+
+def main(
+    files: Annotated[int, typer.Option(help="Mutated files.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the mutations.")] = 0,
+) -> None:
+    """Decode and read them all."""
+    chance = random.Random(seed)  # noqa: S311 - mutations, no secrets
+    pictures, archives = images(), shards()
+    outcome: Counter[str] = Counter()
+    raised: list[str] = []
+    begin = time.monotonic()
+    with Decoder(SPEC, DECODE_SECONDS) as decoder, tempfile.TemporaryDirectory() as folder:
+        for number in range(files):
+            try:
+                if number % 5 < 4:
+                    content = mutate(chance.choice(pictures), chance.choice(pictures), chance)
+                    reasons = [frame.reason for frame in decoder.frames(content)]
+                else:
+                    suffix = chance.choice(sorted(archives))
+                    content = mutate(archives[suffix], archives[suffix], chance)
+                    reasons = read_shard(Path(folder) / f"s{suffix}", content)
+            except Exception as error:
+                raised.append(f"file {number}: {type(error).__name__}: {error}")
+                continue
+            outcome["images"] += sum(not reason for reason in reasons)
+            outcome["reasons"] += sum(bool(reason) for reason in reasons)
+            outcome["crashes"] += sum("crashed" in reason for reason in reasons)
+            outcome["hangs"] += sum("did not return" in reason for reason in reasons)
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    for line in raised[:10]:
+        print(line)
+    print(
+        f"{files} files, {outcome['images']} images, {outcome['reasons']} reasons, "
+        f"{outcome['crashes']} crashes and {outcome['hangs']} hangs quarantined, {len(raised)} "
+        f"raised, peak memory {here >> 20} MiB reading and {child >> 20} MiB decoding, "
+        f"{time.monotonic() - begin:.0f} s"
+    )
+    sys.exit(bool(raised) or max(here, child) > MEMORY_LIMIT)
+
+
+def read_shard(path: Path, content: bytes) -> list[str]:
+    """The reasons of a shard's members, empty for those that are read."""
+    path.write_bytes(content)
+    units = list(cut_units(str(path), list_archive(str(path))))
+    return [member.reason for unit in units for member in read_unit(unit)]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,242 @@
+"""SIGKILL of anything at random moments while an archive is scored: nothing lost, nothing doubled.
+
+    python benchmarks/soak.py --trials 50
+
+A head without CPUs and two nodes stand for the whole soak. Each trial scores an archive of phantoms
+from S3 to a new output and kills one of: the driver (start-up and planning included), the driver
+between a unit's failures and its scores, a reader, a detector actor, a whole node. A driver that is
+dead or has given up is followed by the same command, which must skip what was finished. Then the
+archive is verified. Prints a line a trial and one line at the end; exit code 0 only at zero lost
+and doubled.
+"""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import ray
+import typer
+from ray.cluster_utils import Cluster
+
+from sdmad import storage
+from sdmad.config import TrainConfig
+from sdmad.fitting.run import train_seeds
+from sdmad.learner import AugmentConfig, LearnerConfig
+from sdmad.local_s3 import local_s3
+from sdmad.phantoms.task import draw_example, encode_png, write_archive
+from sdmad.scoring.verify import verify_scores
+
+ROOT = Path(__file__).parents[1]
+SHARDS, IMAGES, LOOSE = 40, 30, 50
+ARCHIVE = "s3://soak/archive"
+COMMITTER = "driver between failures and scores"
+KINDS = ("driver", COMMITTER, "reader", "detector", "node")
+TITLES = {"reader": "read_and_decode", "detector": "DetectorActor"}
+TRIAL_SECONDS = 240
+DYING = """
+import os, signal
+from sdmad import storage
+write, written = storage.write_bytes, []
+def dying(uri, content):
+    if "/scores/part-" in uri:
+        written.append(uri)
+        if len(written) == {number}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(uri, content)
+storage.write_bytes = dying
+from jobs.score_archive import main
+from sdmad.cli import run_job
+run_job(main)
+"""
+
+
+@dataclass
+class Soak:
+    """What all trials share, and what they have found."""
+
+    detector: str
+    cluster: Cluster
+    random: random.Random
+    nodes: list = field(default_factory=list)
+    lost: int = 0
+    doubled: int = 0
+    reruns: int = 0
+    missed: int = 0
+    peak: int = 0
+
+    def refill(self) -> None:
+        """Two living nodes of one CPU each."""
+        while len(self.nodes) < 2:
+            self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20))
+
+
+def fill() -> None:
+    """Shards of phantoms, some damaged images, and loose ones."""
+    content = [encode_png(draw_example(k, "test").image) for k in range(IMAGES)]
+    content[7] = content[7][:200]
+    for shard in range(SHARDS):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for k, image in enumerate(content):
+                info = tarfile.TarInfo(f"{shard}-{k}.png")
+                info.size = len(image)
+                tar.addfile(info, io.BytesIO(image))
+        storage.write_bytes(f"{ARCHIVE}/{shard:03d}.tar", buffer.getvalue())
+    for k in range(LOOSE):
+        storage.write_bytes(f"{ARCHIVE}/loose/{k}.png", content[k % IMAGES])
+
+
+def parts(output: str) -> dict[str, str]:
+    """The finished units of a run: name and ETag."""
+    return {storage.name(e.uri): e.etag for e in storage.list_objects(f"{output}/scores")}
+
+
+def start(soak: Soak, output: str, last_words: int = 0) -> subprocess.Popen:
+    """The job; with `last_words` it kills itself before that scores file, its failures written."""
+    job = ["-c", DYING.format(number=last_words)] if last_words else ["jobs/score_archive.py"]
+    command = [sys.executable, *job, "--archive", ARCHIVE]
+    command += ["--detector", soak.detector, "--output", output, "--batch-size", "16"]
+    environment = os.environ | {"RAY_ADDRESS": soak.cluster.address}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
+
+
+def wait_for(condition: Callable[[], bool], driver: subprocess.Popen) -> bool:
+    """Whether `condition` came true while the driver was alive."""
+    while driver.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def kill(soak: Soak, kind: str, driver: subprocess.Popen, output: str) -> bool:
+    """Kill what `kind` says at a random moment; False when the run was over before."""
+    if kind == "driver":
+        if soak.random.random() < 0.5:
+            wait_for(lambda: bool(parts(output)), driver)
+            time.sleep(soak.random.uniform(0, 1.5))
+        else:
+            time.sleep(soak.random.uniform(2, 10))
+        driver.send_signal(signal.SIGKILL)
+        return True
+    if kind == COMMITTER:
+        return driver.wait(TRIAL_SECONDS) == -signal.SIGKILL
+    if not wait_for(lambda: bool(workers("reader") + workers("detector")), driver):
+        return False
+    time.sleep(soak.random.uniform(0, 4))
+    if kind == "node":
+        node = soak.nodes.pop(soak.random.randrange(len(soak.nodes)))
+        soak.cluster.remove_node(node, allow_graceful=False)
+        time.sleep(1)
+        soak.refill()
+        return driver.poll() is None
+    if not wait_for(lambda: bool(workers(kind)), driver):
+        return False
+    for process in workers(kind)[:1]:
+        process.kill()
+    return True
+
+
+def workers(kind: str) -> list[psutil.Process]:
+    """Worker processes that run a stage now."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::") and TITLES[kind] in title:
+            found.append(process)
+    return found
+
+
+def watch_memory(soak: Soak) -> None:
+    """Note the largest worker or driver of all, twice a second."""
+    while True:
+        for process in psutil.process_iter(["cmdline", "memory_info"]):
+            title = " ".join(process.info["cmdline"] or [])
+            if (title.startswith("ray::") or "score_archive" in title) and process.info[
+                "memory_info"
+            ]:
+                soak.peak = max(soak.peak, process.info["memory_info"].rss)
+        time.sleep(0.5)
+
+
+def trial(soak: Soak, number: int, kind: str) -> None:
+    """One run, one death, the same command until it succeeds, and the proof."""
+    output = f"s3://soak/scores-{number}"
+    begin = time.monotonic()
+    last_words = soak.random.randrange(1, SHARDS) if kind == COMMITTER else 0
+    driver = start(soak, output, last_words)
+    hit = kill(soak, kind, driver, output)
+    soak.missed += not hit
+    code = driver.wait(TRIAL_SECONDS)
+    finished = parts(output)
+    while code != 0:
+        soak.reruns += 1
+        before = parts(output)
+        code = start(soak, output).wait(TRIAL_SECONDS)
+        record = json.loads(storage.read_bytes(f"{output}/run.json"))
+        assert record["units_skipped"] == len(before), "finished units are skipped"
+        assert before.items() <= parts(output).items(), "finished units are not written again"
+    verdict = verify_scores(ARCHIVE, output)
+    gone = len(verdict.lost)
+    twice = len(verdict.doubled) + len(verdict.foreign)
+    soak.lost, soak.doubled = soak.lost + gone, soak.doubled + twice
+    print(
+        f"trial {number}: {kind}{'' if hit else ' (too late)'}, {len(finished)} of {SHARDS + 1} "
+        f"units finished then, {gone} lost, {twice} doubled, {time.monotonic() - begin:.0f} s",
+        flush=True,
+    )
+
+
+def main(
+    trials: Annotated[int, typer.Option(help="Deaths.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
+) -> None:
+    """Run the trials."""
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    with local_s3("soak"), tempfile.TemporaryDirectory() as folder:
+        labels = write_archive(f"{folder}/few", pool=200, test=10)
+        quick = LearnerConfig(steps=5, augment=AugmentConfig(views=1))
+        train = TrainConfig(
+            archive=f"{folder}/few",
+            labels=labels,
+            catalog="phantoms",
+            learner=quick,
+            shots=[1],
+            seeds="0:2",
+        )
+        train_seeds(train, f"{folder}/train")
+        ray.shutdown()
+        fill()
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        soak = Soak(f"{folder}/train", cluster, random.Random(seed))  # noqa: S311 - moments
+        soak.refill()
+        threading.Thread(target=watch_memory, args=(soak,), daemon=True).start()
+        try:
+            for number in range(trials):
+                trial(soak, number, KINDS[number % len(KINDS)])
+        finally:
+            cluster.shutdown()
+    images = trials * (SHARDS * IMAGES + LOOSE)
+    print(
+        f"{trials} trials ({soak.missed} too late to hit), {images} images, {soak.lost} lost, "
+        f"{soak.doubled} doubled, {soak.reruns} reruns, largest process {soak.peak >> 20} MiB"
+    )
+    sys.exit(bool(soak.lost or soak.doubled))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,53 @@
+"""What the jobs ask of a cluster, read from the code, and the versions that are pinned."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from sdmad.cluster import Resources
+from sdmad.config import TrainConfig
+from sdmad.fitting import run as fitting
+from sdmad.scoring.pipeline import PipelineConfig
+from tests.helpers import ROOT
+
+Request = dict[str, float]
+
+
+def job_requests(gpus: bool) -> list[Request]:
+    """The resources of every task, actor and Ray Train worker of training and scoring."""
+    resources = Resources(cpus=64, gpus=8 if gpus else 0)
+    config = TrainConfig(archive="a", labels="l", catalog="c")
+    _, scaling = fitting._scaling(config, resources, batches=8)
+    requests = [*scoring_requests(PipelineConfig(), resources), scaling.resources_per_worker]
+    return [{"CPU": _support_cpus()}, *requests]
+
+
+def scoring_requests(config: PipelineConfig, resources: Resources) -> list[Request]:
+    """A reader's and a detector's resources."""
+    filled = config.fill(resources)
+    detector = {"CPU": filled.detector_cpus, "GPU": filled.detector_gpus}
+    return [{"CPU": filled.reader_cpus}, {name: n for name, n in detector.items() if n}]
+
+
+def _support_cpus() -> float:
+    options: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting.ray, "remote", lambda **given: options.update(given) or (lambda f: f))
+        fitting._read_supports([], "", None)
+    return options["num_cpus"]
+
+
+def holds(node: dict[str, float], request: Request) -> bool:
+    return all(node.get(name, 0) >= amount for name, amount in request.items())
+
+
+def pinned(package: str) -> str:
+    """The version of a package in requirements.txt."""
+    return re.search(rf"^{package}==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)[1]
+
+
+def image_tag() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return f"{project['version']}-ray{pinned('ray')}"
