@@ -28,6 +28,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 
 from sdmad.archive.greys import stretch
 from sdmad.archive.limits import (
+    INTERRUPTIONS,
     LARGEST_IMAGE_PIXELS,
     LARGEST_MEMBER_BYTES,
     MOST_FRAMES,
@@ -80,8 +81,11 @@ class DicomFile:
             array = pixel_array(self.dataset, index=index)
         except MemoryError:
             raise DecodeError("too large for this machine's memory") from None
-        except Exception as error:
-            # Its text may repeat elements of the header.
+        except INTERRUPTIONS:
+            raise
+        except BaseException as error:
+            # A decoder in Rust panics with an exception that is no `Exception`; and the text of
+            # any may repeat elements of the header.
             what = f"DICOM pixel data cannot be decoded ({syntax.name})"
             raise DecodeError(f"{what}: {type(error).__name__}") from None
         try:

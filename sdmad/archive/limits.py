@@ -18,11 +18,14 @@ MOST_FRAMES = 50_000
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, pa.ArrowException),
     *(EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError),
-    *(ValueError, NotImplementedError, RuntimeError, KeyError, IndexError, OverflowError),
+    *(ValueError, TypeError, LookupError, OverflowError, NotImplementedError, RuntimeError),
 )
 
 # The name of an image in its shard, its bytes, and the reason when there are none.
 Entry = tuple[str, bytes | None, str]
+
+
+INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class DecodeError(Exception):

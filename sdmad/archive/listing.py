@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
+from sdmad.archive.limits import DAMAGE
 from sdmad.errors import UserError
 from sdmad.stored import StoredObject
 
@@ -43,7 +43,7 @@ def _read_manifest(archive: str) -> pd.DataFrame | None:
                     return None
                 wanted = [c for c in ("uri", "size", "etag") if c in file.schema_arrow.names]
                 return file.read(columns=wanted).to_pandas()
-        except (pa.ArrowException, OSError):
+        except (OSError, *DAMAGE):
             return None
     try:
         content = io.BytesIO(storage.read_file(archive, "manifest"))
