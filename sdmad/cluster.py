@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +45,7 @@ def connect() -> Resources:
         if fixed:
             # What RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does when it is set before Ray is imported.
             ray_constants.ENABLE_RAY_CLUSTER = False
-        with _stderr_closed():
+        with _sigterm_kept(), _stderr_closed():
             ray.init(
                 address="local" if fixed else None,
                 runtime_env={"env_vars": passed} if passed else None,
@@ -82,6 +84,17 @@ def _find_mistake(error: BaseException | None, depth: int = 8) -> UserError | No
     inner = [error.__cause__, getattr(error, "cause", None), *failures.values()]
     found = (_find_mistake(e, depth - 1) for e in inner if isinstance(e, BaseException))
     return next((mistake for mistake in found if mistake), None)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """`ray.init` takes SIGTERM over; give it back to the job."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sdmad import logs
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -67,6 +69,10 @@ class Tracker:
     def _line(self, note: str) -> None:
         self.said = time.monotonic()
         seconds = self.said - self.started
+        if logs.wanted():
+            about = {"what": self.what, "done": self.done, "total": self.total, "unit": self.unit}
+            logs.log("progress", **about, seconds=round(seconds, 1), note=note)
+            return
         left = ""
         if 0 < self.done < self.total:
             left = f", {seconds / self.done * (self.total - self.done):.0f} s left"

@@ -7,7 +7,6 @@ again, does only what is missing.
 
 import hashlib
 import io
-import os
 import tempfile
 import threading
 import time
@@ -167,10 +166,9 @@ def _fit_missing(
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
     workers, scaling = _scaling(config, resources, len(batches))
     pixels = _read_supports(missing, archive, spec)
-    threads = max(1, (os.cpu_count() or 1) // workers)
     device = None if scaling.use_gpu else "cpu"
     task = FitTask(
-        batches, pixels, output, config.backbone, catalog, config.learner, threads, device
+        batches, pixels, output, config.backbone, catalog, config.learner, workers, device
     )
     trainer = TorchTrainer(
         fit_loop,

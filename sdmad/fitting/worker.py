@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class FitTask:
     backbone: BackboneConfig
     catalog: Catalog
     learner: LearnerConfig
-    threads: int
+    workers: int
     device: str | None
 
 
@@ -52,7 +53,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     task: FitTask = settings["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(task.threads)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // task.workers))
     done = list_fits(task.output)
     backbone = load_backbone(task.backbone, task.device)
     for first in range(0, len(task.batches), world):

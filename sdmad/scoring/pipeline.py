@@ -85,10 +85,11 @@ class DetectorActor:
         uri: str,
         backbone: str | None,
         columns: ScoreColumns,
-        threads: int,
+        detectors: int,
         device: str | None,
     ) -> None:
-        torch.set_num_threads(threads)
+        # The cores of the node that this actor stands on, not the driver's.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // detectors))
         self.detector = Detector.load(uri, device, backbone)
         self.columns = columns
 
@@ -165,8 +166,9 @@ def stream_scores(
     source: DetectorSource,
     columns: ScoreColumns,
     config: PipelineConfig,
+    run: str,
 ) -> Iterator[pa.Table]:
-    """Score rows of all units as they come, mixed; `config` is filled."""
+    """Score rows of all units as they come, mixed; `config` is filled, `run` names the logs."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -176,7 +178,6 @@ def stream_scores(
     if config.detectors is None or config.detector_cpus is None or config.reader_cpus is None:
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
-    threads = max(1, (os.cpu_count() or 1) // most)
     device = None if config.detector_gpus else "cpu"
     payloads = [{"payload": unit.to_json()} for unit in units]
     data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
@@ -188,6 +189,7 @@ def stream_scores(
             "spec": source.spec,
             "rows": config.batch_size,
             "decode_seconds": config.decode_seconds,
+            "run": run,
         },
         num_cpus=config.reader_cpus,
         max_retries=RETRIES,
@@ -196,7 +198,7 @@ def stream_scores(
         DetectorActor,
         batch_size=config.batch_size,
         batch_format="numpy",
-        fn_constructor_args=(source.uri, source.backbone, columns, threads, device),
+        fn_constructor_args=(source.uri, source.backbone, columns, most, device),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,

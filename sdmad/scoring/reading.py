@@ -18,6 +18,7 @@ from sdmad.archive.quarantine import Decoder, watchdog
 from sdmad.archive.units import WorkUnit
 from sdmad.cluster import attempt
 from sdmad.images import ImageSpec
+from sdmad.logs import log
 
 END_OF_UNIT = -1
 _TEXT = ("unit", "uri", "archive", "member", "stage", "reason")
@@ -27,7 +28,7 @@ Decode = Callable[[bytes], Iterable[Frame]]
 
 
 def read_and_decode(
-    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int, decode_seconds: float
+    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int, decode_seconds: float, run: str = ""
 ) -> Iterator[dict[str, np.ndarray]]:
     """The images of one unit, `rows` at a time, as columns with `pixels` (n, H, W, 3) uint8.
 
@@ -36,7 +37,9 @@ def read_and_decode(
     """
     unit = WorkUnit.from_json(str(batch["payload"][0]))
     pending: list[dict[str, Any]] = []
-    total = 0
+    total, begin = 0, time.monotonic()
+    about = {"run": run, "unit": unit.id, "attempt": attempt()}
+    log("unit begun", quarantine=attempt() > 0, uri=clean(unit.objects[0].uri), **about)
     with _decoder(spec, decode_seconds) as decode_file:
         for row in _rows(unit, decode_file):
             pending.append(row | {"index": total, "total": -1})
@@ -46,6 +49,8 @@ def read_and_decode(
                 pending = []
     end: dict[str, Any] = dict.fromkeys(_TEXT, "") | dict.fromkeys(_SECONDS, 0.0)
     end |= {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end", "pixels": None}
+    seconds = round(time.monotonic() - begin, 3)
+    log("unit read", images=total, seconds=seconds, **about)
     yield _columns([*pending, end], spec)
 
 

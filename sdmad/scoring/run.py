@@ -3,15 +3,17 @@
 The driver holds the small score rows of units in flight, nothing else; cost grows with units.
 """
 
+import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdmad import runs
+from sdmad import logs, runs
 from sdmad.backbone import load_backbone
 from sdmad.cluster import connect
 from sdmad.detector import Detector
@@ -19,6 +21,7 @@ from sdmad.fits import code_version
 from sdmad.progress import Tracker
 from sdmad.scoring import tables
 from sdmad.scoring.ledger import Ledger
+from sdmad.scoring.metrics import ScoringMetrics
 from sdmad.scoring.pipeline import DetectorSource, PipelineConfig, stream_scores
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.tables import ScoreColumns
@@ -34,6 +37,11 @@ class Tally:
     images: int = 0
     failures: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def spend(self, stage: str, seconds: float, metrics: ScoringMetrics) -> None:
+        """Add busy time of a stage."""
+        self.seconds[stage] += seconds
+        metrics.busy(stage, seconds)
 
     def share(self) -> dict[str, float]:
         busy = sum(self.seconds.values()) or 1.0
@@ -55,7 +63,7 @@ def score_archive(
 
     Raises `UserError` before any work starts when archive, detector or output do not fit.
     """
-    started = datetime.now(UTC)
+    started, run = datetime.now(UTC), secrets.token_hex(4)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
     metadata = _metadata(archive, detector_uri, detector, per_seed)
@@ -68,6 +76,7 @@ def score_archive(
     load_backbone.cache_clear()
     record = {
         "job": "score_archive",
+        "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         **metadata,
@@ -76,13 +85,15 @@ def score_archive(
     }
     runs.write_record(output, record)
     begin = time.monotonic()
-    first = _stream(plan, source, columns, config, output, metadata, tally)
+    try:
+        first = _stream(plan, source, columns, config, output, metadata, tally, run)
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        record["status"] = "stopped" if stopped else "failed"
+        _finish(record, output, tally)
+        raise
     record |= {
         "status": "finished",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "units_scored": tally.units,
-        "images": tally.images,
-        "failures": tally.failures,
         "seconds": round(time.monotonic() - begin, 2),
         "seconds_to_first_scores": round(first - begin, 2) if first else None,
         "images_per_second": _rate(tally, begin, first),
@@ -90,8 +101,18 @@ def score_archive(
         "stage_share": tally.share(),
         "bottleneck": tally.bottleneck(),
     }
-    runs.write_record(output, record)
+    _finish(record, output, tally)
     return tally
+
+
+def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
+    record |= {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "units_scored": tally.units,
+        "images": tally.images,
+        "failures": tally.failures,
+    }
+    runs.write_record(output, record)
 
 
 def _metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dict[str, str]:
@@ -122,22 +143,30 @@ def _stream(
     output: str,
     metadata: dict[str, str],
     tally: Tally,
+    run: str,
 ) -> float | None:
     """Run the pipeline and commit; returns when the first scores came."""
     if not plan.todo:
         return None
     filled = config.fill(connect())
     ledger, first = Ledger(), None
+    metrics = ScoringMetrics(run)
+    metrics.busy("list", tally.seconds["list"])
     begin = time.monotonic()
     with Tracker("scoring", len(plan.todo), "units") as tracker:
-        for batch in stream_scores(plan.todo, source, columns, filled):
+        for batch in stream_scores(plan.todo, source, columns, filled, run):
             first = first or time.monotonic()
             for stage in ("read", "decode", "model"):
-                tally.seconds[stage] += pc.sum(batch[f"{stage}_seconds"]).as_py()
+                tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), metrics)
             for unit, rows in ledger.add(batch):
                 clock = time.monotonic()
-                _commit(output, unit, rows, columns, metadata, tally)
-                tally.seconds["write"] += time.monotonic() - clock
+                scored, failed = _commit(output, unit, rows, columns, metadata, tally)
+                tally.spend("write", time.monotonic() - clock, metrics)
+                metrics.commit(scored, failed, len(plan.todo) - tally.units)
+                if logs.wanted():
+                    logs.log(
+                        "unit committed", run=run, unit=unit, images=scored, failures=len(failed)
+                    )
             rate = (tally.images + tally.failures) / (time.monotonic() - begin)
             note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} a second"
             tracker.update(tally.units, note)
@@ -153,7 +182,8 @@ def _commit(
     columns: ScoreColumns,
     metadata: dict[str, str],
     tally: Tally,
-) -> None:
+) -> tuple[int, list[tuple[str, str]]]:
+    """Write a whole unit; returns scored images, and (stage, reason) of the others."""
     good = pc.equal(rows["stage"], "")
     scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
     failures = tables.empty_failures().schema
@@ -162,3 +192,5 @@ def _commit(
     tally.units += 1
     tally.images += scored.num_rows
     tally.failures += failed.num_rows
+    reasons = zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
+    return scored.num_rows, list(reasons)

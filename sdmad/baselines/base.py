@@ -1,0 +1,245 @@
+"""What all baselines share: frozen images, the views of a support, training, and the scorer.
+
+A baseline is a function `fit(task) -> Scorer`. It sees a frozen backbone, a catalog and a support,
+nothing else. Whatever it learns, it turns images into *evidence* for each category against normal
+(B, C); a bias for each category and one temperature, both from the support, make probabilities of
+it, as in `sdmad.learner` and `sdmad.calibration`.
+
+Shapes: B or N images, V views, C categories, E embedding width, T tokens, D token width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from sdmad.backbone import Backbone
+from sdmad.calibration import fit_temperature
+from sdmad.catalog import Catalog
+from sdmad.detector import anomaly_score
+from sdmad.learner import IMAGES_AT_ONCE, AugmentConfig, SupportImages, augment
+from sdmad.objective import category_loss, midpoint_bias
+from sdmad.towers import Activations
+
+
+class BaselineConfig(BaseModel):
+    """The training budget of every baseline; by default that of the learner."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    steps: int = Field(default=100, ge=0)
+    images_per_class: int = Field(default=2, ge=1, description="in each step")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class FrozenImages:
+    """Images and what the frozen image tower makes of them, each computed once when first asked.
+
+    Hand one to many scorers: they share its embeddings and activations.
+    """
+
+    def __init__(self, backbone: Backbone, pixels: np.ndarray) -> None:
+        """`pixels` are uint8 (B, height, width, 3) of the backbone's size."""
+        self.backbone = backbone
+        self._pixels = pixels
+        self._after: dict[int, Activations] = {}
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor:
+        """Unit embeddings (B, E)."""
+        return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
+
+    def after_block(self, block: int) -> Activations:
+        """The output of block `block` (0 is the first) as `f_frozen` (B, T, D)."""
+        if block not in self._after:
+            tower = self.backbone.image
+            parts = [
+                tower.prefix(self.backbone.pixels(part), len(tower.blocks) - block)
+                for part in self._parts()
+            ]
+            tokens = torch.cat([part.f_frozen for part in parts])
+            self._after[block] = Activations(tokens, tokens, parts[0].call)
+        return self._after[block]
+
+    def take(self, rows: torch.Tensor) -> "FrozenImages":
+        """Some of the images; what is asked of them is computed once for all."""
+        return _Taken(self, rows)
+
+    def _parts(self) -> list[np.ndarray]:
+        starts = range(0, len(self), IMAGES_AT_ONCE)
+        return [self._pixels[start : start + IMAGES_AT_ONCE] for start in starts]
+
+
+class _Taken(FrozenImages):
+    def __init__(self, whole: FrozenImages, rows: torch.Tensor) -> None:
+        super().__init__(whole.backbone, whole._pixels[:0])
+        self._whole = whole
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor:
+        return self._whole.embeddings[self._rows]
+
+    def after_block(self, block: int) -> Activations:
+        activations = self._whole.after_block(block)
+        tokens = activations.f_frozen[self._rows]
+        return replace(activations, f_in=tokens, f_frozen=tokens)
+
+
+Evidence = Callable[[FrozenImages], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SupportViews:
+    """All views of a support's images, in the order of the images' keys, views of one in a row.
+
+    `labels` are (N x V, C), `image` (N x V,) numbers the image of each view.
+    """
+
+    views: FrozenImages
+    labels: torch.Tensor
+    image: torch.Tensor
+    num_views: int
+    shots: int
+    seed: int
+
+    @staticmethod
+    def of(backbone: Backbone, support: SupportImages, config: AugmentConfig) -> "SupportViews":
+        """The same views of each image as the learner's."""
+        order = np.argsort(np.array(support.keys, object), kind="stable")
+        pixels = np.stack(
+            [
+                augment(support.pixels[row], support.keys[row], view, config)
+                for row in order
+                for view in range(config.views)
+            ]
+        )
+        labels = torch.from_numpy(support.labels[order]).float().to(backbone.device)
+        return SupportViews(
+            views=FrozenImages(backbone, pixels),
+            labels=labels.repeat_interleave(config.views, dim=0),
+            image=torch.arange(len(order)).repeat_interleave(config.views),
+            num_views=config.views,
+            shots=support.shots,
+            seed=support.seed,
+        )
+
+    @property
+    def first(self) -> torch.Tensor:
+        """The rows (N,) of the images themselves."""
+        return torch.arange(0, len(self.labels), self.num_views)
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a baseline may look at; `generator` is its only source of chance."""
+
+    backbone: Backbone
+    catalog: Catalog
+    support: SupportViews
+    config: BaselineConfig
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A fitted baseline: images in, a probability for each category out.
+
+    `evidence` maps images to (B, C), `bias` is (C,), `temperature` ().
+    """
+
+    backbone: Backbone
+    evidence: Evidence = field(repr=False)
+    bias: torch.Tensor
+    temperature: torch.Tensor
+
+    @torch.no_grad()
+    def scores(self, images: np.ndarray | FrozenImages) -> np.ndarray:
+        """Probabilities (B, C) float32 of uint8 pixels (B, height, width, 3), or of frozen images;
+        a category is found above 0.5."""
+        if isinstance(images, np.ndarray):
+            images = FrozenImages(self.backbone, images)
+        logits = (whole_evidence(self.evidence, images) - self.bias) / self.temperature
+        return torch.sigmoid(logits).cpu().numpy()
+
+    @staticmethod
+    def anomaly(scores: np.ndarray) -> np.ndarray:
+        """Anomaly scores (B,) by the detector's rule."""
+        return anomaly_score(scores, axis=1)
+
+
+@torch.no_grad()
+def whole_evidence(evidence: Evidence, images: FrozenImages) -> torch.Tensor:
+    """Evidence (B, C) of any number of images, some at a time."""
+    rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
+    return torch.cat([evidence(images.take(some)) for some in rows])
+
+
+def start_bias(evidence: Evidence, support: SupportViews) -> torch.Tensor:
+    """The bias (C,) half-way between support images with and without each category."""
+    of_images = whole_evidence(evidence, support.views.take(support.first))
+    return midpoint_bias(of_images[None], support.labels[support.first][None])[0]
+
+
+def calibrated(
+    task: Task, evidence: Evidence, bias: torch.Tensor, on_support: torch.Tensor | None = None
+) -> Scorer:
+    """A scorer whose temperature is fitted to all views of the support.
+
+    `on_support` (N x V, C) replaces the evidence there, for a baseline that keeps the support.
+    """
+    if on_support is None:
+        on_support = whole_evidence(evidence, task.support.views)
+    temperature = fit_temperature((on_support - bias)[None], task.support.labels[None])[0]
+    return Scorer(task.backbone, evidence, bias, temperature)
+
+
+def balanced_batches(task: Task) -> Iterator[torch.Tensor]:
+    """Rows of the support's views, for each step some of each category and as many normal ones."""
+    support, config = task.support, task.config
+    labels = support.labels[support.first].cpu()
+    members = [(labels.sum(1) == 0).nonzero()[:, 0]]
+    members += [column.nonzero()[:, 0] for column in labels.T]
+    members = [some for some in members if len(some)]
+    for _ in range(config.steps):
+        draws = torch.rand(len(members), config.images_per_class, generator=task.generator)
+        images = torch.cat(
+            [some[(u * len(some)).long()] for some, u in zip(members, draws, strict=True)]
+        )
+        views = torch.randint(support.num_views, images.shape, generator=task.generator)
+        yield images * support.num_views + views
+
+
+def train(
+    task: Task,
+    evidence: Evidence,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    penalty: Callable[[], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Train `parameters` and a bias on the support, and return the bias (C,).
+
+    The loss is the learner's L_cat; Adam with a cosine, as there. `penalty()` is added to it.
+    """
+    bias = nn.Parameter(start_bias(evidence, task.support))
+    optimizer = torch.optim.Adam([*parameters, bias], lr=learning_rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, task.config.steps))
+    for rows in balanced_batches(task):
+        logits = evidence(task.support.views.take(rows)) - bias
+        loss = category_loss(logits[None], task.support.labels[rows][None])[0]
+        if penalty is not None:
+            loss = loss + penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+    return bias.detach()

@@ -1,0 +1,77 @@
+"""CoOp (Zhou et al., arXiv 2109.01134): learned context vectors before each category's text.
+
+One context for all categories (the paper's unified context), the category's text at the end, text
+and image tower frozen. `names` is the paper's; `signs` puts the same context before every prompt
+of every sign, for catalogs whose names the backbone does not know [choice].
+
+[choice] Four context vectors. The paper draws them from N(0, 0.02); here that draw is added to the
+embedding of a placeholder word, which leaves position embeddings to the tower. The softmax over
+classes is each category against normal.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from sdmad.backbone import Backbone
+from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, train
+from sdmad.baselines.residual import adapted_tower
+from sdmad.baselines.texts import ClassTexts, text_evidence
+
+CONTEXT = 4
+LEARNING_RATE = 3e-3
+PLACEHOLDERS = ("x", "q")
+
+
+class PromptLearner(nn.Module):
+    """Context vectors (CONTEXT, D) and the texts behind them."""
+
+    def __init__(self, backbone: Backbone, texts: ClassTexts, generator: torch.Generator) -> None:
+        super().__init__()
+        self.tower = backbone.text
+        self.texts = texts
+        tokens, other = (
+            backbone.tokens([" ".join([word] * CONTEXT + [text]) for text in texts.texts])
+            for word in PLACEHOLDERS
+        )
+        self.prompts = self.tower.prefix(tokens, len(self.tower.blocks))
+        # The two placeholders differ exactly where the context stands, in any tokenizer.
+        self.where = (tokens != other)[:, : self.prompts.f_in.shape[1]]
+        if not bool((self.where.sum(1) == CONTEXT).all()):
+            raise ValueError("the tokenizer needs one token for each placeholder of the context")
+        drawn = torch.empty(CONTEXT, self.tower.width).normal_(0, 0.02, generator=generator)
+        self.context = nn.Parameter(drawn.to(backbone.device))
+
+    def features(self) -> torch.Tensor:
+        """Class features (1 + C, E) of the prompts with their context."""
+        tokens = self.prompts.f_in.clone()
+        tokens[self.where] += self.context.repeat(len(tokens), 1)
+        args, kwargs = self.prompts.call
+        output = self.tower.blocks[0](tokens, *args, **kwargs)
+        output = output[0] if isinstance(output, tuple) else output
+        prompts = replace(self.prompts, f_in=tokens, f_frozen=output)
+        return self.texts.features(adapted_tower(self.tower, prompts, {}))
+
+
+def fit_names(task: Task) -> Scorer:
+    """CoOp with the names of the categories."""
+    return _fit(task, ClassTexts.names(task.catalog))
+
+
+def fit_signs(task: Task) -> Scorer:
+    """CoOp with the prompts of the signs."""
+    return _fit(task, ClassTexts.signs(task.catalog))
+
+
+def _fit(task: Task, texts: ClassTexts) -> Scorer:
+    learner = PromptLearner(task.backbone, texts, task.generator)
+    scale = task.backbone.logit_scale
+
+    def learning(images: FrozenImages) -> torch.Tensor:
+        return text_evidence(images.embeddings, learner.features(), scale)
+
+    bias = train(task, learning, [learner.context], LEARNING_RATE)
+    with torch.no_grad():
+        features = learner.features()
+    return calibrated(task, lambda i: text_evidence(i.embeddings, features, scale), bias)

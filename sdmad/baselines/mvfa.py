@@ -1,0 +1,70 @@
+"""MVFA (Huang et al., arXiv 2403.12570): visual adapters at several levels, image-level branch.
+
+Behind the blocks at 1/4, 1/2, 3/4 and the end of the image tower, tokens x pass an adapter
+u = a(W1 x), x' = (1 - gamma) x + gamma a(W2 u) with a LeakyReLU and gamma 0.1; u has the width of
+the text embeddings, and an image's score at a level is the mean over patches of the probability
+that u is nearer to the text of an anomaly than to that of normal.
+
+[choice] Categories in place of one anomaly, each against normal, with the features of their signs;
+the mean over levels before the loss in place of a sum of losses. Left out: the segmentation
+branch (supports have no masks) and the memory of normal patches, which knows no categories.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, train
+from sdmad.baselines.residual import adapted_tower
+from sdmad.baselines.texts import ClassTexts, text_evidence
+from sdmad.towers import Tower
+
+LEVELS = 4
+RESIDUAL_WEIGHT = 0.1
+LEARNING_RATE = 1e-3
+
+
+class LevelAdapter(nn.Module):
+    """One level; `features` (1, B, T, E) holds u of the last pass."""
+
+    features: torch.Tensor
+
+    def __init__(self, width: int, embedding: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, embedding, bias=False)
+        self.up = nn.Linear(embedding, width, bias=False)
+        for layer in (self.down, self.up):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.features = F.leaky_relu(self.down(tokens))
+        adapted = F.leaky_relu(self.up(self.features))
+        return (1 - RESIDUAL_WEIGHT) * tokens + RESIDUAL_WEIGHT * adapted
+
+
+def fit(task: Task) -> Scorer:
+    """Fit the adapters of all levels."""
+    backbone, tower = task.backbone, task.backbone.image
+    features = ClassTexts.signs(task.catalog).frozen_features(backbone)
+    depth = len(tower.blocks)
+    blocks = sorted({round(depth * k / LEVELS) - 1 for k in range(1, LEVELS + 1)} - {-1})
+    adapters = {b: LevelAdapter(tower.width, features.shape[1], task.generator) for b in blocks}
+    modules = nn.ModuleList(adapters.values()).to(backbone.device)
+    skipped = class_tokens(tower)
+
+    def evidence(images: FrozenImages) -> torch.Tensor:
+        adapted_tower(tower, images.after_block(blocks[0]), adapters)
+        levels = torch.stack([a.features[0, :, skipped:] for a in adapters.values()])
+        by_patch = text_evidence(F.normalize(levels, dim=-1), features, backbone.logit_scale)
+        return torch.logit(torch.sigmoid(by_patch).mean((0, 2)), eps=1e-6)  # (B, C)
+
+    return calibrated(task, evidence, train(task, evidence, modules.parameters(), LEARNING_RATE))
+
+
+def class_tokens(tower: Tower) -> int:
+    """How many tokens stand before the patches of an image tower."""
+    visual = getattr(tower, "visual", None)
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None:
+        return int(trunk.num_prefix_tokens)
+    return int(getattr(visual, "class_embedding", None) is not None)

@@ -1,0 +1,65 @@
+"""Category texts: what a category is called, or the signs that it shows.
+
+CLIP (arXiv 2103.00020) classifies by the embedding of each class's text, the unit mean over
+templates. Class 0 is normal, class c the c-th category of the catalog.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sdmad.backbone import Backbone
+from sdmad.catalog import Catalog
+
+NORMAL = "no abnormality"
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """P texts, the sign (or name) that each belongs to, and which of these each class has.
+
+    `owner` is (P,), `membership` bool (1 + C, M).
+    """
+
+    texts: list[str]
+    owner: torch.Tensor
+    membership: torch.Tensor
+
+    @staticmethod
+    def names(catalog: Catalog) -> "ClassTexts":
+        """The categories' names in the catalog's templates."""
+        titles = [catalog.normal.title or NORMAL, *map(catalog.title, catalog.categories)]
+        texts = [template.format(title) for title in titles for template in catalog.templates]
+        owner = torch.arange(len(titles)).repeat_interleave(len(catalog.templates))
+        return ClassTexts(texts, owner, torch.eye(len(titles), dtype=torch.bool))
+
+    @staticmethod
+    def signs(catalog: Catalog) -> "ClassTexts":
+        """The prompts of the categories' signs in the catalog's templates."""
+        texts, owner = catalog.texts
+        membership = np.vstack([catalog.normal_membership, catalog.membership])
+        return ClassTexts(texts, torch.from_numpy(owner), torch.from_numpy(membership))
+
+    def features(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Class features (1 + C, E) from text embeddings (P, E): unit means over the texts of a
+        sign, then over the signs of a class."""
+        device = embeddings.device
+        units = F.normalize(embeddings, dim=-1)
+        sums = torch.zeros(self.membership.shape[1], units.shape[1], device=device)
+        signs = F.normalize(sums.index_add(0, self.owner.to(device), units), dim=-1)
+        return F.normalize(self.membership.to(device).float() @ signs, dim=-1)
+
+    def frozen_features(self, backbone: Backbone) -> torch.Tensor:
+        """Class features (1 + C, E) of the frozen text tower."""
+        return self.features(backbone.embed_texts(self.texts))
+
+
+def text_evidence(units: torch.Tensor, features: torch.Tensor, scale: float) -> torch.Tensor:
+    """tau (<v, t_c> - <v, t_0>): evidence (..., C) for each category against normal.
+
+    `units` are unit embeddings (..., E), `features` (1 + C, E). In a softmax over normal and c
+    alone this is the logit of c, so several categories can stand in one image.
+    """
+    return scale * units @ (features[1:] - features[0]).T

@@ -1,0 +1,31 @@
+"""Zero-shot CLIP (Radford et al., arXiv 2103.00020): no weight is learned.
+
+`names` describes a category by its name, `signs` by the mean of its signs' embeddings. The support
+gives only the zero point of each category and the slope of the probabilities, as for all others:
+raw cosines have no threshold that several labels could share [choice].
+"""
+
+import torch
+
+from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, start_bias
+from sdmad.baselines.texts import ClassTexts, text_evidence
+
+
+def fit_names(task: Task) -> Scorer:
+    """Zero-shot CLIP with the names of the categories."""
+    return _fit(task, ClassTexts.names(task.catalog))
+
+
+def fit_signs(task: Task) -> Scorer:
+    """Zero-shot CLIP with the signs of the categories."""
+    return _fit(task, ClassTexts.signs(task.catalog))
+
+
+def _fit(task: Task, texts: ClassTexts) -> Scorer:
+    features = texts.frozen_features(task.backbone)
+    scale = task.backbone.logit_scale
+
+    def evidence(images: FrozenImages) -> torch.Tensor:
+        return text_evidence(images.embeddings, features, scale)
+
+    return calibrated(task, evidence, start_bias(evidence, task.support))
