@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format bench soak requirements clean
+.PHONY: demo test test-cluster lint format bench soak requirements clean
 
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Minutes: job submission, autoscaling and node loss on clusters of this machine's own processes.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: $(READY)
 	$(BIN)/ruff check .

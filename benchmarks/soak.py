@@ -204,8 +204,10 @@ def trial(soak: Soak, number: int, kind: str) -> None:
 def main(
     trials: Annotated[int, typer.Option(help="Deaths.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
+    kinds: Annotated[str, typer.Option(help="What dies, in turn, separated by commas.")] = "",
 ) -> None:
     """Run the trials."""
+    turns = kinds.split(",") if kinds else list(KINDS)
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     with local_s3("soak"), tempfile.TemporaryDirectory() as folder:
         labels = write_archive(f"{folder}/few", pool=200, test=10)
@@ -227,7 +229,7 @@ def main(
         threading.Thread(target=watch_memory, args=(soak,), daemon=True).start()
         try:
             for number in range(trials):
-                trial(soak, number, KINDS[number % len(KINDS)])
+                trial(soak, number, turns[number % len(turns)])
         finally:
             cluster.shutdown()
     images = trials * (SHARDS * IMAGES + LOOSE)
