@@ -24,7 +24,7 @@ from sdmad.towers import Activations, Tower
 ADAPTED_SHARE = 4
 RESIDUAL_WEIGHT = 0.1
 DISENTANGLE_WEIGHT = 0.1
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-4
 
 
 class ResidualAdapter(nn.Module):

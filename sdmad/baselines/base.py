@@ -56,7 +56,10 @@ class FrozenImages:
         return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
 
     def after_block(self, block: int) -> Activations:
-        """The output of block `block` (0 is the first) as `f_frozen` (B, T, D)."""
+        """The output of block `block` (0 is the first) as `f_frozen` (B, T, D).
+
+        Of the last block only the tokens that the head reads.
+        """
         if block not in self._after:
             tower = self.backbone.image
             parts = [

@@ -16,7 +16,7 @@ from sdmad.baselines.texts import ClassTexts, text_evidence
 
 RATIO = 0.2
 REDUCTION = 4
-LEARNING_RATE = 1e-2
+LEARNING_RATE = 1e-3
 
 
 def fit(task: Task) -> Scorer:

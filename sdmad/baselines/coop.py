@@ -20,7 +20,7 @@ from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts, text_evidence
 
 CONTEXT = 4
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-3
 PLACEHOLDERS = ("x", "q")
 
 

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from sdmad.baselines import BaselineConfig, FrozenImages, SupportViews
+from sdmad.baselines.base import Task, balanced_batches
+from sdmad.learner import AugmentConfig, augment
+from sdmad.towers import Tower
+
+CONFIG = BaselineConfig(steps=6, augment=AugmentConfig(views=3))
+
+
+@pytest.fixture
+def views(supports, backbone) -> SupportViews:
+    return SupportViews.of(backbone, supports[0], CONFIG.augment)
+
+
+def test_views_are_those_of_the_learner_and_follow_their_labels(supports, views, backbone) -> None:
+    support = supports[0]
+    for number, row in enumerate(np.argsort(support.keys)):
+        rows = slice(3 * number, 3 * number + 3)
+        expected = np.stack(
+            [augment(support.pixels[row], support.keys[row], v, CONFIG.augment) for v in range(3)]
+        )
+        assert torch.allclose(
+            views.views.embeddings[rows], backbone.embed_images(expected), atol=1e-5
+        )
+        assert (views.labels[rows].numpy() == support.labels[row]).all()
+        assert (views.image[rows] == number).all()
+
+
+def test_batches_hold_as_many_images_of_each_class(views, backbone, catalog) -> None:
+    task = Task(backbone, catalog, views, CONFIG, torch.Generator().manual_seed(0))
+    batches = list(balanced_batches(task))
+    assert len(batches) == 6
+    for rows in batches:
+        labels = views.labels[rows].unflatten(0, (-1, 2))  # (1 + C, 2, C)
+        assert (labels[0] == 0).all()
+        for c in range(len(catalog.categories)):
+            assert (labels[1 + c, :, c] == 1).all()
+
+
+def test_the_frozen_tower_sees_each_image_once(supports, backbone, monkeypatch) -> None:
+    calls: list[int] = []
+    original = Tower.prefix
+
+    def counted(tower, inputs, adapted_blocks):
+        calls.append(len(inputs))
+        return original(tower, inputs, adapted_blocks)
+
+    monkeypatch.setattr(Tower, "prefix", counted)
+    images = FrozenImages(backbone, supports[0].pixels)
+    some = torch.tensor([3, 1])
+    taken = images.take(some).take(torch.tensor([1]))
+    assert torch.equal(taken.after_block(2).f_frozen, images.after_block(2).f_frozen[1:2])
+    assert torch.equal(taken.embeddings, images.embeddings[1:2])
+    assert sum(calls) == len(images)
