@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,23 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import GcsClient
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
 
 BIN = Path(sys.executable).parent
 EXAMPLE = Path(ray.__file__).parent / "autoscaler/_private/fake_multi_node/example.yaml"
+
+
+WATCHER = """
+import json, sys
+from ray._raylet import GcsClient
+client = GcsClient(address=sys.argv[1])
+for _ in sys.stdin:
+    found = client.get_all_node_info(timeout=10).values()
+    print(json.dumps([dict(n.resources_total) for n in found if n.state == 0]), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,30 @@ class Head:
             timeout=timeout,
         )
 
-    def nodes(self) -> list[dict[str, float]]:
-        """The resources of every living node."""
-        found = GcsClient(address=self.address).get_all_node_info(timeout=10)
-        alive = [node for node in found.values() if node.state == 0]
-        return [dict(node.resources_total) for node in alive]
+    @contextmanager
+    def node_watch(self) -> Iterator[Callable[[], list[dict[str, float]]]]:
+        """A function that tells the resources of every living node; it asks from a process with
+        this cluster's token."""
+        watcher = subprocess.Popen(
+            [sys.executable, "-c", WATCHER, self.address],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        def nodes() -> list[dict[str, float]]:
+            assert watcher.stdin
+            assert watcher.stdout
+            watcher.stdin.write("?\n")
+            watcher.stdin.flush()
+            return json.loads(watcher.stdout.readline())
+
+        try:
+            yield nodes
+        finally:
+            watcher.kill()
+            watcher.wait()
 
 
 def free_ports(count: int) -> list[int]:
@@ -90,15 +121,12 @@ def local_head(
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=starting, stdout=log, stderr=log)
     before = {process.pid for process in psutil.process_iter()}
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"] = "token", str(token)
     try:
         host = _own_address(starting)
         found = Head(f"{host}:{port}", f"http://127.0.0.1:{dashboard}", environment)
         _wait(found, head, folder)
         yield found
     finally:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            os.environ.pop(name, None)
         _end(head, port, before)
 
 
@@ -115,8 +143,8 @@ def _write_config(folder: Path, node_types: dict[str, Any]) -> Path:
             "head_node_id": FAKE_HEAD_NODE_ID,
         },
         "available_node_types": node_types
-        | {"head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}},
-        "head_node_type": "head",
+        | {FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "idle_timeout_minutes": 0.1,
         "upscaling_speed": 1.0,
         "auth": {},
