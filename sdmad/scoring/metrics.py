@@ -7,8 +7,7 @@
     sdmad_units_left          work units that are not done yet
     sdmad_stage_seconds       busy time by `stage` (list, read, decode, model, write), all processes
 
-Each has the tag `run`, the name that `run.json` and the logs have. They are written by the driver;
-`cluster/grafana.json` shows them.
+Each has the tag `run`, the name that `run.json` and the logs have. They are written by the driver.
 """
 
 import re

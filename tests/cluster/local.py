@@ -108,8 +108,9 @@ def local_head(
     command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     command += [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
     command += [f"--dashboard-agent-grpc-port={grpc}", f"--object-store-memory={300 << 20}"]
+    address = f"{_own_address(environment)}:{port}"
     if autoscaling:
-        command.append(f"--autoscaling-config={_write_config(folder, autoscaling)}")
+        command.append(f"--autoscaling-config={_write_config(folder, autoscaling, address)}")
         environment |= {
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "RAY_FAKE_CLUSTER": "1",
@@ -122,15 +123,14 @@ def local_head(
         head = subprocess.Popen(command, env=starting, stdout=log, stderr=log)
     before = {process.pid for process in psutil.process_iter()}
     try:
-        host = _own_address(starting)
-        found = Head(f"{host}:{port}", f"http://127.0.0.1:{dashboard}", environment)
+        found = Head(address, f"http://127.0.0.1:{dashboard}", environment)
         _wait(found, head, folder)
         yield found
     finally:
         _end(head, port, before)
 
 
-def _write_config(folder: Path, node_types: dict[str, Any]) -> Path:
+def _write_config(folder: Path, node_types: dict[str, Any], address: str) -> Path:
     if not EXAMPLE.exists():
         # Ray's wheel lacks the file of defaults that its own provider reads.
         EXAMPLE.write_text("{}\n")
@@ -141,6 +141,7 @@ def _write_config(folder: Path, node_types: dict[str, Any]) -> Path:
             "type": "fake_multinode",
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_NODE_ID,
+            "gcs_address": address,
         },
         "available_node_types": node_types
         | {FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}},
