@@ -17,6 +17,7 @@ RIGHTS = {
     "head_bucket": "s3:ListBucket",
     "head_object": "s3:GetObject",
     "get_object": "s3:GetObject",
+    "put_object": "s3:PutObject",
 }
 PUTS = {"s3:PutObject", "s3:AbortMultipartUpload"}
 
