@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from sdmad import logs
 from sdmad.errors import UserError
 
 
@@ -55,6 +56,25 @@ def connect() -> Resources:
             )
     total = ray.cluster_resources()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
+
+
+def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
+    """GPUs of one actor or worker: what is wanted, else one where there are GPUs, else none.
+
+    A cluster that grows may have none yet, and does not tell what it could have: a notice on stderr
+    then names the `option` that asks for them.
+    """
+    if wanted is not None:
+        return wanted
+    if resources.gpus >= 1:
+        return 1.0
+    if not resources.fixed:
+        notice = f"the cluster has no GPU now, so none is used; {option} asks for one"
+        if logs.wanted():
+            logs.log("notice", text=notice)
+        else:
+            print(f"notice: {notice}", file=sys.stderr, flush=True)
+    return 0.0
 
 
 def attempt() -> int:

@@ -26,7 +26,7 @@ from sdmad import runs, storage
 from sdmad.archive.selected import decode_members
 from sdmad.backbone import check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import Resources, connect, mistakes_surface
+from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
@@ -193,9 +193,9 @@ def _fit_missing(
 
 def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[int, ScalingConfig]:
     compute = config.compute
-    gpus = compute.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if resources.gpus >= 1 else 0.0
+    gpus = gpus_each(
+        compute.gpus_per_worker, resources, "compute: {gpus_per_worker: 1, workers: 8}"
+    )
     slots = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 2)
     workers = compute.workers or min(batches, max(1, slots))
     needs = {"CPU": compute.cpus_per_worker or 1.0}

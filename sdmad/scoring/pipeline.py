@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import Resources, mistakes_surface
+from sdmad.cluster import Resources, gpus_each, mistakes_surface
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
@@ -46,9 +46,7 @@ class PipelineConfig(BaseModel):
 
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
-        gpus = self.detector_gpus
-        if gpus is None:
-            gpus = 1.0 if resources.gpus >= 1 else 0.0
+        gpus = gpus_each(self.detector_gpus, resources, "--detector-gpus 1 --detectors 1:8")
         small = resources.cpus <= 4
         most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
         filled = PipelineConfig(

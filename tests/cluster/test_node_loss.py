@@ -19,6 +19,8 @@ from sdmad.fits import list_fits
 from sdmad.fitting.run import train_seeds
 from sdmad.learner import AugmentConfig, LearnerConfig
 
+# Nodes are added from a thread, where no signal handler can be set.
+ray._private.utils.set_sigterm_handler = lambda handler: None
 archive, output, graceful = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 nodes = [cluster.add_node(num_cpus=1, object_store_memory=200 << 20) for _ in range(2)]
