@@ -29,7 +29,7 @@ def main(
 ) -> None:
     """Fit every (shots, seed) that is not there yet; the same command again resumes."""
     from sdmad import storage
-    from sdmad.config import load_config, parse_numbers
+    from sdmad.config import TrainConfig, load_config, parse_numbers
     from sdmad.fitting.run import train_seeds
 
     changes = {
@@ -38,7 +38,7 @@ def main(
         "archive": archive,
         "labels": labels,
     }
-    settings = load_config(config, changes)
+    settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)
     made = train_seeds(settings, target)
     typer.echo(f"fitted {made} new adapters; detectors are at {target}/fits/shots=<k>")

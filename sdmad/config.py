@@ -1,15 +1,45 @@
 """Configuration files of training runs: YAML, typed, validated before any work starts."""
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sdmad import storage
 from sdmad.backbone import BackboneConfig
 from sdmad.errors import UserError
 from sdmad.learner import LearnerConfig
 from sdmad.validation import explain
+
+
+def parse_numbers(text: str, what: str) -> list[int]:
+    """`0:16` (without the last) or `1,2,4` as a list of distinct numbers, none negative."""
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            numbers = list(range(first, last))
+        else:
+            numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise UserError(f"{what} {text!r} is not a range like 0:8 or a list like 0,1,2")
+    return numbers
+
+
+def _shots(shots: list[int]) -> list[int]:
+    if min(shots) < 1:
+        raise ValueError(f"shots are 1 or more, not {min(shots)}")
+    return shots
+
+
+def _seeds(seeds: str) -> str:
+    parse_numbers(seeds, "seeds")
+    return seeds
+
+
+Shots = Annotated[list[int], Field(min_length=1), AfterValidator(_shots)]
+Seeds = Annotated[str, AfterValidator(_seeds)]
 
 
 class ComputeConfig(BaseModel):
@@ -32,12 +62,19 @@ class TrainConfig(BaseModel):
     catalog: str
     backbone: BackboneConfig = BackboneConfig()
     learner: LearnerConfig = LearnerConfig()
-    shots: list[int] = Field(default=[4], min_length=1)
-    seeds: str = Field(default="0:8", description="first:behind-last, or a list 0,3,5")
+    shots: Shots = [4]
+    seeds: Seeds = Field(default="0:8", description="first:behind-last, or a list 0,3,5")
     compute: ComputeConfig = ComputeConfig()
 
 
-def load_config(uri: str, changes: dict[str, Any]) -> TrainConfig:
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(
+    uri: str,
+    changes: dict[str, Any],
+    kind: type[Config],
+) -> Config:
     """Read a configuration; `changes` from the command line replace its values.
 
     Raises `UserError` that names the file, the key and what is wrong with it.
@@ -50,25 +87,6 @@ def load_config(uri: str, changes: dict[str, Any]) -> TrainConfig:
         raise UserError(f"configuration {uri} is not a mapping of keys to values")
     content |= {key: value for key, value in changes.items() if value is not None}
     try:
-        config = TrainConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValueError as error:
         raise UserError(f"configuration {uri}: {explain(error)}") from None
-    parse_numbers(config.seeds, "seeds")
-    if min(config.shots) < 1:
-        raise UserError(f"configuration {uri}: shots are 1 or more, not {min(config.shots)}")
-    return config
-
-
-def parse_numbers(text: str, what: str) -> list[int]:
-    """`0:16` (without the last) or `1,2,4` as a list of distinct numbers, none negative."""
-    try:
-        if ":" in text:
-            first, last = (int(part) for part in text.split(":"))
-            numbers = list(range(first, last))
-        else:
-            numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise UserError(f"{what} {text!r} is not a range like 0:8 or a list like 0,1,2")
-    return numbers

@@ -5,6 +5,7 @@ separated by `;`, empty for normal), `patient_id`, `split` (`pool` or `test`); f
 left alone.
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ class LabelTable:
 
     def __len__(self) -> int:
         return len(self.member)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all rows, shortened to 16 digits."""
+        content = hashlib.sha256()
+        for column in (self.archive, self.member, self.patient, self.split):
+            content.update("\x1f".join(column).encode("utf-8", "surrogateescape") + b"\x1e")
+        content.update(self.labels.tobytes())
+        return content.hexdigest()[:16]
 
     def where(self, mask: np.ndarray) -> "LabelTable":
         """The rows that a boolean mask keeps."""

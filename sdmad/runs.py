@@ -18,3 +18,16 @@ def read_record(output: str) -> dict[str, Any]:
     if not storage.exists(uri):
         raise UserError(f"there is no run at {output}: run.json is missing")
     return json.loads(storage.read_bytes(uri))
+
+
+def check_identity(output: str, identity: dict[str, str], what: str) -> None:
+    """Raise `UserError` when the run at `output` began with another identity; `what` it holds."""
+    if not storage.exists(storage.join(output, "run.json")):
+        return
+    before = read_record(output).get("identity", {})
+    for key, value in identity.items():
+        if before.get(key) != value:
+            raise UserError(
+                f"{output} holds {what} with another {key} ({before.get(key)}, now {value}); "
+                "choose another output or the same configuration"
+            )

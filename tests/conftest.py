@@ -13,7 +13,7 @@ from sdmad.backbone import BackboneConfig, load_backbone
 from sdmad.catalog import load_catalog
 from sdmad.cluster import connect
 from sdmad.fits import Provenance, code_version, fit_uri, pack
-from sdmad.fitting.run import _support
+from sdmad.fitting.worker import SupportRef
 from sdmad.labels import load_labels
 from sdmad.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
 from sdmad.local_s3 import local_s3
@@ -60,7 +60,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def supports(archive: Path, catalog, backbone) -> list[SupportImages]:
     """Supports of seeds 0, 1, 2 at two shots."""
     table = load_labels(str(archive / "labels.csv"), catalog.category_names)
-    refs = [_support(table, 2, seed) for seed in range(3)]
+    refs = [SupportRef.draw(table, 2, seed) for seed in range(3)]
     return [support_images(str(archive), ref, backbone.spec) for ref in refs]
 
 

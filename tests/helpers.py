@@ -7,7 +7,6 @@ import sys
 import tarfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from sdmad.archive.selected import decode_members
@@ -22,13 +21,7 @@ def support_images(archive: str, ref: SupportRef, spec: ImageSpec) -> SupportIma
     """A support with its pixels, read without Ray."""
     pixels, problems = decode_members(archive, ref.images, spec)
     assert not problems
-    return SupportImages(
-        shots=ref.shots,
-        seed=ref.seed,
-        keys=["/".join(image) for image in ref.images],
-        pixels=np.stack([pixels[image] for image in ref.images]),
-        labels=ref.labels,
-    )
+    return ref.with_pixels(pixels)
 
 
 def encoded(

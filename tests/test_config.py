@@ -4,7 +4,7 @@ import yaml
 from sdmad.backbone import check_backbone
 from sdmad.catalog import load_catalog
 from sdmad.cluster import Resources
-from sdmad.config import load_config, parse_numbers
+from sdmad.config import TrainConfig, load_config, parse_numbers
 from sdmad.demo import zero_shot
 from sdmad.errors import UserError
 from sdmad.scoring.pipeline import PipelineConfig, parse_pool
@@ -13,19 +13,20 @@ from tests.helpers import ROOT
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(path) -> None:
-    config = load_config(str(path), {})
+    config = load_config(str(path), {}, TrainConfig)
     load_catalog(config.catalog)
     check_backbone(config.backbone)
 
 
 def test_the_zero_shot_configuration_is_the_demos() -> None:
-    assert load_config(str(ROOT / "configs/odir_zero_shot.yaml"), {}).learner == zero_shot()
+    config = load_config(str(ROOT / "configs/odir_zero_shot.yaml"), {}, TrainConfig)
+    assert config.learner == zero_shot()
 
 
 def test_changes_of_the_command_line_replace_the_files_values(tmp_path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"archive": "a", "labels": "l", "catalog": "phantoms"}))
-    config = load_config(str(path), {"archive": "b", "seeds": None, "shots": [1, 2]})
+    config = load_config(str(path), {"archive": "b", "seeds": None, "shots": [1, 2]}, TrainConfig)
     assert (config.archive, config.seeds, config.shots) == ("b", "0:8", [1, 2])
 
 
@@ -43,7 +44,7 @@ def test_mistakes_name_file_and_key(tmp_path, text, message) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        load_config(str(path), {})
+        load_config(str(path), {}, TrainConfig)
     assert str(path) in str(caught.value)
 
 

@@ -91,13 +91,13 @@ def test_sd_mad_beats_zero_shot_on_every_protocol_over_eight_seeds(
     """The claim on phantoms, with the shipped backbone and the default configuration."""
     from sdmad import protocols
     from sdmad.detector import anomaly_score
-    from sdmad.fitting.run import _support
+    from sdmad.fitting.worker import SupportRef
     from sdmad.phantoms.task import write_archive
     from tests.helpers import support_images
 
     labels = write_archive(str(tmp_path), pool=600, test=400)
     table = load_labels(labels, catalog.category_names)
-    refs = [_support(table, shots, seed) for seed in range(8)]
+    refs = [SupportRef.draw(table, shots, seed) for seed in range(8)]
     few = [support_images(str(tmp_path), ref, backbone.spec) for ref in refs]
     test = np.flatnonzero(table.split == "test")
     pixels = _read(tmp_path, table, test, backbone)

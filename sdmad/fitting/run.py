@@ -17,24 +17,21 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from sdmad import runs, storage
-from sdmad.archive.selected import decode_members
 from sdmad.backbone import check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
 from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
+from sdmad.fitting.reading import read_images
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.images import ImageSpec
 from sdmad.labels import LabelTable, load_labels
 from sdmad.progress import Tracker
-from sdmad.support import draw_support
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -50,11 +47,11 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
-    _check_identity(output, identity)
+    runs.check_identity(output, identity, "fits")
     grid = [
         (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
     ]
-    supports = [_support(labels, shots, seed) for shots, seed in grid]
+    supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
     spec = _check_adapters(config) if missing else None
@@ -82,60 +79,18 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     return len(missing)
 
 
-def _support(labels: LabelTable, shots: int, seed: int) -> SupportRef:
-    rows = draw_support(labels, shots, seed)
-    images = list(zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True))
-    return SupportRef(shots, seed, images, labels.labels[rows])
-
-
 def _identity(
     config: TrainConfig, archive: str, catalog: Catalog, labels: LabelTable
 ) -> dict[str, str]:
     """What must not change between runs that fill the same output."""
-    table = hashlib.sha256()
-    for column in (labels.archive, labels.member, labels.patient, labels.split):
-        table.update("\x1f".join(column).encode("utf-8", "surrogateescape") + b"\x1e")
-    table.update(labels.labels.tobytes())
     learner = hashlib.sha256(config.learner.model_dump_json().encode())
     return {
         "archive": archive,
-        "labels": table.hexdigest()[:16],
+        "labels": labels.digest,
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
         "learner": learner.hexdigest()[:16],
     }
-
-
-def _check_identity(output: str, identity: dict[str, str]) -> None:
-    if not storage.exists(storage.join(output, "run.json")):
-        return
-    before = runs.read_record(output).get("identity", {})
-    for key, value in identity.items():
-        if before.get(key) != value:
-            raise UserError(
-                f"{output} holds fits with another {key} ({before.get(key)}, now {value}); "
-                "choose another output or the same configuration"
-            )
-
-
-def _read_supports(supports: list[SupportRef], base: str, spec: ImageSpec) -> dict[str, Any]:
-    """References to the decoded support images of every shard; `UserError` for what is missing."""
-    by_archive: dict[str, set[tuple[str, str]]] = {}
-    for support in supports:
-        for image in support.images:
-            by_archive.setdefault(image[0], set()).add(image)
-    # Half a core each: reading waits for storage more than it computes.
-    reader = ray.remote(num_cpus=0.5, num_returns=2, max_retries=3)(decode_members)
-    refs: dict[str, tuple[Any, Any]] = {
-        archive: reader.remote(base, sorted(images), spec)  # type: ignore[misc]
-        for archive, images in by_archive.items()
-    }
-    with mistakes_surface():
-        problems = [p for _, found in refs.values() for p in ray.get(found)]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
-    return {archive: pixels for archive, (pixels, _) in refs.items()}
 
 
 def _check_adapters(config: TrainConfig) -> ImageSpec:
@@ -165,7 +120,11 @@ def _fit_missing(
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
     workers, scaling = _scaling(config, resources, len(batches))
-    pixels = _read_supports(missing, archive, spec)
+    images = {image for support in missing for image in support.images}
+    pixels, problems = read_images(images, archive, spec)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
     device = None if scaling.use_gpu else "cpu"
     task = FitTask(
         batches, pixels, output, config.backbone, catalog, config.learner, workers, device

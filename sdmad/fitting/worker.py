@@ -15,7 +15,9 @@ from sdmad import storage
 from sdmad.backbone import Backbone, BackboneConfig, load_backbone
 from sdmad.catalog import Catalog
 from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
+from sdmad.labels import LabelTable
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.support import draw_support
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,23 @@ class SupportRef:
     seed: int
     images: list[tuple[str, str]]
     labels: np.ndarray
+
+    @staticmethod
+    def draw(labels: LabelTable, shots: int, seed: int) -> "SupportRef":
+        """The support of one fit, drawn from the pool of a label table."""
+        rows = draw_support(labels, shots, seed)
+        names = zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True)
+        return SupportRef(shots, seed, list(names), labels.labels[rows])
+
+    def with_pixels(self, pixels: dict[tuple[str, str], np.ndarray]) -> SupportImages:
+        """The support with its images, from all images by name."""
+        return SupportImages(
+            shots=self.shots,
+            seed=self.seed,
+            keys=["\x1f".join(image) for image in self.images],
+            pixels=np.stack([pixels[image] for image in self.images]),
+            labels=self.labels,
+        )
 
     @property
     def digest(self) -> str:
@@ -69,16 +88,7 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
     pixels: dict[tuple[str, str], np.ndarray] = {}
     for part in ray.get([task.pixels[archive] for archive in archives]):
         pixels.update(part)
-    supports = [
-        SupportImages(
-            shots=s.shots,
-            seed=s.seed,
-            keys=["\x1f".join(image) for image in s.images],
-            pixels=np.stack([pixels[image] for image in s.images]),
-            labels=s.labels,
-        )
-        for s in todo
-    ]
+    supports = [support.with_pixels(pixels) for support in todo]
     model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
     for index, support in enumerate(todo):
         provenance = Provenance(

@@ -31,6 +31,8 @@ from sdmad.scoring.tables import ScoreColumns
 
 # Finite: a task or an actor that kills its process again and again ends the run with an error.
 RETRIES = 4
+# Seconds without a row before Ray Data ends a run: nodes may be long in coming.
+LONGEST_WAIT = 4 * 3600.0
 
 
 class PipelineConfig(BaseModel):
@@ -47,7 +49,8 @@ class PipelineConfig(BaseModel):
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
         gpus = gpus_each(self.detector_gpus, resources, "--detector-gpus 1 --detectors 1:8")
-        small = resources.cpus <= 4
+        # A cluster that is still empty will get nodes of its own size.
+        small = 0 < resources.cpus <= 4
         most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
         filled = PipelineConfig(
             batch_size=self.batch_size,
@@ -170,6 +173,8 @@ def stream_scores(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S" not in os.environ:
+        context.execution_no_progress_timeout_s = LONGEST_WAIT
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Ray 2.60 has no other way to bound retries than the arguments it deprecates for 2.64.
     warnings.simplefilter("ignore", RayDeprecationWarning)

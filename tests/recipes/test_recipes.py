@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sdmad.catalog import load_catalog
-from sdmad.config import load_config
+from sdmad.config import TrainConfig, load_config
 from sdmad.errors import UserError
 from sdmad.labels import load_labels
 from sdmad.recipes.archive_writer import write_archive
@@ -58,7 +58,7 @@ def test_a_missing_folder_is_named(name, tmp_path) -> None:
 
 
 def test_the_configuration_is_of_the_recipe(name) -> None:
-    config = load_config(str(ROOT / "configs" / f"{name}.yaml"), {})
+    config = load_config(str(ROOT / "configs" / f"{name}.yaml"), {}, TrainConfig)
     assert config.catalog == name
     assert config.labels == f"{config.archive}/labels.csv"
 

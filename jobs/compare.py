@@ -1,0 +1,52 @@
+"""Compare SD-MAD with CLIP-based baselines, or with variants of itself, on the same supports.
+
+python jobs/compare.py --config configs/comparisons/phantoms.yaml --output runs/compare
+"""
+
+from typing import Annotated
+
+import typer
+
+from sdmad.cli import run_job
+
+
+def main(
+    config: Annotated[str, typer.Option(help="Configuration, YAML: docs/comparison.md.")],
+    output: Annotated[str, typer.Option(help="Where the figures go, a path or s3:// URI.")],
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, e.g. 0:16; replaces the configuration's.")
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Shots, e.g. 1,2,4,8; replaces the configuration's.")
+    ] = None,
+    archive: Annotated[
+        str | None, typer.Option(help="Archive; replaces the configuration's.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Label table; replaces the configuration's.")
+    ] = None,
+) -> None:
+    """Make every figure that is not there yet, and write results.parquet and comparison.md."""
+    from sdmad import storage
+    from sdmad.comparison.config import CompareConfig
+    from sdmad.comparison.pages import markdown
+    from sdmad.comparison.run import compare
+    from sdmad.config import load_config, parse_numbers
+
+    changes = {
+        "seeds": seeds,
+        "shots": parse_numbers(shots, "shots") if shots else None,
+        "archive": archive,
+        "labels": labels,
+    }
+    settings = load_config(config, changes, CompareConfig)
+    target = storage.resolve(output)
+    results = compare(settings, target)
+    page = markdown(results, settings.reference)
+    storage.write_bytes(storage.join(target, "comparison.md"), page.encode())
+    typer.echo(page)
+    typer.echo(f"figures are at {target}/results.parquet, these tables at {target}/comparison.md")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,102 @@
+"""What a comparison compares: methods, shots, seeds, and variants of SD-MAD."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sdmad.backbone import BackboneConfig
+from sdmad.baselines import BASELINES, BaselineConfig
+from sdmad.catalog import Catalog
+from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
+from sdmad.config import Seeds, Shots
+from sdmad.learner import LearnerConfig
+
+SD_MAD = "sd_mad"
+
+
+class Variant(BaseModel):
+    """SD-MAD with something changed: keys of the learner, or the catalog."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    learner: dict[str, Any] = {}
+    signs_per_category: int | None = Field(
+        default=None, ge=1, description="the first signs of each category; the others are dropped"
+    )
+    wrong_signs: float = Field(
+        default=0.0, ge=0, lt=1, description="share of each category's signs that is planted"
+    )
+
+    def catalog(self, catalog: Catalog) -> Catalog:
+        """The catalog that this variant sees."""
+        if self.signs_per_category is not None:
+            catalog = keep_signs(catalog, self.signs_per_category)
+        return plant_wrong_signs(catalog, self.wrong_signs) if self.wrong_signs else catalog
+
+    def changed(self, learner: LearnerConfig) -> LearnerConfig:
+        """The learner that this variant uses."""
+        return LearnerConfig.model_validate(_merged(learner.model_dump(), self.learner))
+
+
+class CompareConfig(BaseModel):
+    """A comparison: data, signs, backbone, methods, grid of supports."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    archive: str
+    labels: str
+    catalog: str
+    backbone: BackboneConfig = BackboneConfig()
+    learner: LearnerConfig = LearnerConfig()
+    shots: Shots = [1, 2, 4, 8, 16]
+    seeds: Seeds = "0:8"
+    methods: list[str] = Field(default=[SD_MAD, *BASELINES], min_length=1)
+    variants: dict[str, Variant] = {}
+    reference: str = SD_MAD
+
+    @model_validator(mode="after")
+    def _known(self) -> "CompareConfig":
+        for name, variant in self.variants.items():
+            if name == SD_MAD or name in BASELINES or "/" in name:
+                raise ValueError(f"the variant cannot be called {name!r}")
+            variant.changed(self.learner)
+        known = [SD_MAD, *BASELINES, *self.variants]
+        unknown = [name for name in self.methods if name not in known]
+        if unknown:
+            raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
+        if self.reference not in self.names:
+            raise ValueError(f"the reference {self.reference!r} is not among the methods")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """All methods to run, variants behind the others."""
+        return list(dict.fromkeys([*self.methods, *self.variants]))
+
+    def digest(self, method: str) -> str:
+        """Eight hexadecimal digits over all that a method depends on besides data and backbone."""
+        if method in BASELINES:
+            said: Any = self.budget.model_dump(mode="json")
+        else:
+            variant = self.variants.get(method, Variant())
+            said = variant.model_dump(mode="json", exclude={"learner"})
+            said |= variant.changed(self.learner).model_dump(mode="json")
+        content = json.dumps([method if method in BASELINES else SD_MAD, said], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+    @property
+    def budget(self) -> BaselineConfig:
+        """What the baselines get: the learner's steps, images and views."""
+        return BaselineConfig(
+            steps=self.learner.steps,
+            images_per_class=self.learner.images_per_class,
+            augment=self.learner.augment,
+        )
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged

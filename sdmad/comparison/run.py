@@ -1,0 +1,233 @@
+"""A comparison on Ray: every (shots, seed) a task of an actor that has the test images.
+
+`figures/shots=<k>/seed=<n>/<method>-<digest>.parquet` holds the figures of one method on one
+support, the digest being over the method's settings. What is there is not made again, so the same
+command resumes, and a method added or changed later costs only itself.
+"""
+
+import io
+import os
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from sdmad import runs, storage
+from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
+from sdmad.catalog import Catalog, load_catalog
+from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
+from sdmad.comparison.cell import Bench, TestImages
+from sdmad.comparison.config import CompareConfig
+from sdmad.config import parse_numbers
+from sdmad.errors import UserError
+from sdmad.fits import code_version
+from sdmad.fitting.reading import read_images
+from sdmad.fitting.worker import SupportRef
+from sdmad.labels import LabelTable, load_labels
+from sdmad.progress import Tracker
+
+RESTARTS = 3
+_PATH = re.compile(r"shots=(\d+)/seed=(\d+)/([^/]+)\.parquet$")
+
+
+def compare(config: CompareConfig, output: str) -> pd.DataFrame:
+    """Make every figure that is missing at `output`; returns all figures.
+
+    One row for each (method, shots, seed, protocol, metric), also written to `results.parquet`.
+    Raises `UserError` when configuration, data and output do not fit.
+    """
+    begin = time.monotonic()
+    archive = storage.resolve(config.archive)
+    catalog = load_catalog(config.catalog)
+    check_backbone(config.backbone)
+    storage.check_readable(archive, "archive")
+    storage.check_writable(output)
+    labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
+    if not (labels.split == "test").any():
+        raise UserError(f"the label table {config.labels} has no row with split 'test'")
+    runs.check_identity(output, _identity(config, archive, catalog, labels), "figures")
+    seeds = parse_numbers(config.seeds, "seeds")
+    supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
+    names = {method: _stored_name(config, method) for method in config.names}
+    wanted = {(name, s.shots, s.seed) for s in supports for name in names.values()}
+    done = list_figures(output) & wanted
+    record: dict[str, Any] = {
+        "job": "compare",
+        "status": "running",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": _identity(config, archive, catalog, labels),
+        "config": config.model_dump(mode="json"),
+        "code_version": code_version(),
+        "figures_total": len(wanted),
+        "figures_skipped": len(done),
+    }
+    runs.write_record(output, record)
+    todo = [
+        (s, [m for m, name in names.items() if (name, s.shots, s.seed) not in done])
+        for s in supports
+    ]
+    todo = [(support, methods) for support, methods in todo if methods]
+    if todo:
+        record["test_images"] = _measure_missing(todo, config, catalog, labels, archive, output)
+    results = _collect(output, wanted)
+    _write(results, storage.join(output, "results.parquet"))
+    record |= {
+        "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - begin, 2),
+    }
+    runs.write_record(output, record)
+    return results
+
+
+def figures_uri(output: str, method: str, shots: int, seed: int) -> str:
+    """Where the figures of one method, named with its digest, on one support lie."""
+    return storage.join(output, "figures", f"shots={shots}", f"seed={seed}", f"{method}.parquet")
+
+
+def list_figures(output: str) -> set[tuple[str, int, int]]:
+    """The (method with digest, shots, seed) that have figures."""
+    found = set()
+    for entry in storage.list_objects(storage.join(output, "figures")):
+        match = _PATH.search(entry.uri)
+        if match:
+            found.add((match[3], int(match[1]), int(match[2])))
+    return found
+
+
+def _stored_name(config: CompareConfig, method: str) -> str:
+    return f"{method}-{config.digest(method)}"
+
+
+def _identity(
+    config: CompareConfig, archive: str, catalog: Catalog, labels: LabelTable
+) -> dict[str, str]:
+    """What must not change between runs that fill the same output; methods and grid may."""
+    return {
+        "archive": archive,
+        "labels": labels.digest,
+        "catalog": catalog.digest[:16],
+        "backbone": str(config.backbone),
+    }
+
+
+class Comparer:
+    """An actor: a bench with all test images; it measures supports and writes their figures."""
+
+    def __init__(
+        self,
+        config: CompareConfig,
+        catalog: Catalog,
+        test: list[tuple[str, str]],
+        truth: np.ndarray,
+        pixels: dict[str, Any],
+        output: str,
+        actors: int,
+        device: str | None,
+    ) -> None:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // actors))
+        self.config, self.pixels, self.output = config, pixels, output
+        images = self._images({archive for archive, _ in test})
+        stacked = np.stack([images[name] for name in test])
+        backbone = load_backbone(config.backbone, device)
+        self.bench = Bench(
+            backbone, catalog, config.learner, config.budget, TestImages(stacked, truth)
+        )
+
+    def measure(self, support: SupportRef, methods: list[str]) -> int:
+        """Figures of the methods on one support, each written as it is there; their number."""
+        images = support.with_pixels(self._images({archive for archive, _ in support.images}))
+        for method in methods:
+            variant = self.config.variants.get(method)
+            found = self.bench.measure(method, variant, images)
+            rows = [
+                (method, support.shots, support.seed, protocol, metric, value)
+                for (protocol, metric), value in found.items()
+            ]
+            columns = ["method", "shots", "seed", "protocol", "metric", "value"]
+            stored = _stored_name(self.config, method)
+            uri = figures_uri(self.output, stored, support.shots, support.seed)
+            _write(pd.DataFrame(rows, columns=columns), uri)
+        return len(methods)
+
+    def _images(self, archives: set[str]) -> dict[tuple[str, str], np.ndarray]:
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for part in ray.get([self.pixels[archive] for archive in sorted(archives)]):
+            found.update(part)
+        return found
+
+
+def _measure_missing(
+    todo: list[tuple[SupportRef, list[str]]],
+    config: CompareConfig,
+    catalog: Catalog,
+    labels: LabelTable,
+    archive: str,
+    output: str,
+) -> int:
+    """Measure on as many actors as the cluster has room for; the number of test images."""
+    resources = connect()
+    spec = _spec(config.backbone)
+    test = labels.where(labels.split == "test")
+    named = list(zip(test.archive.tolist(), test.member.tolist(), strict=True))
+    wanted = {image for support, _ in todo for image in support.images} | set(named)
+    pixels, problems = read_images(wanted, archive, spec)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
+    actors, gpus = _actors(resources, len(todo))
+    device = None if gpus else "cpu"
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=-1)(
+        Comparer
+    )
+    arguments = (config, catalog, named, test.labels, pixels, output, actors, device)
+    pool = [remote.remote(*arguments) for _ in range(actors)]
+    waiting, made = list(todo), 0
+    working: dict[Any, Any] = {}
+    with (
+        mistakes_surface(),
+        Tracker("comparing", sum(len(m) for _, m in todo), "fits") as tracker,
+    ):
+        while waiting or working:
+            while waiting and pool:
+                actor = pool.pop()
+                working[actor.measure.remote(*waiting.pop(0))] = actor
+            ready, _ = ray.wait(list(working), timeout=1.0)
+            for reference in ready:
+                made += ray.get(reference)
+                pool.append(working.pop(reference))
+            tracker.update(made)
+    return len(named)
+
+
+def _actors(resources: Resources, supports: int) -> tuple[int, float]:
+    gpus = gpus_each(None, resources, "RAY_ADDRESS of a cluster with GPU nodes")
+    room = int(resources.gpus) if gpus else max(1, int(resources.cpus))
+    return min(room, supports), gpus
+
+
+def _spec(backbone: BackboneConfig) -> Any:
+    spec = load_backbone(backbone, "cpu").spec
+    load_backbone.cache_clear()
+    return spec
+
+
+def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:
+    parts = [
+        pq.read_table(io.BytesIO(storage.read_bytes(figures_uri(output, *key)))).to_pandas()
+        for key in sorted(wanted)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write(table: pd.DataFrame, uri: str) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
+    storage.write_bytes(uri, sink.getvalue())

@@ -1,0 +1,32 @@
+"""Labelled images read by Ray tasks, one a shard."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from sdmad.archive.selected import decode_members
+from sdmad.cluster import mistakes_surface
+from sdmad.images import ImageSpec
+
+
+def read_images(
+    images: Iterable[tuple[str, str]], base: str, spec: ImageSpec
+) -> tuple[dict[str, Any], list[str]]:
+    """References to decoded images by shard, and a sentence for each image not to be had.
+
+    `images` are (archive, member) below `base`. Each reference is to a dictionary from these names
+    to pixels (height, width, 3) uint8; see `sdmad.archive.selected.decode_members`.
+    """
+    by_archive: dict[str, set[tuple[str, str]]] = {}
+    for image in images:
+        by_archive.setdefault(image[0], set()).add(image)
+    # Half a core each: reading waits for storage more than it computes.
+    reader = ray.remote(num_cpus=0.5, num_returns=2, max_retries=3)(decode_members)
+    refs: dict[str, tuple[Any, Any]] = {
+        archive: reader.remote(base, sorted(some), spec)  # type: ignore[misc]
+        for archive, some in by_archive.items()
+    }
+    with mistakes_surface():
+        problems = [p for _, found in refs.values() for p in ray.get(found)]
+    return {archive: pixels for archive, (pixels, _) in refs.items()}, problems

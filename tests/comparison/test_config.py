@@ -1,0 +1,89 @@
+"""Which methods a comparison has, and what variants change."""
+
+import pytest
+from pydantic import ValidationError
+
+from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
+from sdmad.comparison.config import CompareConfig, Variant
+from sdmad.config import load_config
+from sdmad.errors import UserError
+from sdmad.learner import LearnerConfig
+from tests.helpers import ROOT
+
+DATA = {"archive": "a", "labels": "b", "catalog": "phantoms"}
+
+
+@pytest.mark.parametrize("name", ["phantoms", "odir", "ablation"])
+def test_shipped_comparisons_are_valid(name) -> None:
+    config = load_config(str(ROOT / f"configs/comparisons/{name}.yaml"), {}, CompareConfig)
+    assert config.reference == "sd_mad"
+    assert len({config.digest(method) for method in config.names}) == len(config.names)
+
+
+def test_a_variant_changes_only_what_it_names() -> None:
+    learner = LearnerConfig(steps=7)
+    variant = Variant(learner={"adapter": {"image": {"frozen_weight": 0.5}}})
+    changed = variant.changed(learner)
+    assert changed.adapter.image.frozen_weight == 0.5
+    assert changed.adapter.text == learner.adapter.text
+    assert changed.steps == 7
+
+
+def test_the_digest_follows_what_a_method_depends_on() -> None:
+    def config(**more: object) -> CompareConfig:
+        return CompareConfig.model_validate(DATA | more)
+
+    plain, longer = config(), config(learner={"steps": 5})
+    for method in ("sd_mad", "linear_probe"):
+        assert plain.digest(method) != longer.digest(method)
+    other = config(learner={"frozen_weight": 0})
+    assert plain.digest("sd_mad") != other.digest("sd_mad")
+    assert plain.digest("linear_probe") == other.digest("linear_probe")
+    varied = config(variants={"x": {"learner": {"frozen_weight": 0}}})
+    assert varied.digest("x") == other.digest("sd_mad")
+    assert varied.digest("sd_mad") == plain.digest("sd_mad")
+    assert config(variants={"x": {"wrong_signs": 0.2}}).digest("x") != plain.digest("sd_mad")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"methods": ["sd_mad", "magic"]}, "no method 'magic'"),
+        ({"methods": ["linear_probe"]}, "reference 'sd_mad' is not among"),
+        ({"variants": {"linear_probe": {}}}, "cannot be called 'linear_probe'"),
+        ({"variants": {"a/b": {}}}, "cannot be called 'a/b'"),
+        ({"variants": {"x": {"learner": {"stepz": 3}}}}, "stepz"),
+        ({"shots": [0]}, "1 or more"),
+    ],
+)
+def test_mistakes_are_refused(more, message) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CompareConfig.model_validate(DATA | more)
+
+
+def test_seeds_that_are_none_are_refused() -> None:
+    with pytest.raises(UserError, match="seeds '8:0'"):
+        CompareConfig.model_validate(DATA | {"seeds": "8:0"})
+
+
+def test_planted_signs_belong_to_others_and_have_the_wanted_share(catalog) -> None:
+    worse = plant_wrong_signs(catalog, 0.25)
+    for name, category in catalog.categories.items():
+        listed = worse.categories[name].signs
+        planted = listed[len(category.signs) :]
+        assert listed[: len(category.signs)] == category.signs
+        assert planted
+        assert not set(planted) & set(category.signs)
+        others = {s for n, c in catalog.categories.items() if n != name for s in c.signs}
+        assert set(planted) <= others
+        assert len(planted) / len(listed) >= 0.25
+        assert (len(planted) - 1) / (len(listed) - 1) < 0.25
+    assert worse.normal == catalog.normal
+    assert plant_wrong_signs(catalog, 0.25) == worse
+
+
+def test_fewer_signs_keep_the_first_and_drop_what_nobody_lists(catalog) -> None:
+    fewer = keep_signs(catalog, 1)
+    for name, category in catalog.categories.items():
+        assert fewer.categories[name].signs == category.signs[:1]
+    assert fewer.membership.sum(1).tolist() == [1] * len(catalog.categories)
