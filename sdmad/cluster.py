@@ -43,10 +43,7 @@ def connect() -> Resources:
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     fixed = "RAY_ADDRESS" not in os.environ
     if not ray.is_initialized():
-        if fixed:
-            # What RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does when it is set before Ray is imported.
-            ray_constants.ENABLE_RAY_CLUSTER = False
-        with _sigterm_kept(), _stderr_closed():
+        with _sigterm_kept(), _stderr_closed(), _on_loopback(fixed):
             ray.init(
                 address="local" if fixed else None,
                 runtime_env={"env_vars": passed} if passed else None,
@@ -104,6 +101,20 @@ def _find_mistake(error: BaseException | None, depth: int = 8) -> UserError | No
     inner = [error.__cause__, getattr(error, "cause", None), *failures.values()]
     found = (_find_mistake(e, depth - 1) for e in inner if isinstance(e, BaseException))
     return next((mistake for mistake in found if mistake), None)
+
+
+@contextmanager
+def _on_loopback(wanted: bool) -> Iterator[None]:
+    """A Ray that starts meanwhile listens on the loopback interface only.
+
+    What RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does when it is set before Ray is imported.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not wanted
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
