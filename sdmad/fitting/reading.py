@@ -9,6 +9,9 @@ from sdmad.archive.selected import decode_members
 from sdmad.cluster import mistakes_surface
 from sdmad.images import ImageSpec
 
+# Half a core each: reading waits for storage more than it computes.
+READER_CPUS = 0.5
+
 
 def read_images(
     images: Iterable[tuple[str, str]], base: str, spec: ImageSpec
@@ -21,8 +24,7 @@ def read_images(
     by_archive: dict[str, set[tuple[str, str]]] = {}
     for image in images:
         by_archive.setdefault(image[0], set()).add(image)
-    # Half a core each: reading waits for storage more than it computes.
-    reader = ray.remote(num_cpus=0.5, num_returns=2, max_retries=3)(decode_members)
+    reader = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(decode_members)
     refs: dict[str, tuple[Any, Any]] = {
         archive: reader.remote(base, sorted(some), spec)  # type: ignore[misc]
         for archive, some in by_archive.items()

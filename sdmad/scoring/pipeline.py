@@ -49,8 +49,8 @@ class PipelineConfig(BaseModel):
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
         gpus = gpus_each(self.detector_gpus, resources, "--detector-gpus 1 --detectors 1:8")
-        # A cluster that is still empty will get nodes of its own size.
-        small = 0 < resources.cpus <= 4
+        # An empty cluster may get small nodes: half a core each leaves room for a reader.
+        small = resources.cpus <= 4
         most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
         filled = PipelineConfig(
             batch_size=self.batch_size,

@@ -11,7 +11,7 @@ from sdmad.backbone import fingerprint
 from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, Scorer, SupportViews, fit
 from sdmad.baselines.base import whole_evidence
 from sdmad.errors import UserError
-from sdmad.fitting.run import _support
+from sdmad.fitting.worker import SupportRef
 from sdmad.labels import load_labels
 from sdmad.learner import AugmentConfig, SupportImages
 from sdmad.objective import category_loss
@@ -41,7 +41,7 @@ def test_images(archive, catalog, backbone) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def four_shots(archive, catalog, backbone) -> SupportViews:
     table = load_labels(str(archive / "labels.csv"), catalog.category_names)
-    support = support_images(str(archive), _support(table, 4, 0), backbone.spec)
+    support = support_images(str(archive), SupportRef.draw(table, 4, 0), backbone.spec)
     return SupportViews.of(backbone, support, BaselineConfig().augment)
 
 
@@ -157,7 +157,7 @@ def test_what_keeps_the_support_fits_it_better_than_zero_shot(name, scorers, fou
 def test_one_shot_is_enough(name, archive, test_images, backbone, catalog) -> None:
     table = load_labels(str(archive / "labels.csv"), catalog.category_names)
     assert len(draw_support(table, 1, 0)) <= 1 + len(catalog.categories)
-    support = support_images(str(archive), _support(table, 1, 0), backbone.spec)
+    support = support_images(str(archive), SupportRef.draw(table, 1, 0), backbone.spec)
     assert np.isfinite(fit(name, backbone, catalog, support, QUICK).scores(test_images[0])).all()
 
 

@@ -2,13 +2,11 @@
 
 import re
 import tomllib
-from typing import Any
-
-import pytest
 
 from sdmad.cluster import Resources
 from sdmad.config import TrainConfig
 from sdmad.fitting import run as fitting
+from sdmad.fitting.reading import READER_CPUS
 from sdmad.scoring.pipeline import PipelineConfig
 from tests.helpers import ROOT
 
@@ -21,7 +19,7 @@ def job_requests(gpus: bool) -> list[Request]:
     config = TrainConfig(archive="a", labels="l", catalog="c")
     _, scaling = fitting._scaling(config, resources, batches=8)
     requests = [*scoring_requests(PipelineConfig(), resources), scaling.resources_per_worker]
-    return [{"CPU": _support_cpus()}, *requests]
+    return [{"CPU": READER_CPUS}, *requests]
 
 
 def scoring_requests(config: PipelineConfig, resources: Resources) -> list[Request]:
@@ -29,14 +27,6 @@ def scoring_requests(config: PipelineConfig, resources: Resources) -> list[Reque
     filled = config.fill(resources)
     detector = {"CPU": filled.detector_cpus, "GPU": filled.detector_gpus}
     return [{"CPU": filled.reader_cpus}, {name: n for name, n in detector.items() if n}]
-
-
-def _support_cpus() -> float:
-    options: dict[str, Any] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting.ray, "remote", lambda **given: options.update(given) or (lambda f: f))
-        fitting._read_supports([], "", None)
-    return options["num_cpus"]
 
 
 def holds(node: dict[str, float], request: Request) -> bool:
