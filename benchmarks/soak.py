@@ -4,10 +4,10 @@
 
 A head without CPUs and two nodes stand for the whole soak. Each trial scores an archive of phantoms
 from S3 to a new output and kills one of: the driver (start-up and planning included), the driver
-between a unit's failures and its scores, a reader, a detector actor, a whole node. A driver that is
-dead or has given up is followed by the same command, which must skip what was finished. Then the
-archive is verified. Prints a line a trial and one line at the end; exit code 0 only at zero lost
-and doubled.
+between a unit's failures and its scores, a reader, a detector actor, a whole node (at once, or with
+notice: SIGTERM). A driver that is dead or has given up is followed by the same command, which must
+skip what was finished. Then the archive is verified. Prints a line a trial and one line at the end;
+exit code 0 only at zero lost and doubled.
 """
 
 import io
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 SHARDS, IMAGES, LOOSE = 40, 30, 50
 ARCHIVE = "s3://soak/archive"
 COMMITTER = "driver between failures and scores"
-KINDS = ("driver", COMMITTER, "reader", "detector", "node")
+KINDS = ("driver", COMMITTER, "reader", "detector", "node", "notice")
 TITLES = {"reader": "read_and_decode", "detector": "DetectorActor"}
 TRIAL_SECONDS = 240
 DYING = """
@@ -138,9 +138,9 @@ def kill(soak: Soak, kind: str, driver: subprocess.Popen, output: str) -> bool:
     if not wait_for(lambda: bool(workers("reader") + workers("detector")), driver):
         return False
     time.sleep(soak.random.uniform(0, 4))
-    if kind == "node":
+    if kind in ("node", "notice"):
         node = soak.nodes.pop(soak.random.randrange(len(soak.nodes)))
-        soak.cluster.remove_node(node, allow_graceful=False)
+        soak.cluster.remove_node(node, allow_graceful=kind == "notice")
         time.sleep(1)
         soak.refill()
         return driver.poll() is None

@@ -1,6 +1,7 @@
 """Progress that people can watch: a bar on a terminal, a line now and then in a log."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -24,8 +25,9 @@ class Tracker:
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.started = self.said = time.monotonic()
-        self.done = 0
+        self.started = time.monotonic()
+        self.done, self.note = 0, ""
+        self.ended = threading.Event()
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             self.bar = Progress(
@@ -45,6 +47,7 @@ class Tracker:
             self.bar.start()
         else:
             self._line("started")
+            threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(
@@ -53,6 +56,7 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.ended.set()
         if self.bar:
             self.bar.stop()
         elif kind is None:
@@ -60,15 +64,17 @@ class Tracker:
 
     def update(self, done: int, note: str = "") -> None:
         """`done` of `total` are done; `note` is shown beside it."""
-        self.done = done
+        self.done, self.note = done, note
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
-        elif time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
-            self._line(note)
+
+    def _tick(self) -> None:
+        """A line now and then, also while nothing comes: a run that waits is seen to wait."""
+        while not self.ended.wait(SECONDS_BETWEEN_LINES):
+            self._line(self.note)
 
     def _line(self, note: str) -> None:
-        self.said = time.monotonic()
-        seconds = self.said - self.started
+        seconds = time.monotonic() - self.started
         if logs.wanted():
             about = {"what": self.what, "done": self.done, "total": self.total, "unit": self.unit}
             logs.log("progress", **about, seconds=round(seconds, 1), note=note)

@@ -68,8 +68,8 @@ def test_training_survives_the_loss_of_its_nodes(graceful, archive, tmp_path) ->
 
 
 def test_scoring_survives_the_loss_of_nodes() -> None:
-    """Three nodes die at random moments of three runs: nothing lost, nothing doubled."""
-    command = [sys.executable, "benchmarks/soak.py", "--trials", "3", "--kinds", "node"]
+    """A node dies, or is told to go, at a random moment of four runs: nothing lost or doubled."""
+    command = [sys.executable, "benchmarks/soak.py", "--trials", "4", "--kinds", "node,notice"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     last = done.stdout.strip().splitlines()[-1]
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
