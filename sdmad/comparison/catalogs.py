@@ -44,4 +44,5 @@ def _relisted(catalog: Catalog, signs_of: Callable[[str, Category], list[str]]) 
     }
     used = {s for c in [*categories.values(), catalog.normal] for s in c.signs}
     signs = {name: sign for name, sign in catalog.signs.items() if name in used}
-    return Catalog(**dict(catalog) | {"categories": categories, "signs": signs})
+    content = {name: getattr(catalog, name) for name in Catalog.model_fields}
+    return Catalog.model_validate(content | {"categories": categories, "signs": signs})

@@ -67,6 +67,7 @@ def test_seeds_that_are_none_are_refused() -> None:
 
 
 def test_planted_signs_belong_to_others_and_have_the_wanted_share(catalog) -> None:
+    assert catalog.membership.any(), "properties that were used before do no harm"
     worse = plant_wrong_signs(catalog, 0.25)
     for name, category in catalog.categories.items():
         listed = worse.categories[name].signs
