@@ -1,6 +1,7 @@
 """Nodes come for a scoring run and go after it: Ray's own autoscaler, with nodes on this machine.
 
-The nodes' GPUs are resources by name only; detectors ask for one each and run on the CPU.
+The nodes' GPUs are resources by name only; detectors ask for one each and run on the CPU. Two of
+them fill a node, so that reading needs nodes of its own.
 """
 
 import json
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.cluster
 NODE_TYPES = {
     "decode": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
     "detector": {
-        "resources": {"CPU": 1, "GPU": 1},
+        "resources": {"CPU": 1, "GPU": 2},
         "node_config": {},
         "min_workers": 0,
         "max_workers": 2,
@@ -44,7 +45,7 @@ def test_a_run_on_a_bare_head_brings_nodes_and_lets_them_go(s3, training_run, tm
         storage.write_bytes(f"{base}/archive/{k:02d}.tar", shard)
     command = [sys.executable, "jobs/score_archive.py", "--archive", f"{base}/archive"]
     command += ["--detector", str(training_run), "--output", f"{base}/scores"]
-    command += ["--detectors", "1:2", "--detector-gpus", "1", "--batch-size", "16"]
+    command += ["--detectors", "2:4", "--detector-gpus", "1", "--batch-size", "16"]
     history: list[tuple[float, dict[str, int]]] = []
     with (
         local_head(tmp_path, cpus=0, autoscaling=NODE_TYPES) as head,
