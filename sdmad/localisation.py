@@ -1,0 +1,123 @@
+"""Where in an image each sign is, by occlusion: what the sign's similarity loses when a place is
+hidden.
+
+    maps = locate(detector, pixels, ["haze"])      # (B, 1, 8, 8), in cosine
+    heat = upsample(maps, pixels.shape[1:3])       # (B, 1, H, W)
+
+Each place of a coarse grid is blended into a blurred copy of the image, through a Gaussian window,
+and the image passes the adapted towers again. That holds for every tower, whatever its tokens,
+its pooling and its number of adapted blocks, and costs `places`^2 + 1 passes an image for all
+signs together. docs/localisation.md compares it with other ways.
+
+Sources: occlusion, Zeiler & Fergus (arXiv 1311.2901); blur in place of a grey patch, which would be
+a finding of its own, Fong & Vedaldi (arXiv 1704.03296). Shapes: S seeds, B images, M signs, E
+embedding width, H x W pixels, h = w = `places`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sdmad.detector import Detector
+from sdmad.errors import UserError
+from sdmad.model import SignModel
+
+PLACES = 8
+WINDOW = 0.375
+"""Standard deviation of the window that hides a place, in distances between places."""
+BLUR = 1.0
+"""Standard deviation of the blur that it is hidden with, in distances between places."""
+IMAGES_AT_ONCE = 64
+
+
+def locate(
+    detector: Detector, pixels: np.ndarray, signs: Sequence[str], places: int = PLACES
+) -> np.ndarray:
+    """Drops of the similarity of each sign at each place, mean over seeds: (B, len(signs), h, w).
+
+    `pixels` (B, height, width, 3) uint8 have the backbone's size, as for `Detector.score_pixels`;
+    values are float32 cosines, positive where the image shows the sign. Raises `UserError` for a
+    sign that the detector's catalog lacks, `ValueError` for pixels of another shape or type.
+    """
+    known = detector.catalog.sign_names
+    unknown = [sign for sign in signs if sign not in known]
+    if unknown:
+        raise UserError(
+            f"the sign catalog {detector.catalog.name} has no sign {unknown[0]!r}; "
+            f"its signs are {', '.join(known)}"
+        )
+    expected = (*detector.spec.size, 3)
+    if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels are {pixels.dtype} of shape {pixels.shape}; the backbone takes uint8 "
+            f"(images, {', '.join(map(str, expected))})"
+        )
+    wanted = detector.sign_embeddings[:, [known.index(sign) for sign in signs]]
+    maps = occlusion_maps(detector.model, wanted, detector.backbone.pixels(pixels), places)
+    return maps.cpu().numpy()
+
+
+@torch.inference_mode()
+def occlusion_maps(
+    model: SignModel, signs: torch.Tensor, images: torch.Tensor, places: int = PLACES
+) -> torch.Tensor:
+    """Drops (B, M, h, w) of the mean similarity over seeds, from normalised images (B, 3, H, W).
+
+    `signs` (S, M, E) are sign embeddings of the model's seeds. In single precision throughout:
+    drops are small differences.
+    """
+    images = images.float()
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    windows = place_windows(places, size).to(images.device)  # (h x w, H, W)
+    blurred = _blur(images, places)
+    maps = []
+    for image, hidden in zip(images, blurred, strict=True):
+        whole = _similarities(model, signs, image[None])  # (1, M)
+        parts = [
+            _similarities(model, signs, image + window[:, None] * (hidden - image))
+            for window in windows.split(IMAGES_AT_ONCE)
+        ]
+        maps.append((whole - torch.cat(parts)).T.unflatten(1, (places, places)))
+    return torch.stack(maps) if maps else images.new_zeros(0, signs.shape[1], places, places)
+
+
+def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps (B, M, h, w) at image size (B, M, height, width), bilinear between centres of places."""
+    tensor = torch.from_numpy(np.ascontiguousarray(maps))
+    return F.interpolate(tensor, size, mode="bilinear", align_corners=False).numpy()
+
+
+def place_windows(places: int, size: tuple[int, int]) -> torch.Tensor:
+    """How much of each pixel each place hides, (h x w, H, W) in [0, 1], 1 at the place's centre."""
+    rows, columns = (_bumps(places, side) for side in size)
+    return torch.einsum("iy,jx->ijyx", rows, columns).flatten(0, 1)
+
+
+def _bumps(places: int, side: int) -> torch.Tensor:
+    step = side / places
+    centres = (torch.arange(places) + 0.5) * step
+    distance = torch.arange(side) + 0.5 - centres[:, None]
+    return torch.exp(-0.5 * (distance / (WINDOW * step)) ** 2)
+
+
+def _blur(images: torch.Tensor, places: int) -> torch.Tensor:
+    """Gaussian blur with the nearest edge pixel repeated outside, one axis after the other."""
+    for axis in (-2, -1):
+        side = images.shape[axis]
+        distance = torch.arange(side)[:, None] - torch.arange(-2 * side, 3 * side)
+        weights = torch.exp(-0.5 * (distance / (BLUR * side / places)) ** 2)
+        # What falls outside the image falls on its edge pixels.
+        inside = weights[:, 2 * side : 3 * side].clone()
+        inside[:, 0] += weights[:, : 2 * side].sum(1)
+        inside[:, -1] += weights[:, 3 * side :].sum(1)
+        inside = (inside / inside.sum(1, keepdim=True)).to(images)
+        images = (inside @ images.transpose(axis, -2)).transpose(axis, -2)
+    return images
+
+
+def _similarities(model: SignModel, signs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Cosines (B, M) of adapted images and signs, mean over seeds."""
+    activations, _ = model.image_activations(images)
+    return (model.image_embeddings(activations) @ signs.transpose(1, 2)).mean(0)

@@ -1,0 +1,95 @@
+"""Pictures of signs over images."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdmad import Detector
+from sdmad.errors import UserError
+from sdmad.phantoms.task import draw_example
+from sdmad.report.examples import Example
+from sdmad.report.figures import png_uri
+from sdmad.report.localised import SIDE, localised_gallery, localised_signs, overlay
+
+
+@pytest.fixture(scope="module")
+def detector(training_run) -> Detector:
+    return Detector.load(str(training_run))
+
+
+@pytest.fixture(scope="module")
+def ring() -> tuple[np.ndarray, np.ndarray]:
+    """A phantom with a ring lesion: pixels (64, 64, 3), mask."""
+    examples = (draw_example(k, "test") for k in range(100))
+    example = next(e for e in examples if set(e.masks) == {"ring_lesion"})
+    return np.repeat(example.image[..., None], 3, axis=2), example.masks["ring_lesion"]
+
+
+def picture(uri: str) -> np.ndarray:
+    head, _, content = uri.partition(",")
+    assert head == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert image.format == "PNG"
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_the_heat_lies_on_the_sign(detector, ring) -> None:
+    pixels, mask = ring
+    (found,) = localised_signs(detector, pixels, ["ring_lesion", "ring_lesion"])
+    shown = picture(found.picture)
+    assert shown.shape == (SIDE, SIDE, 3)
+    # The phantom is grey: what has colour is heat.
+    colour = shown.max(-1) - shown.min(-1)
+    rows, columns = np.nonzero(mask)
+    y, x = (round((v.mean() + 0.5) * SIDE / 64) for v in (rows, columns))
+    assert np.hypot(*(np.array(np.unravel_index(colour.argmax(), colour.shape)) - (y, x))) < 20
+    assert found.caption == "ring lesion"
+    assert found.drop > 0.05
+    assert len(found.picture) < 40_000, "small: a page has dozens"
+
+
+def test_a_sign_that_no_place_carries_stays_faint_and_says_so(detector) -> None:
+    grey = np.full((64, 64, 3), 90, np.uint8)
+    (found,) = localised_signs(detector, grey, ["bright_rim"])
+    assert found.caption == "bright rim (no single place)"
+    shown = picture(found.picture)
+    assert (shown.max(-1) - shown.min(-1)).max() < 10
+
+
+def test_overlays_colour_heat_and_outline_its_half() -> None:
+    pixels = np.full((40, 40, 3), 100, np.uint8)
+    strength = np.zeros((40, 40))
+    strength[10:20, 10:20] = 1
+    shown = overlay(pixels, strength).astype(int)
+    assert (shown[0, 0] == 80).all()
+    assert (shown[10, 10:20] == 255).all(), "the outline is white"
+    assert shown[15, 15, 0] > shown[15, 15, 2] + 40, "the heat is warm"
+
+
+def test_a_gallery_is_localised_by_name_within_its_time(detector, ring) -> None:
+    pixels, _ = ring
+    examples = [
+        Example(
+            picture=png_uri(pixels),
+            name=name,
+            anomaly=0.9,
+            truth=["abscess"],
+            findings=[("abscess", 0.9, 0.1)] if signs else [],
+            uncertain=[],
+            signs=[("abscess", sign, 0.2) for sign in signs],
+            verdict="right",
+        )
+        for name, signs in (("a.png", ["ring_lesion", "haze"]), ("b.png", []))
+    ]
+    found = localised_gallery(detector, examples, [pixels, pixels])
+    assert [s.sign for s in found["a.png"]] == ["ring_lesion", "haze"]
+    assert found["b.png"] == []
+    assert localised_gallery(detector, examples, [pixels, pixels], seconds=-1) == {}
+
+
+def test_unknown_signs_are_refused(detector, ring) -> None:
+    with pytest.raises(UserError, match="no sign 'rash'"):
+        localised_signs(detector, ring[0], ["rash"])

@@ -1,0 +1,183 @@
+"""Maps of signs: on a model whose answer is known, on every kind of tower, and on phantoms."""
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CustomTextCLIP
+from scipy.ndimage import distance_transform_edt
+from torch import nn
+
+from sdmad import Detector
+from sdmad.adapter import AdapterConfig, TowerAdapterConfig
+from sdmad.backbone import BackboneConfig, wrap
+from sdmad.catalog import parse_catalog
+from sdmad.errors import UserError
+from sdmad.localisation import PLACES, locate, occlusion_maps, place_windows, upsample
+from sdmad.model import SignModel
+from sdmad.phantoms.task import draw_example
+from tests.test_towers import EMBED, TEXT, VIT, biomed_clip, own_clip, token_ids
+
+TINY = parse_catalog(
+    {
+        "name": "tiny",
+        "modality": "noise",
+        "signs": {name: {"prompts": [name]} for name in ("round", "flat", "even")},
+        "categories": {"one": {"signs": ["round", "flat"]}},
+        "normal": {"signs": ["even"]},
+    },
+    "tiny",
+)
+FOCAL = ("dark_cyst", "bright_nodule", "ring_lesion", "spiculated_mass", "fissure", "dark_specks")
+
+
+class Templates:
+    """In place of a `SignModel`: an image's embedding is its red channel, so that a sign is a
+    picture, and seed k sees the image k + 1 times as bright."""
+
+    def __init__(self, seeds: int) -> None:
+        self.seeds = seeds
+
+    def image_activations(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return images[:, 0].flatten(1), None
+
+    def image_embeddings(self, activations: torch.Tensor) -> torch.Tensor:
+        return torch.stack([(k + 1) * activations for k in range(self.seeds)])
+
+
+def spot(row: int, column: int, size: tuple[int, int]) -> torch.Tensor:
+    """One bright place of the grid, two pixels wide in each direction around its centre."""
+    image = torch.zeros(size)
+    y, x = (round((k + 0.5) * side / PLACES) for k, side in zip((row, column), size, strict=True))
+    image[y - 1 : y + 1, x - 1 : x + 1] = 1
+    return image
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+def test_a_map_peaks_where_the_sign_is_and_nowhere_else(size) -> None:
+    """Two spots; each sign is one of them."""
+    places = [(1, 6), (5, 2)]
+    spots = torch.stack([spot(*place, size) for place in places])
+    image = spots.sum(0).expand(1, 3, *size)
+    maps = occlusion_maps(Templates(2), spots.flatten(1).expand(2, -1, -1), image)
+    assert maps.shape == (1, 2, PLACES, PLACES)
+    for own, place in zip(maps[0], places, strict=True):
+        assert np.unravel_index(int(own.argmax()), own.shape) == place
+        others = own.clone()
+        others[place] = 0
+        assert others.abs().max() < 0.1 * own.max()
+    # Of four bright pixels most of each is lost, once in one seed and doubled in the other.
+    assert 0.6 * 4 * 1.5 < maps.max() < 4 * 1.5
+
+
+def test_a_sign_that_the_image_lacks_has_a_negative_map_where_hiding_would_show_it() -> None:
+    dark = 1 - spot(3, 3, (64, 64))
+    hidden = spot(3, 3, (64, 64)).flatten().expand(1, 1, -1)
+    maps = occlusion_maps(Templates(1), hidden, dark.expand(1, 3, 64, 64))
+    assert maps.min() == maps[0, 0, 3, 3] < -1
+    assert maps.max() < 1e-3
+
+
+def test_an_even_image_has_no_place(backbone, catalog) -> None:
+    model = SignModel(backbone, catalog, AdapterConfig(), 1)
+    grey = backbone.pixels(np.full((1, 64, 64, 3), 120, np.uint8))
+    maps = occlusion_maps(model, model.sign_embeddings(), grey)
+    assert maps.abs().max() < 1e-5, "no fill of its own makes a finding"
+
+
+def test_windows_hide_their_own_place_and_leave_the_next_ones() -> None:
+    windows = place_windows(PLACES, (64, 80))
+    assert windows.shape == (PLACES**2, 64, 80)
+    assert windows.min() >= 0
+    for k, window in enumerate(windows):
+        y, x = 8 * (k // PLACES) + 4, 10 * (k % PLACES) + 5
+        assert window[y, x] > 0.9 * window.max() > 0.8
+    middle = windows[PLACES * 3 + 3]
+    assert middle[28, 45] < 0.05, "the next place to the right"
+
+
+def test_upsampled_maps_keep_their_places() -> None:
+    maps = np.zeros((1, 1, 8, 8), np.float32)
+    maps[0, 0, 2, 5] = 1
+    heat = upsample(maps, (32, 64))
+    assert heat.shape == (1, 1, 32, 64)
+    y, x = np.unravel_index(heat.argmax(), (32, 64))
+    assert 8 <= y < 12
+    assert 40 <= x < 48
+    assert heat.max() <= 1
+    assert np.allclose(heat[..., 9, 43], heat[..., 10, 44]), "the same on both sides of its centre"
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "avg_pool", "siglip_text", "cls", "mean"])
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_every_kind_of_tower_is_located_in(kind, blocks, tmp_path) -> None:
+    torch.manual_seed(0)
+    made: dict[str, nn.Module] = {}
+    if kind == "siglip_text":
+        text = TEXT | {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+        made["clip"] = CustomTextCLIP(EMBED, VIT, text)
+    elif kind in ("cls", "mean"):
+        poolers = {"cls": "cls_last_hidden_state_pooler", "mean": "mean_pooler"}
+        made["clip"] = biomed_clip(tmp_path, poolers[kind])
+    else:
+        averaged = {"pool_type": "avg", "final_ln_after_pool": True} if kind == "avg_pool" else {}
+        made["clip"] = own_clip(**averaged)
+    backbone = wrap(made["clip"], lambda texts: token_ids()[: len(texts)], BackboneConfig(), "cpu")
+    towers = TowerAdapterConfig(blocks=blocks, bottleneck=8)
+    model = SignModel(backbone, TINY, AdapterConfig(image=towers, text=towers), 2)
+    for seed in range(2):
+        model.image_adapters.initialise(seed, torch.Generator().manual_seed(seed))
+    images = torch.randn(2, 3, *backbone.spec.size)
+    with torch.no_grad():
+        signs = model.sign_embeddings()
+    maps = occlusion_maps(model, signs, images, places=3)
+    assert maps.shape == (2, 3, 3, 3)
+    assert maps.isfinite().all()
+    assert (maps.flatten(2).std(-1) > 1e-5).all(), "places differ"
+    alone = [occlusion_maps(model.seed(k), signs[k : k + 1], images, 3) for k in range(2)]
+    assert torch.allclose(maps, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def detector(training_run) -> Detector:
+    return Detector.load(str(training_run))
+
+
+def test_only_known_signs_and_the_backbones_pixels_are_taken(detector) -> None:
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(UserError, match="phantoms has no sign 'rash'; its signs are notch"):
+        locate(detector, pixels, ["haze", "rash"])
+    for wrong in (pixels[0], pixels[:, :32], pixels.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"takes uint8 \(images, 64, 64, 3\)"):
+            locate(detector, wrong, ["haze"])
+    assert locate(detector, pixels[:0], ["haze"]).shape == (0, 1, PLACES, PLACES)
+
+
+def test_maps_come_in_the_order_of_images_and_signs(detector) -> None:
+    examples = [draw_example(k, "test") for k in range(2)]
+    pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in examples])
+    maps = locate(detector, pixels, ["haze", "notch"], places=4)
+    assert maps.shape == (2, 2, 4, 4)
+    assert maps.dtype == np.float32
+    swapped = locate(detector, pixels[::-1], ["notch", "haze"], places=4)
+    assert np.allclose(maps, swapped[::-1, ::-1], atol=1e-6)
+
+
+def test_the_pointing_game_on_phantoms_is_far_above_chance(detector) -> None:
+    """arXiv 1608.00507 on a hundred images: maxima within four pixels of the mask, against the
+    area within four pixels, and against the middle of the image."""
+    examples = [draw_example(k, "test", seed=7) for k in range(100)]
+    examples = [e for e in examples if set(FOCAL) & set(e.masks)]
+    pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in examples])
+    heat = upsample(locate(detector, pixels, FOCAL), (64, 64))
+    hits, chance, centre = [], [], []
+    for example, maps in zip(examples, heat, strict=True):
+        for sign, own in zip(FOCAL, maps, strict=True):
+            if sign in example.masks:
+                near = distance_transform_edt(~example.masks[sign]) <= 4
+                hits.append(near.flat[own.argmax()])
+                chance.append(near.mean())
+                centre.append(near[32, 32])
+    assert len(hits) >= 40
+    assert np.mean(hits) > 0.6
+    assert np.mean(hits) > 5 * np.mean(chance)
+    assert np.mean(hits) > np.mean(centre) + 0.2
