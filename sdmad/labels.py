@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sdmad import storage
+from sdmad import parquet, storage
 from sdmad.archive.naming import split_uri
 from sdmad.errors import UserError
 
@@ -59,12 +59,12 @@ class LabelTable:
 
 def read_table(uri: str) -> pd.DataFrame:
     """A CSV or Parquet file as strings; `UserError` when it is missing or neither."""
-    content = io.BytesIO(storage.read_file(uri, "label table"))
+    content = storage.read_file(uri, "label table")
     try:
         if uri.endswith(".parquet"):
-            table = pd.read_parquet(content).astype(object)
+            table = parquet.decode(content).to_pandas().astype(object)
             return table.where(table.notna(), "").astype(str)
-        return pd.read_csv(content, dtype=str, keep_default_na=False)
+        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise UserError(f"the label table {uri} cannot be read: {error}") from None
 

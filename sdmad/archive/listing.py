@@ -42,7 +42,7 @@ def _read_manifest(archive: str) -> pd.DataFrame | None:
                 if "uri" not in file.schema_arrow.names:
                     return None
                 wanted = [c for c in ("uri", "size", "etag") if c in file.schema_arrow.names]
-                return file.read(columns=wanted).to_pandas()
+                return file.read(columns=wanted, use_threads=False).to_pandas()
         except (OSError, *DAMAGE):
             return None
     try:

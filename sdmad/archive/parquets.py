@@ -98,7 +98,9 @@ def members(stream: IO[bytes], part: tuple[int, int] | None) -> Iterator[Entry]:
 
 
 def _values(file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.Scalar]:
-    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+    for batch in file.iter_batches(
+        ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False
+    ):
         values = batch.column(0)
         yield from values.field(0) if types.is_struct(values.type) else values
 
@@ -119,7 +121,8 @@ def row_names(file: pq.ParquetFile, where: Columns, group: int) -> list[str]:
     if not where.name:
         return numbers
     try:
-        column = file.read_row_group(group, columns=[where.name]).column(0).combine_chunks()
+        table = file.read_row_group(group, columns=[where.name], use_threads=False)
+        column = table.column(0).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise

@@ -5,7 +5,6 @@ support, the digest being over the method's settings. What is there is not made 
 command resumes, and a method added or changed later costs only itself.
 """
 
-import io
 import os
 import re
 import time
@@ -15,11 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
-from sdmad import runs, storage
+from sdmad import parquet, runs, storage
 from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
 from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
@@ -221,13 +219,11 @@ def _spec(backbone: BackboneConfig) -> Any:
 
 def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:
     parts = [
-        pq.read_table(io.BytesIO(storage.read_bytes(figures_uri(output, *key)))).to_pandas()
+        parquet.decode(storage.read_bytes(figures_uri(output, *key))).to_pandas()
         for key in sorted(wanted)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _write(table: pd.DataFrame, uri: str) -> None:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), sink)
-    storage.write_bytes(uri, sink.getvalue())
+    storage.write_bytes(uri, parquet.encode(pa.Table.from_pandas(table, preserve_index=False)))

@@ -5,14 +5,12 @@ adds units for new objects, and refuses when a planned object has changed or the
 another one.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sdmad import storage
+from sdmad import parquet, storage
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
@@ -92,7 +90,7 @@ def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
             f"there is no scoring run at {output}: plan.parquet is missing; "
             "make one with jobs/score_archive.py"
         )
-    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    table = parquet.decode(storage.read_bytes(uri))
     pairs = table.schema.metadata or {}
     metadata = {
         key.decode().removeprefix("sdmad."): value.decode()

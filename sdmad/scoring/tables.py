@@ -4,15 +4,13 @@
 image that could not be scored. Types are the same in every file, nothing is null.
 """
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sdmad import storage
+from sdmad import parquet, storage
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
@@ -55,9 +53,7 @@ def part_name(unit: str) -> str:
 def encode(table: pa.Table, metadata: dict[str, str]) -> bytes:
     """A Parquet file with `metadata` as key-value pairs named `sdmad.*`."""
     pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(pairs), sink, compression="zstd")
-    return sink.getvalue()
+    return parquet.encode(table.replace_schema_metadata(pairs))
 
 
 def commit_unit(
@@ -81,7 +77,7 @@ def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterato
     for entry in storage.list_objects(storage.join(output, kind)):
         match = _PART.search(entry.uri)
         if match and (units is None or match[1] in units):
-            yield pq.read_table(io.BytesIO(storage.read_bytes(entry.uri)))
+            yield parquet.decode(storage.read_bytes(entry.uri))
 
 
 def empty_failures() -> pa.Table:

@@ -1,0 +1,22 @@
+"""Whole Parquet files from and to bytes.
+
+Read on the calling thread alone: Arrow's threads may still release Python objects while the
+interpreter ends, which aborts a job after its work is done (apache/arrow#34314).
+"""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def decode(content: bytes | bytearray) -> pa.Table:
+    """The table of a Parquet file; Arrow's exceptions for anything else."""
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+
+
+def encode(table: pa.Table) -> bytes:
+    """A Parquet file, compressed with zstd."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
