@@ -63,9 +63,8 @@ def figures(
         model, rule = fit_batch(backbone, load_catalog("phantoms"), supports, config)
     test = table.split == "test"
     activations, frozen = model.image_activations(backbone.pixels(pixels[test]))
-    z = model.image_embeddings(activations) @ model.sign_embeddings().transpose(1, 2)
-    z0 = frozen @ model.frozen_signs.T
-    logits, _ = rule.evidence(model, z, z0, config.selection, config.frozen_weight)
+    readings = model.read(activations, frozen, model.sign_embeddings())
+    logits, _ = rule.evidence(model, readings, config.selection, config.frozen_weight)
     truth, rows_out = table.labels[test], []
     for p in torch.sigmoid(logits).cpu().numpy():
         one = protocols.anomaly_detection(truth, anomaly_score(p, axis=1))

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 import sdmad.phantoms.backbone as phantom_backbone
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
-from sdmad.towers import Tower, image_tower, text_tower
+from sdmad.towers import ImageTower, Tower, image_tower, text_tower
 
 PHANTOM = "phantom"
 
@@ -68,7 +68,7 @@ class Backbone:
     """
 
     config: BackboneConfig
-    image: Tower
+    image: ImageTower
     text: Tower
     tokenizer: Any
     spec: ImageSpec

@@ -15,6 +15,7 @@ from sdmad.fitting.run import train_seeds
 from sdmad.learner import AugmentConfig, LearnerConfig
 from sdmad.local_s3 import local_s3
 from sdmad.phantoms.task import write_archive
+from sdmad.probe import ProbeConfig
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
@@ -26,8 +27,8 @@ DETECTORS = ("sd-mad", "zero-shot")
 
 
 def zero_shot() -> LearnerConfig:
-    """The frozen backbone with the same signs: no adapters, no selection, only the zero point of
-    each category from the support."""
+    """The frozen backbone with the same signs: no adapters, no selection, no probe, only the zero
+    point of each category from the support."""
     frozen = TowerAdapterConfig(blocks=0)
     return LearnerConfig(
         steps=0,
@@ -35,6 +36,7 @@ def zero_shot() -> LearnerConfig:
         adapter=AdapterConfig(image=frozen, text=frozen),
         augment=AugmentConfig(views=1),
         selection=SelectionConfig(mode="none"),
+        probe=ProbeConfig(weight_per_shot=0),
     )
 
 

@@ -140,14 +140,13 @@ class Detector:
         with self._autocast():
             activations, frozen = self.model.image_activations(self.backbone.pixels(pixels))
         activations = _float(activations)
-        z = self.model.image_embeddings(activations) @ self.sign_embeddings.transpose(1, 2)
-        z0 = frozen.float() @ self.model.frozen_signs.T
+        readings = self.model.read(activations, frozen.float(), self.sign_embeddings)
         weight = self.provenance.learner.frozen_weight
-        logits, shares = self.rule.evidence(self.model, z, z0, self.selection, weight)
-        plain, _ = self.rule.evidence(self.model, z, z0, SelectionConfig(mode="none"), weight)
+        logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
+        plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)
         p = torch.sigmoid(logits)
         unselected = torch.sigmoid(plain).mean(0)
-        return self._collect(p, unselected, shares, z)
+        return self._collect(p, unselected, shares, readings.similarities)
 
     def _autocast(self) -> torch.autocast:
         """Half precision for the frozen part, on GPUs only: CPUs here are slower with it."""
@@ -222,9 +221,8 @@ def load_fits(uri: str) -> list[Fit]:
 
 def _float(activations: Activations) -> Activations:
     """Single precision again for what follows the frozen part."""
-    return replace(
-        activations, f_in=activations.f_in.float(), f_frozen=activations.f_frozen.float()
-    )
+    tensors = {name: getattr(activations, name) for name in ("f_in", "f_frozen", "patches")}
+    return replace(activations, **{k: v.float() for k, v in tensors.items()})
 
 
 def _concatenate(parts: list[Scores]) -> Scores:

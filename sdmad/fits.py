@@ -7,9 +7,9 @@ catalog, learner configuration, what the support was. The same fit has the same 
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -24,8 +24,8 @@ from sdmad.errors import UserError
 from sdmad.learner import LearnerConfig
 from sdmad.model import DecisionRule, SignModel
 
-FORMAT = 1
-RULE_FIELDS = ("bias", "frozen_bias", "weights", "temperature", "band")
+FORMAT: Literal[2] = 2
+RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 _PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
 
 
@@ -40,7 +40,7 @@ class Provenance(BaseModel):
     """What a fit was made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: int = FORMAT
+    format: Literal[2] = FORMAT
     code_version: str
     backbone: BackboneConfig
     backbone_fingerprint: str

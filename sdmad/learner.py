@@ -8,7 +8,7 @@ and its own images, so a fit is the same whichever fits share its batch.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from sdmad.adapter import AdapterConfig
 from sdmad.backbone import Backbone
 from sdmad.calibration import fit_temperature, undecided_band
 from sdmad.catalog import Catalog
-from sdmad.model import DecisionRule, SignModel
+from sdmad.model import DecisionRule, Readings, SignModel
 from sdmad.objective import ObjectiveConfig
-from sdmad.selection import SelectionConfig, reliability_weights
+from sdmad.probe import ProbeConfig, fit_probe
+from sdmad.selection import SelectionConfig, pairwise_auc, reliability_weights
 from sdmad.towers import Activations
 
 IMAGES_AT_ONCE = 64
@@ -50,6 +51,7 @@ class LearnerConfig(BaseModel):
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig = AugmentConfig()
     selection: SelectionConfig = SelectionConfig()
+    probe: ProbeConfig = ProbeConfig()
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ def augment(image: np.ndarray, key: str, view: int, config: AugmentConfig) -> np
 class _Cache:
     """Activations of all views of all support images, and where each fit's images stand in it.
 
-    `f_in`, `f_frozen` are (images, views, T, D), `frozen` (images, views, E) unit embeddings;
-    `rows` has the image rows of each fit.
+    `f_in`, `f_frozen` are (images, views, T, D), `patches` (images, views, D), `frozen` (images,
+    views, E) unit embeddings; `rows` has the image rows of each fit.
     """
 
     f_in: torch.Tensor
     f_frozen: torch.Tensor
+    patches: torch.Tensor
     frozen: torch.Tensor
     activations: Activations
     rows: list[torch.Tensor]
@@ -105,7 +108,10 @@ class _Cache:
     def gather(self, images: torch.Tensor, views: torch.Tensor) -> Activations:
         """Activations (S, B, T, D) of the images and views at index tensors (S, B)."""
         return Activations(
-            self.f_in[images, views], self.f_frozen[images, views], self.activations.call
+            self.f_in[images, views],
+            self.f_frozen[images, views],
+            self.activations.call,
+            patches=self.patches[images, views],
         )
 
 
@@ -115,7 +121,7 @@ def _encode(model: SignModel, supports: list[SupportImages], config: AugmentConf
         unique.update(zip(support.keys, support.pixels, strict=True))
     position = {key: row for row, key in enumerate(unique)}
     wanted = [(key, view) for key in unique for view in range(config.views)]
-    f_in, f_frozen, frozen = [], [], []
+    f_in, f_frozen, patches, frozen = [], [], [], []
     for start in range(0, len(wanted), IMAGES_AT_ONCE):
         some = wanted[start : start + IMAGES_AT_ONCE]
         pixels = np.stack([augment(unique[key], key, view, config) for key, view in some])
@@ -123,11 +129,13 @@ def _encode(model: SignModel, supports: list[SupportImages], config: AugmentConf
         activations, embeddings = model.image_activations(batch)
         f_in.append(activations.f_in)
         f_frozen.append(activations.f_frozen)
+        patches.append(activations.patches)
         frozen.append(embeddings)
     views = (len(unique), config.views)
     return _Cache(
         f_in=torch.cat(f_in).unflatten(0, views),
         f_frozen=torch.cat(f_frozen).unflatten(0, views),
+        patches=torch.cat(patches).unflatten(0, views),
         frozen=torch.cat(frozen).unflatten(0, views),
         activations=activations,
         rows=[torch.tensor([position[k] for k in s.keys]) for s in supports],
@@ -174,19 +182,16 @@ def fit_batch(
 
 
 @torch.no_grad()
-def _support_evidence(
-    own: SignModel, cache: _Cache, index: int, views_wanted: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adapted and frozen similarities (1, V x N, M) of one fit's support images, view by view.
+def _read_support(own: SignModel, cache: _Cache, index: int, views_wanted: list[int]) -> Readings:
+    """Readings (1, V x N, ...) of one fit's support images, view by view.
 
     `own` is the model of that fit alone (S = 1).
     """
     images = cache.rows[index]
     rows = images.repeat(len(views_wanted))[None]
     views = torch.tensor(views_wanted).repeat_interleave(len(images))[None]
-    v = own.image_embeddings(cache.gather(rows, views))
-    z = v @ own.sign_embeddings().transpose(1, 2)
-    return z, cache.frozen[rows, views] @ own.frozen_signs.T
+    activations = cache.gather(rows, views)
+    return own.read(activations, cache.frozen[rows, views], own.sign_embeddings())
 
 
 @torch.no_grad()
@@ -194,7 +199,7 @@ def _start_bias(model: SignModel, cache: _Cache, supports: list[SupportImages]) 
     uniform = objective.uniform_log_weights(model.membership)
     normal = objective.uniform_log_weights(model.normal)
     for index, support in enumerate(supports):
-        z, _ = _support_evidence(model.seed(index), cache, index, [0])
+        z = _read_support(model.seed(index), cache, index, [0]).similarities
         evidence = objective.category_evidence(z, uniform, normal, model.scale)
         labels = torch.from_numpy(support.labels)[None].float()
         model.bias[index] = objective.midpoint_bias(evidence, labels.to(evidence.device))[0]
@@ -250,16 +255,18 @@ def _decide(
     for index, support in enumerate(supports):
         own = model.seed(index)
         labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
-        z, z0 = _support_evidence(own, cache, index, [0])
-        weights = reliability_weights(z, labels, model.membership, config.selection)
-        rule = DecisionRule.untempered(own, weights)
-        frozen = rule.frozen_evidence(own, z0, config.selection)
-        rule = replace(rule, frozen_bias=objective.midpoint_bias(frozen, labels))
-        z, z0 = _support_evidence(own, cache, index, list(range(config.augment.views)))
-        logits, _ = rule.evidence(own, z, z0, config.selection, config.frozen_weight)
+        first = _read_support(own, cache, index, [0])
+        every = _read_support(own, cache, index, list(range(config.augment.views)))
         repeated = labels.repeat(1, config.augment.views, 1)
+        auc = pairwise_auc(first.similarities, labels)
+        weights = reliability_weights(auc, labels, model.membership, config.selection)
+        probe = fit_probe(every.patches[0], repeated[0], support.shots, config.probe)
+        rule = DecisionRule.untempered(own, auc, weights, probe[None])
+        frozen = rule.frozen_evidence(own, first.frozen_similarities, config.selection)
+        rule = replace(rule, frozen_bias=objective.midpoint_bias(frozen, labels))
+        logits, _ = rule.evidence(own, every, config.selection, config.frozen_weight)
         temperature = fit_temperature(logits, repeated)
         p = torch.sigmoid(logits / temperature[:, None, None])
         rules.append(replace(rule, temperature=temperature, band=undecided_band(p, repeated)))
-    fields = ("bias", "frozen_bias", "weights", "temperature", "band")
-    return DecisionRule(**{f: torch.cat([getattr(rule, f) for rule in rules]) for f in fields})
+    names = [field.name for field in fields(DecisionRule)]
+    return DecisionRule(**{name: torch.cat([getattr(r, name) for r in rules]) for name in names})

@@ -15,8 +15,22 @@ from sdmad import objective, selection
 from sdmad.adapter import AdapterConfig, TowerAdapters
 from sdmad.backbone import Backbone
 from sdmad.catalog import Catalog
+from sdmad.probe import probe_evidence
 from sdmad.selection import SelectionConfig
 from sdmad.towers import Activations
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a model reads in images: all that a decision rule needs of them.
+
+    `similarities` (S, B, M) are cosines of adapted images and signs, `frozen_similarities` (B, M)
+    or (S, B, M) those of the frozen model, `patches` (B, D) or (S, B, D) as in `Activations`.
+    """
+
+    similarities: torch.Tensor
+    frozen_similarities: torch.Tensor
+    patches: torch.Tensor
 
 
 class SignModel(nn.Module):
@@ -86,30 +100,46 @@ class SignModel(nn.Module):
             frozen = self.backbone.image.run(images)
         return activations, F.normalize(frozen, dim=-1)
 
+    def read(self, activations: Activations, frozen: torch.Tensor, signs: torch.Tensor) -> Readings:
+        """Readings of images from their activations, frozen embeddings and the adapted `signs`."""
+        return Readings(
+            similarities=self.image_embeddings(activations) @ signs.transpose(1, 2),
+            frozen_similarities=frozen @ self.frozen_signs.T,
+            patches=activations.patches,
+        )
+
 
 @dataclass(frozen=True)
 class DecisionRule:
     """What the support decided for S seeds, beside the adapters.
 
     `bias` b and `frozen_bias` (S, C) are the zero points of the adapted and the frozen evidence,
-    `weights` (S, C, M) the reliability of signs, `temperature` (S,) the slope of the
-    probabilities, `band` (S, C, 2) the probabilities that the support leaves undecided.
+    `support_auc` (S, C, M) how well each sign separates the support, `weights` (S, C, M) the
+    reliability of signs made of it, `probe` (S, C, D + 1) the planes of `sdmad.probe`,
+    `temperature` (S,) the slope of the probabilities, `band` (S, C, 2) the probabilities that the
+    support leaves undecided.
     """
 
     bias: torch.Tensor
     frozen_bias: torch.Tensor
+    support_auc: torch.Tensor
     weights: torch.Tensor
+    probe: torch.Tensor
     temperature: torch.Tensor
     band: torch.Tensor
 
     @staticmethod
-    def untempered(model: SignModel, weights: torch.Tensor) -> "DecisionRule":
+    def untempered(
+        model: SignModel, support_auc: torch.Tensor, weights: torch.Tensor, probe: torch.Tensor
+    ) -> "DecisionRule":
         """The rule before the frozen evidence and the probabilities are fitted to the support."""
         seeds, categories = model.bias.shape
         return DecisionRule(
             bias=model.bias.detach(),
             frozen_bias=torch.zeros_like(model.bias),
+            support_auc=support_auc,
             weights=weights,
+            probe=probe,
             temperature=torch.ones(seeds, device=weights.device),
             band=torch.full((seeds, categories, 2), 0.5, device=weights.device),
         )
@@ -132,26 +162,23 @@ class DecisionRule:
     def evidence(
         self,
         model: SignModel,
-        similarities: torch.Tensor,
-        frozen_similarities: torch.Tensor,
+        readings: Readings,
         config: SelectionConfig,
         frozen_weight: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Category logits (S, B, C), and the log evidence of each sign in them (S, B, C, M).
-
-        `similarities` are (S, B, M), adapted; `frozen_similarities` (B, M) or (S, B, M).
-        """
-        z = model.scale * similarities
+        """Category logits (S, B, C), and the log evidence of each sign in them (S, B, C, M)."""
+        z = model.scale * readings.similarities
         for_normal = objective.soft_maximum(z, objective.uniform_log_weights(model.normal))
         log_weights = self.log_weights(model, config)
         shares = log_weights[:, None].expand(*z.shape[:2], *log_weights.shape[1:])
         if config.gates_images:
             shares = shares + selection.image_gate(
-                similarities, for_normal, self.bias, model.scale, config
+                readings.similarities, for_normal, self.bias, model.scale, config
             )
         by_sign = shares + z[..., None, :]
         logits = torch.logsumexp(by_sign, dim=-1) - for_normal[..., None] - self.bias[:, None]
         if frozen_weight:
-            frozen = self.frozen_evidence(model, frozen_similarities, config)
+            frozen = self.frozen_evidence(model, readings.frozen_similarities, config)
             logits = logits + frozen_weight * (frozen - self.frozen_bias[:, None])
+        logits = logits + probe_evidence(readings.patches, self.probe)
         return logits / self.temperature[:, None, None], by_sign

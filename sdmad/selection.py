@@ -54,17 +54,18 @@ def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def reliability_weights(
-    similarities: torch.Tensor,
+    support_auc: torch.Tensor,
     labels: torch.Tensor,
     membership: torch.Tensor,
     config: SelectionConfig,
 ) -> torch.Tensor:
     """Weights w (S, C, M) of the signs within each category, summing to 1; 0 for other signs.
 
-    Reliability is the support AUC of a sign above chance, at least `floor`, shrunk towards equal
-    weights as if `prior_shots` further examples had shown all signs to be alike.
+    Reliability is the AUC of a sign on the support (S, C, M) above chance, at least `floor`,
+    shrunk towards equal weights as if `prior_shots` further examples had shown all signs to be
+    alike.
     """
-    reliability = (pairwise_auc(similarities, labels) - 0.5).clamp_min(config.floor)
+    reliability = (support_auc - 0.5).clamp_min(config.floor)
     reliability = reliability * membership
     measured = reliability / reliability.sum(-1, keepdim=True)
     uniform = membership / membership.sum(-1, keepdim=True).float()

@@ -21,6 +21,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sdmad.adapter import TowerAdapters
 from sdmad.errors import UserError
 
+_NONE = torch.empty(0)
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -29,7 +31,8 @@ class Activations:
     `f_in` and `f_frozen` are the input and the frozen output of the first adapted block, (B, T, D)
     or, once gathered for each seed, (S, B, T, D). `call` is what the blocks take besides tokens
     (attention masks). `read` (B,) is the only token that the head reads, None when it reads all;
-    `mask` (B, T) marks real tokens for heads that average.
+    `mask` (B, T) marks real tokens for heads that average. `patches` (B, D) or (S, B, D) is the
+    maximum of `f_in` over all patches; empty for text.
     """
 
     f_in: torch.Tensor
@@ -37,6 +40,7 @@ class Activations:
     call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     read: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    patches: torch.Tensor = _NONE
 
     def reduced(self) -> "Activations":
         """Only the token that the head reads: exact when no further block mixes tokens."""
@@ -147,40 +151,58 @@ class Tower(ABC):
         return self.head(activations.f_frozen, activations)
 
 
-class OpenClipImageTower(Tower):
+class ImageTower(Tower):
+    """An image encoder; `class_tokens` tokens stand before those of the patches."""
+
+    def __init__(self, blocks: nn.ModuleList, width: int, class_tokens: int) -> None:
+        super().__init__(blocks, width)
+        self.class_tokens = class_tokens
+
+    def describe(self, inputs: torch.Tensor, captured: Activations) -> Activations:
+        patches = captured.f_in[:, self.class_tokens :].amax(1)
+        read = torch.zeros(len(inputs), dtype=torch.long) if self.reads_first_token else None
+        return replace(captured, read=read, patches=patches)
+
+    @property
+    @abstractmethod
+    def reads_first_token(self) -> bool:
+        """Whether the head reads the class token and no other."""
+
+
+class OpenClipImageTower(ImageTower):
     """open_clip's own vision transformer."""
 
     def __init__(self, visual: VisionTransformer) -> None:
-        super().__init__(visual.transformer.resblocks, visual.transformer.width)
+        super().__init__(visual.transformer.resblocks, visual.transformer.width, class_tokens=1)
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.visual(inputs)
 
-    def describe(self, inputs: torch.Tensor, captured: Activations) -> Activations:
-        if self.visual.attn_pool is None and self.visual.pool_type == "tok":
-            return replace(captured, read=torch.zeros(len(inputs), dtype=torch.long))
-        return captured
+    @property
+    def reads_first_token(self) -> bool:
+        return self.visual.attn_pool is None and self.visual.pool_type == "tok"
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         pooled, _ = self.visual._pool(tokens)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
 
-class TimmImageTower(Tower):
+class TimmImageTower(ImageTower):
     """A timm vision transformer in open_clip's wrapper."""
 
     def __init__(self, visual: TimmModel) -> None:
-        super().__init__(visual.trunk.blocks, visual.trunk.embed_dim)
+        trunk = visual.trunk
+        class_tokens = int(getattr(trunk, "num_prefix_tokens", 0))
+        super().__init__(trunk.blocks, trunk.embed_dim, class_tokens)
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.visual(inputs)
 
-    def describe(self, inputs: torch.Tensor, captured: Activations) -> Activations:
-        if self.visual.trunk.global_pool == "token":
-            return replace(captured, read=torch.zeros(len(inputs), dtype=torch.long))
-        return captured
+    @property
+    def reads_first_token(self) -> bool:
+        return str(self.visual.trunk.global_pool) == "token"
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         trunk = self.visual.trunk
@@ -257,7 +279,7 @@ class HuggingFaceTextTower(Tower):
         return self.text.proj(self.text.pooler(output, activations.mask))
 
 
-def image_tower(clip: Any) -> Tower:
+def image_tower(clip: Any) -> ImageTower:
     """The image tower of an open_clip model; `UserError` for one without transformer blocks."""
     visual = clip.visual
     if isinstance(visual, VisionTransformer) and visual.transformer.batch_first:

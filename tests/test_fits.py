@@ -51,6 +51,13 @@ def test_foreign_files_are_not_fits() -> None:
             unpack(content, "x.safetensors")
 
 
+def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
+    path = find_detector(str(training_run))[0]
+    content = Path(path).read_bytes().replace(rb'"format\":2', rb'"format\":1')
+    with pytest.raises(UserError, match="fit it again"):
+        unpack(content, path)
+
+
 def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
     path = run / "fits" / "shots=2" / "seed=1.safetensors"

@@ -133,7 +133,6 @@ def _read(folder, table, rows, backbone) -> np.ndarray:
 def _probabilities(model, rule, config, pixels) -> np.ndarray:
     with torch.no_grad():
         activations, frozen = model.image_activations(model.backbone.pixels(pixels))
-        z = model.image_embeddings(activations) @ model.sign_embeddings().transpose(1, 2)
-        z0 = frozen @ model.frozen_signs.T
-        logits, _ = rule.evidence(model, z, z0, config.selection, config.frozen_weight)
+        readings = model.read(activations, frozen, model.sign_embeddings())
+        logits, _ = rule.evidence(model, readings, config.selection, config.frozen_weight)
     return torch.sigmoid(logits).numpy()

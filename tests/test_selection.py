@@ -27,17 +27,21 @@ def test_auc_without_positives_is_chance() -> None:
 def test_a_sign_that_separates_weighs_more_than_one_that_does_not() -> None:
     labels = torch.tensor([[[1.0, 0], [1.0, 0], [0, 0], [0, 0]]])
     scores = torch.tensor([[[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.1, 0], [0.2, 0.2, 0]]])
-    weights = reliability_weights(scores, labels, MEMBERSHIP, SelectionConfig())
+    weights = reliability_weights(
+        pairwise_auc(scores, labels), labels, MEMBERSHIP, SelectionConfig()
+    )
     assert weights[0, 0, 0] > 0.7 > 0.3 > weights[0, 0, 1] > 0
 
 
 def test_few_shots_are_shrunk_towards_equal_weights() -> None:
     scores = torch.tensor([[[0.9, 0.1, 0], [0.1, 0.1, 0]]])
     labels = torch.tensor([[[1.0, 0], [0, 0]]])
-    one = reliability_weights(scores, labels, MEMBERSHIP, SelectionConfig(prior_shots=3))
-    many = reliability_weights(
-        scores.repeat(1, 8, 1), labels.repeat(1, 8, 1), MEMBERSHIP, SelectionConfig(prior_shots=3)
+    one = reliability_weights(
+        pairwise_auc(scores, labels), labels, MEMBERSHIP, SelectionConfig(prior_shots=3)
     )
+    scores, labels = scores.repeat(1, 8, 1), labels.repeat(1, 8, 1)
+    auc = pairwise_auc(scores, labels)
+    many = reliability_weights(auc, labels, MEMBERSHIP, SelectionConfig(prior_shots=3))
     assert 0.5 < one[0, 0, 0] < many[0, 0, 0]
 
 
@@ -47,7 +51,7 @@ def test_weights_are_a_distribution_over_the_signs_of_each_category(seed, prior,
     scores = torch.randn(2, 9, 3, generator=generator)
     labels = (torch.rand(2, 9, 2, generator=generator) < 0.3).float()
     config = SelectionConfig(prior_shots=max(prior, 0.1), floor=floor)
-    weights = reliability_weights(scores, labels, MEMBERSHIP, config)
+    weights = reliability_weights(pairwise_auc(scores, labels), labels, MEMBERSHIP, config)
     assert torch.allclose(weights.sum(-1), torch.ones(2, 2), atol=1e-5)
     assert (weights[:, ~MEMBERSHIP] == 0).all()
     assert (weights[:, MEMBERSHIP] > 0).all()

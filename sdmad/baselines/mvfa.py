@@ -17,7 +17,6 @@ from torch import nn
 from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, train
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts, text_evidence
-from sdmad.towers import Tower
 
 LEVELS = 4
 RESIDUAL_WEIGHT = 0.1
@@ -50,21 +49,11 @@ def fit(task: Task) -> Scorer:
     blocks = sorted({round(depth * k / LEVELS) - 1 for k in range(1, LEVELS + 1)} - {-1})
     adapters = {b: LevelAdapter(tower.width, features.shape[1], task.generator) for b in blocks}
     modules = nn.ModuleList(adapters.values()).to(backbone.device)
-    skipped = class_tokens(tower)
 
     def evidence(images: FrozenImages) -> torch.Tensor:
         adapted_tower(tower, images.after_block(blocks[0]), adapters)
-        levels = torch.stack([a.features[0, :, skipped:] for a in adapters.values()])
+        levels = torch.stack([a.features[0, :, tower.class_tokens :] for a in adapters.values()])
         by_patch = text_evidence(F.normalize(levels, dim=-1), features, backbone.logit_scale)
         return torch.logit(torch.sigmoid(by_patch).mean((0, 2)), eps=1e-6)  # (B, C)
 
     return calibrated(task, evidence, train(task, evidence, modules.parameters(), LEARNING_RATE))
-
-
-def class_tokens(tower: Tower) -> int:
-    """How many tokens stand before the patches of an image tower."""
-    visual = getattr(tower, "visual", None)
-    trunk = getattr(visual, "trunk", None)
-    if trunk is not None:
-        return int(trunk.num_prefix_tokens)
-    return int(getattr(visual, "class_embedding", None) is not None)

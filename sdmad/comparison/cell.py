@@ -72,11 +72,10 @@ class Bench:
         model, rule = fit_batch(self.backbone, variant.catalog(self.catalog), [support], learner)
         parts = []
         with torch.no_grad():
-            signs = model.sign_embeddings().transpose(1, 2)
+            signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
-                z = model.image_embeddings(activations) @ signs
-                z0 = frozen @ model.frozen_signs.T
-                logits, _ = rule.evidence(model, z, z0, learner.selection, learner.frozen_weight)
+                readings = model.read(activations, frozen, signs)
+                logits, _ = rule.evidence(model, readings, learner.selection, learner.frozen_weight)
                 parts.append(torch.sigmoid(logits[0]).cpu().numpy())
         return np.concatenate(parts)
 

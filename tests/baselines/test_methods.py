@@ -7,7 +7,7 @@ from torch import nn
 
 from sdmad.baselines.aa_clip import AdaptedTower, ResidualAdapter
 from sdmad.baselines.coop import CONTEXT, PromptLearner
-from sdmad.baselines.mvfa import RESIDUAL_WEIGHT, LevelAdapter, class_tokens
+from sdmad.baselines.mvfa import RESIDUAL_WEIGHT, LevelAdapter
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts
 from sdmad.baselines.tip_adapter import Cache
@@ -32,11 +32,11 @@ def test_adapters_that_change_nothing_leave_the_tower_as_it_is(clip, kind, block
     assert torch.allclose(got, tower.run(images), atol=1e-5)
     changed = adapted_tower(tower, activations, {block: nn.ReLU()})
     assert not torch.allclose(changed, got, atol=1e-3)
-    assert class_tokens(tower) == 1
+    assert tower.class_tokens == 1
 
 
 def test_mvfa_has_no_class_token_to_skip_in_a_tower_without(backbone) -> None:
-    assert class_tokens(backbone.image) == 0
+    assert backbone.image.class_tokens == 0
 
 
 def test_mvfa_mixes_tokens_with_what_the_bottleneck_makes_of_them() -> None:
