@@ -20,7 +20,7 @@ def main(
         typer.Option(help="Another scoring run to compare with, as name=URI; may be repeated."),
     ] = None,
 ) -> None:
-    """Write report.html, protocols.parquet and run.json; print the figures."""
+    """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the figures."""
     from sdmad import storage
     from sdmad.evaluation.run import evaluate_run, parse_baselines
     from sdmad.report.terminal import print_figures

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sdmad import runs, storage
 from sdmad.errors import UserError
+from sdmad.evaluation.audit import write_audit
 from sdmad.evaluation.measure import (
     HEADLINES,
     ScoredTest,
@@ -16,6 +17,7 @@ from sdmad.evaluation.measure import (
     over_seeds,
     write_figures,
 )
+from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
 
 
@@ -32,8 +34,9 @@ class Evaluated:
 def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
     """Evaluate the scoring run at `scores`; `baselines` are further runs by name.
 
-    Writes `report.html`, `protocols.parquet` and `run.json` under `output`. Raises `UserError`
-    when runs and labels do not fit.
+    Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the tables of the
+    sign audit, `audit_*.parquet`, where the run's detector can be loaded. Raises `UserError` when
+    runs and labels do not fit.
     """
     if output in (scores, *baselines.values()):
         raise UserError(f"{output} holds scores; choose another output for the evaluation")
@@ -41,7 +44,10 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     figures = measure(test)
     others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
     write_figures(figures, output)
-    report = write_report(test, figures, output, others)
+    inspection = inspect(test)
+    if inspection.audit:
+        write_audit(inspection.audit, output)
+    report = write_report(test, figures, output, others, inspection)
     summary = over_seeds(figures)
     record = {
         "job": "evaluate",

@@ -1,87 +1,78 @@
 """Images for the report: examples with their findings, and groups for the sign heatmap."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sdmad.archive.selected import decode_members
-from sdmad.detector import Detector
+from sdmad.detector import FINDING_THRESHOLD, Detector
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.report.figures import png_uri
 
 IMAGES_PER_GROUP = 16
-EXAMPLES = 12
+CLEAR_RIGHT, CLEAR_WRONG, UNCERTAIN = 8, 4, 6
+IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the gallery; `verdict` is right, partly right, missed or false alarm."""
+    """One image of a gallery; `verdict` is right, partly right, missed or false alarm.
+
+    `findings` and `uncertain` are categories with score and spread over seeds.
+    """
 
     picture: str
     name: str
     anomaly: float
     truth: list[str]
     findings: list[tuple[str, float, float]]
-    uncertain: list[str]
+    uncertain: list[tuple[str, float, float]]
     signs: list[tuple[str, str, float]]
     verdict: str
 
 
-def choose_examples(test: ScoredTest) -> np.ndarray:
-    """Rows of images that tell most: images with several categories, each category, normal ones,
-    and the clearest mistakes, at most `EXAMPLES`."""
-    truth, found = test.truth, test.scores > 0.5
-    wrong = (truth != found).any(axis=1)
-    several = np.flatnonzero((truth.sum(axis=1) > 1) & found.any(axis=1))
-    chosen: list[int] = several[:2].tolist()
+def clear_rows(test: ScoredTest) -> np.ndarray:
+    """Rows of images of which the detector is most confident, the most confident of each kind.
+
+    Up to eight that are right: two with several categories, normal, each category; then up to four
+    mistakes. Confidence is the distance from the threshold of a finding: of the least clear score
+    where all are right, of the clearest wrong one in a mistake. Right ones without any uncertain
+    category go first.
+    """
+    truth = test.truth
+    wrong = truth != (test.scores > FINDING_THRESHOLD)
+    mistaken = wrong.any(axis=1)
+    distance = np.abs(test.scores - FINDING_THRESHOLD)
+    clearness = np.where(mistaken, (distance * wrong).max(axis=1), distance.min(axis=1))
+
+    doubted = np.array([bool(names) for names in test.rows["uncertain"].to_pylist()])
+    order = np.lexsort((-clearness, doubted & ~mistaken))
+
+    def clearest(mask: np.ndarray, count: int) -> list[int]:
+        return order[mask[order]][:count].tolist()
+
+    categories = truth.sum(axis=1)
+    right = clearest(~mistaken & (categories > 1), 2) + clearest(~mistaken & (categories == 0), 1)
     for c in range(truth.shape[1]):
-        right = np.flatnonzero(truth[:, c] & ~wrong)
-        chosen += right[:1].tolist()
-    chosen += np.flatnonzero(~truth.any(axis=1) & ~wrong)[:1].tolist()
-    confidence = np.abs(test.scores - 0.5).max(axis=1)
-    mistakes = np.flatnonzero(wrong)
-    chosen += mistakes[np.argsort(-confidence[mistakes], kind="stable")][:4].tolist()
-    return np.array(list(dict.fromkeys(chosen))[:EXAMPLES], int)
+        right += clearest(~mistaken & truth[:, c] & (categories == 1), 1)
+    return np.array(right[:CLEAR_RIGHT] + clearest(mistaken, CLEAR_WRONG), int)
 
 
-def read_pixels(test: ScoredTest, rows: np.ndarray, detector: Detector) -> dict[int, np.ndarray]:
-    """Pixels at the backbone's size of the images at `rows`; unreadable ones are left out."""
-    names = [(str(test.table.archive[r]), str(test.table.member[r])) for r in rows]
-    found, _ = decode_members(test.metadata["archive"], names, detector.spec)
-    return {int(row): found[name] for row, name in zip(rows, names, strict=True) if name in found}
-
-
-def gallery(test: ScoredTest, pixels: dict[int, np.ndarray]) -> list[Example]:
-    """Examples in words, for the rows that have pixels."""
-    return [_example(test, row, pixels[row]) for row in choose_examples(test) if row in pixels]
-
-
-def _example(test: ScoredTest, row: int, pixels: np.ndarray) -> Example:
+def uncertain_rows(test: ScoredTest, shown: np.ndarray) -> np.ndarray:
+    """Up to six rows of images with an uncertain category, the one nearest to the threshold first;
+    none that are `shown` already."""
+    distance = np.abs(test.scores - FINDING_THRESHOLD)
     names = test.table.categories
-    truth = [names[c] for c in np.flatnonzero(test.truth[row])]
-    record = test.rows.slice(row, 1).to_pylist()[0]
-    findings = [
-        (name, record[f"score_{name}"], record[f"spread_{name}"]) for name in record["findings"]
-    ]
-    signs = [(e["category"], e["sign"], e["similarity"]) for e in record["signs"]]
-    return Example(
-        picture=png_uri(pixels),
-        name="/".join(filter(None, (record["archive"], record["member"]))),
-        anomaly=record["anomaly_score"],
-        truth=truth,
-        findings=findings,
-        uncertain=record["uncertain"],
-        signs=signs,
-        verdict=_verdict(set(truth), set(record["findings"])),
+    nearest = np.array(
+        [
+            min((float(distance[row, names.index(name)]) for name in doubts), default=np.inf)
+            for row, doubts in enumerate(test.rows["uncertain"].to_pylist())
+        ]
     )
-
-
-def _verdict(truth: set[str], found: set[str]) -> str:
-    if truth == found:
-        return "right"
-    if not truth:
-        return "false alarm"
-    return "partly right" if truth & found else "missed"
+    nearest[shown] = np.inf
+    order = np.argsort(nearest, kind="stable")
+    return order[np.isfinite(nearest[order])][:UNCERTAIN]
 
 
 def heatmap_rows(test: ScoredTest) -> dict[str, np.ndarray]:
@@ -95,13 +86,54 @@ def heatmap_rows(test: ScoredTest) -> dict[str, np.ndarray]:
     return groups
 
 
-def mean_similarities(
-    detector: Detector, groups: dict[str, np.ndarray], pixels: dict[int, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Mean similarity of each sign (M,) with the images of every group that has any."""
-    means = {}
-    for name, rows in groups.items():
-        images = [pixels[int(r)] for r in rows if int(r) in pixels]
-        if images:
-            means[name] = detector.score_pixels(np.stack(images)).similarities.mean(axis=0)
-    return means
+def read_pixels(test: ScoredTest, rows: np.ndarray, detector: Detector) -> dict[int, np.ndarray]:
+    """Pixels at the backbone's size of the images at `rows`; unreadable ones are left out."""
+    names = [(str(test.table.archive[r]), str(test.table.member[r])) for r in rows]
+    found, _ = decode_members(test.metadata["archive"], names, detector.spec)
+    return {int(row): found[name] for row, name in zip(rows, names, strict=True) if name in found}
+
+
+def similarities(
+    test: ScoredTest, detector: Detector, pixels: dict[int, np.ndarray], rows: Iterable[int]
+) -> np.ndarray:
+    """Similarities (N, M) of the images at `rows` with all signs; NaN in the other rows, and where
+    there are no pixels."""
+    found = np.full((len(test.table), len(detector.catalog.signs)), np.nan, np.float32)
+    known = sorted({int(row) for row in rows} & pixels.keys())
+    for start in range(0, len(known), IMAGES_AT_ONCE):
+        some = known[start : start + IMAGES_AT_ONCE]
+        found[some] = detector.score_pixels(np.stack([pixels[r] for r in some])).similarities
+    return found
+
+
+def gallery(test: ScoredTest, rows: np.ndarray, pixels: dict[int, np.ndarray]) -> list[Example]:
+    """Examples in words, for those of `rows` that have pixels."""
+    return [_example(test, row, pixels[row]) for row in rows.tolist() if row in pixels]
+
+
+def _example(test: ScoredTest, row: int, pixels: np.ndarray) -> Example:
+    names = test.table.categories
+    truth = [names[c] for c in np.flatnonzero(test.truth[row])]
+    record = test.rows.slice(row, 1).to_pylist()[0]
+    findings, uncertain = (
+        [(name, record[f"score_{name}"], record[f"spread_{name}"]) for name in record[column]]
+        for column in ("findings", "uncertain")
+    )
+    return Example(
+        picture=png_uri(pixels),
+        name="/".join(filter(None, (record["archive"], record["member"]))),
+        anomaly=record["anomaly_score"],
+        truth=truth,
+        findings=findings,
+        uncertain=uncertain,
+        signs=[(e["category"], e["sign"], e["similarity"]) for e in record["signs"]],
+        verdict=_verdict(set(truth), set(record["findings"])),
+    )
+
+
+def _verdict(truth: set[str], found: set[str]) -> str:
+    if truth == found:
+        return "right"
+    if not truth:
+        return "false alarm"
+    return "partly right" if truth & found else "missed"

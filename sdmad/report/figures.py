@@ -1,19 +1,27 @@
-"""Figures of the report, as inline SVG or PNG."""
+"""Figures of the report, as inline SVG or PNG.
+
+Small multiples are one SVG for each panel, all of one size: the page sets as many in a row as the
+screen is wide. Titles and other names stay with the page, whose text is escaped.
+"""
 
 import base64
 import io
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 from sklearn.metrics import roc_curve
 
 from sdmad.evaluation.measure import ScoredTest
+from sdmad.protocols import LEAST_POSITIVES
+from sdmad.report.decisions import at_prevalence, reliability
 
-INK, MUTED, GRID = "#1c2733", "#667482", "#dfe5ea"
+INK, MUTED, GRID = "#1c2733", "#5b6975", "#dfe5ea"
 BLUE, ORANGE = "#2166ac", "#d6604d"
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -28,16 +36,38 @@ STYLE: Any = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "svg.fonttype": "none",
-    # Fixed, so that the same run gives the same page.
-    "svg.hashsalt": "sdmad",
+}
+UNIT_TICKS: Any = {"xlim": (0, 1), "xticks": (0, 0.5, 1), "xticklabels": ("0", ".5", "1")}
+UNIT_SQUARE: Any = {
+    **UNIT_TICKS,
+    "ylim": (0, 1.01),
+    "yticks": (0, 0.5, 1),
+    "yticklabels": ("0", ".5", "1"),
 }
 
 
-def svg(figure: Figure) -> str:
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a small multiple; `blue` and `orange` are figures to state in these colours."""
+
+    title: str
+    svg: str
+    blue: str = ""
+    orange: str = ""
+
+
+def svg(figure: Figure, name: str, tight: bool = False) -> str:
+    """The figure as an SVG element; `name` is another for each figure of a page.
+
+    Identifiers inside depend on `name` and the drawing alone: the same run gives the same page,
+    and no two figures share one.
+    """
     sink = io.StringIO()
-    figure.savefig(sink, format="svg", bbox_inches="tight", metadata={"Date": None})
+    box: Any = "tight" if tight else None
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(sink, format="svg", bbox_inches=box, metadata={"Date": None})
     text = sink.getvalue()
-    return text[text.index("<svg") :]
+    return re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])
 
 
 def png_uri(pixels: np.ndarray) -> str:
@@ -47,129 +77,97 @@ def png_uri(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def roc_by_category(test: ScoredTest, titles: list[str]) -> str:
-    """Small multiples: ROC of each category against normal images and against other anomalies."""
-    count = len(titles)
-    columns = min(4, count)
-    rows = -(-count // columns)
+def _panel(height: float) -> tuple[Figure, Axes]:
+    """An empty panel of a small multiple, 1.9 inches wide, with room for labels on the axes."""
+    figure = Figure(figsize=(1.9, height))
+    axes = figure.add_axes((0.21, 0.4 / height, 0.74, 1 - 0.47 / height))
+    axes.xaxis.labelpad = axes.yaxis.labelpad = 1
+    return figure, axes
+
+
+def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
+    """ROC of each category against normal images and against other anomalies."""
+    normal = ~test.truth.any(axis=1)
+    panels = []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.55 * columns, 2.6 * rows))
-        normal = ~test.truth.any(axis=1)
         for c, title in enumerate(titles):
-            axes = figure.add_subplot(rows, columns, c + 1)
+            figure, axes = _panel(1.9)
             axes.plot([0, 1], [0, 1], color=GRID, lw=1)
             positive = test.truth[:, c]
-            groups = (("normal", normal, BLUE), ("others", ~positive & ~normal, ORANGE))
-            for name, negative, color in groups:
+            for negative, color in ((normal, BLUE), (~positive & ~normal, ORANGE)):
                 keep = positive | negative
                 if positive.any() and negative.any():
                     x, y, _ = roc_curve(positive[keep], test.scores[keep, c])
-                    axes.plot(x, y, color=color, lw=1.6, label=f"against {name}")
-            axes.set(
-                title=title, xlim=(0, 1), ylim=(0, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1)
-            )
-            axes.set_aspect("equal")
-            if c == 0:
-                axes.legend(frameon=False, fontsize=7.5, loc="lower right")
-            if c % columns == 0:
-                axes.set_ylabel("sensitivity")
-            if c + columns >= count:
-                axes.set_xlabel("1 - specificity")
-        figure.tight_layout()
-        return svg(figure)
+                    axes.plot(x, y, color=color, lw=1.6)
+            axes.set(xlabel="1 - specificity", ylabel="sensitivity", **UNIT_SQUARE)
+            panels.append(Panel(title, svg(figure, f"roc{c}")))
+    return panels
 
 
 def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> str:
     """One row for each figure: every seed a dot, the ensemble a diamond."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.42 * len(values) + 0.9))
+        figure = Figure(figsize=(3.4, 0.36 * len(values) + 0.7))
         axes = figure.add_subplot()
         for row, (name, points) in enumerate(values.items()):
             jitter = np.linspace(-0.16, 0.16, len(points)) if len(points) > 1 else np.zeros(1)
-            axes.scatter(
-                100 * points, row + jitter, s=22, color=BLUE, alpha=0.65, lw=0, label="one seed"
-            )
+            axes.scatter(100 * points, row + jitter, s=16, color=BLUE, alpha=0.65, lw=0)
             mean = 100 * points.mean()
-            axes.plot([mean, mean], [row - 0.3, row + 0.3], color=INK, lw=1.4, label="mean")
-            axes.scatter(
-                100 * ensemble[name],
-                row,
-                s=34,
-                marker="D",
-                color=ORANGE,
-                zorder=3,
-                label="ensemble",
-            )
-        axes.set(yticks=range(len(values)), yticklabels=list(values), xlabel="per cent")
+            axes.plot([mean, mean], [row - 0.32, row + 0.32], color=INK, lw=1.4)
+            axes.scatter(100 * ensemble[name], row, s=24, marker="D", color=ORANGE, zorder=3)
+        names = [name.replace(" against ", "\nagainst ") for name in values]
+        axes.set(yticks=range(len(values)), yticklabels=names, xlabel="per cent")
         axes.invert_yaxis()
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
-        handles, labels = axes.get_legend_handles_labels()
-        axes.legend(
-            handles[:3],
-            labels[:3],
-            frameon=False,
-            ncols=3,
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            fontsize=8,
-        )
-        return svg(figure)
+        return svg(figure, "spread", tight=True)
 
 
-def score_histograms(test: ScoredTest, titles: list[str]) -> str:
-    """Histograms of the anomaly score and of each category's score, with and without it."""
-    panels = [("any anomaly", test.truth.any(axis=1), test.anomaly)]
-    panels += [(t, test.truth[:, c], test.scores[:, c]) for c, t in enumerate(titles)]
-    columns = 4
-    rows = -(-len(panels) // columns)
-    bins = np.linspace(0, 1, 26)
+def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
+    """Reliability diagrams: all categories pooled, then each that any test image has.
+
+    Probabilities as they are, and corrected for the prevalence among these images; larger points
+    are more images, bins of fewer than five are not drawn. The panels state the expected
+    calibration errors of all bins in per cent.
+    """
+    corrected = at_prevalence(test.truth, test.scores)
+    some = [c for c in range(len(titles)) if test.truth[:, c].any()]
+    columns = [("all categories", slice(None)), *((titles[c], slice(c, c + 1)) for c in some)]
+    panels = []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.55 * columns, 1.9 * rows))
-        for k, (title, positive, score) in enumerate(panels):
-            axes = figure.add_subplot(rows, columns, k + 1)
-            for mask, color, name in ((~positive, BLUE, "without"), (positive, ORANGE, "with")):
+        for k, (title, column) in enumerate(columns):
+            figure, axes = _panel(1.9)
+            axes.plot([0, 1], [0, 1], color=GRID, lw=1)
+            truth = test.truth[:, column].ravel()
+            errors = []
+            for scores, color in ((test.scores, BLUE), (corrected, ORANGE)):
+                curve = reliability(truth, scores[:, column].ravel())
+                drawn = curve.images >= LEAST_POSITIVES
+                x, y = curve.predicted[drawn], curve.observed[drawn]
+                axes.plot(x, y, color=color, lw=1.2)
+                area = 4 + 50 * np.sqrt(curve.images / curve.images.sum())[drawn]
+                axes.scatter(x, y, s=area, color=color, lw=0, clip_on=False)
+                errors.append(f"{100 * curve.error:.1f}")
+            axes.set(xlabel="probability", ylabel="share with it", **UNIT_SQUARE)
+            panels.append(Panel(title, svg(figure, f"calibration{k}"), *errors))
+    return panels
+
+
+def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
+    """Histograms of the anomaly score and of each category's score, with and without it."""
+    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly)]
+    drawn += [(t, test.truth[:, c], test.scores[:, c]) for c, t in enumerate(titles)]
+    bins = np.linspace(0, 1, 26).tolist()
+    panels = []
+    with mpl.rc_context(STYLE):
+        for k, (title, positive, score) in enumerate(drawn):
+            figure, axes = _panel(1.3)
+            for mask, color in ((~positive, BLUE), (positive, ORANGE)):
                 if mask.any():
                     weights = np.full(int(mask.sum()), 1 / mask.sum())
-                    axes.hist(
-                        score[mask],
-                        bins.tolist(),
-                        weights=weights,
-                        color=color,
-                        alpha=0.55,
-                        label=name,
-                    )
+                    axes.hist(score[mask], bins, weights=weights, color=color, alpha=0.55)
             axes.axvline(0.5, color=INK, lw=0.8, ls=":")
-            axes.set(title=title, xlim=(0, 1), xticks=(0, 0.5, 1), yticks=())
+            axes.set(xlabel="score", yticks=(), **UNIT_TICKS)
             axes.spines["left"].set_visible(False)
-            if k == 0:
-                axes.legend(frameon=False, fontsize=7.5)
-        figure.tight_layout()
-        return svg(figure)
-
-
-def sign_heatmap(
-    similarity: np.ndarray, membership: np.ndarray, signs: list[str], groups: list[str]
-) -> str:
-    """Mean sign-image similarity (signs, groups) as deviations from each sign's mean.
-
-    `membership` (signs, groups) is framed: the signs that the catalog lists for a group.
-    """
-    centred = similarity - similarity.mean(axis=1, keepdims=True)
-    centred = centred / np.maximum(similarity.std(axis=1, keepdims=True), 1e-6)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 + 0.72 * len(groups), 1.0 + 0.235 * len(signs)))
-        axes = figure.add_subplot()
-        shown = axes.imshow(centred, cmap="RdBu_r", vmin=-2.2, vmax=2.2, aspect="auto")
-        for s, g in np.argwhere(membership):
-            frame = Rectangle((g - 0.46, s - 0.44), 0.92, 0.88, fill=False, ec=INK, lw=1.3)
-            axes.add_patch(frame)
-        axes.set(yticks=range(len(signs)), yticklabels=[s.replace("_", " ") for s in signs])
-        axes.set_xticks(range(len(groups)), groups, rotation=35, ha="right")
-        axes.tick_params(length=0)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_visible(False)
-        bar = figure.colorbar(shown, ax=axes, shrink=0.5, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("similarity, standard deviations of the sign", fontsize=8)
-        return svg(figure)
+            panels.append(Panel(title, svg(figure, f"histogram{k}")))
+    return panels

@@ -1,5 +1,6 @@
 """Builds the page from an evaluated run."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,32 @@ import numpy as np
 import pandas as pd
 
 from sdmad import storage
-from sdmad.detector import Detector
-from sdmad.errors import UserError
+from sdmad.detector import FINDING_THRESHOLD
+from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
+from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
 from sdmad.fits import code_version
 from sdmad.protocols import LEAST_POSITIVES, Summary
-from sdmad.report import examples, figures
+from sdmad.report import figures
+from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
+from sdmad.report.heatmaps import confusion_heatmap
+from sdmad.report.inspection import Inspection
 
 HERE = Path(__file__).parent
+REMARK_TAGS = {
+    "carries": "carries",
+    "silent": "too few",
+    "never": "never selected",
+    "contradicted": "contradicted",
+    "shared": "shared",
+    "alike": "not apart",
+}
+CHECKS = {
+    "never": "signs that never carry a finding",
+    "contradicted": "signs that the support contradicts",
+    "shared": "categories that rest on shared signs",
+    "alike": "categories that cannot be told apart by their signs",
+}
 
 
 def write_report(
@@ -24,41 +43,48 @@ def write_report(
     measured: pd.DataFrame,
     output: str,
     baselines: dict[str, pd.DataFrame],
+    inspection: Inspection,
 ) -> str:
     """Write `report.html`; returns its URI."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
+    environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    page = environment.get_template("page.html").render(_context(test, measured, baselines))
+    context = _context(test, measured, baselines, inspection)
+    page = environment.get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())
     return uri
 
 
 def _context(
-    test: ScoredTest, measured: pd.DataFrame, baselines: dict[str, pd.DataFrame]
+    test: ScoredTest,
+    measured: pd.DataFrame,
+    baselines: dict[str, pd.DataFrame],
+    inspection: Inspection,
 ) -> dict[str, Any]:
     single = measured[measured.category == ""].set_index(["protocol", "metric", "seed"]).value
     names = test.seed_names[: test.seeds.shape[2]]
     ensemble = {key: float(single[(*key, ENSEMBLE)]) for key in HEADLINES}
     by_seed = {
-        key: np.array([single[(*key, seed)] for seed in names]) if names else np.array([])
-        for key in HEADLINES
+        name: np.array([single[(*key, seed)] for seed in names]) for key, name in HEADLINES.items()
     }
-    pictures = _pictures(test)
+    titles = [name.replace("_", " ") for name in test.table.categories]
+    named = {HEADLINES[key]: value for key, value in ensemble.items()}
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": code_version(),
         "test": test,
         "counts": _counts(test),
-        "headlines": HEADLINES,
+        "protocols": _by_protocol(),
         "summary": over_seeds(measured),
         "ensemble": ensemble,
         "num_seeds": len(names),
-        "categories": _category_rows(test, measured),
+        "categories": [_any_anomaly(test, measured), *_category_rows(test, measured)],
         "least": LEAST_POSITIVES,
+        "specificity": SPECIFICITY,
         "baselines": [
             {
                 "name": name,
@@ -67,21 +93,25 @@ def _context(
             }
             for name, theirs in baselines.items()
         ],
-        "roc": figures.roc_by_category(test, _titles(test)),
-        "spread": figures.seed_spread(
-            {HEADLINES[k]: v for k, v in by_seed.items() if len(v)},
-            {HEADLINES[k]: v for k, v in ensemble.items()},
-        )
-        if names
-        else "",
-        "histograms": figures.score_histograms(test, _titles(test)),
+        "spread": figures.seed_spread(by_seed, named) if names else "",
+        "roc": figures.roc_by_category(test, titles),
+        "confusion": confusion_heatmap(
+            confusion(test.truth, test.scores > FINDING_THRESHOLD), titles
+        ),
+        "calibration": figures.calibration_curves(test, titles),
+        "histograms": figures.score_histograms(test, titles),
         "verdict_of": _verdict_of,
-        **pictures,
+        "inspection": inspection,
+        "signs": _sign_section(inspection.audit) if inspection.audit else None,
     }
 
 
-def _titles(test: ScoredTest) -> list[str]:
-    return [name.replace("_", " ") for name in test.table.categories]
+def _by_protocol() -> dict[str, dict[tuple[str, str], str]]:
+    """The headline figures of each protocol."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for key, name in HEADLINES.items():
+        found.setdefault(key[0], {})[key] = name
+    return found
 
 
 def _counts(test: ScoredTest) -> dict[str, int]:
@@ -95,24 +125,67 @@ def _counts(test: ScoredTest) -> dict[str, int]:
     }
 
 
-def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class CategoryRow:
+    """What the table of categories says of one, or of any anomaly."""
+
+    name: str
+    images: int
+    normal: Summary
+    others: Summary | None
+    sensitivity: float
+    specificity: float
+    point: OperatingPoint
+    spread: float
+
+
+def _any_anomaly(test: ScoredTest, measured: pd.DataFrame) -> CategoryRow:
+    return _row(
+        "any anomaly",
+        np.asarray(test.truth.any(axis=1)),
+        test.anomaly,
+        normal=over_seeds(measured)["anomaly detection", "auroc"],
+        others=None,
+        spread=float("nan"),
+    )
+
+
+def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow]:
     rows = []
-    found = test.scores > 0.5
     for c, category in enumerate(test.table.categories):
         values = over_seeds(measured, category)
-        truth = test.truth[:, c]
         rows.append(
-            {
-                "name": category,
-                "images": int(truth.sum()),
-                "normal": values["category discrimination", "normal"],
-                "others": values["category discrimination", "others"],
-                "sensitivity": _share(found[truth, c]),
-                "specificity": _share(~found[~truth, c]),
-                "spread": float(test.rows[f"spread_{category}"].to_numpy().mean()),
-            }
+            _row(
+                category,
+                test.truth[:, c],
+                test.scores[:, c],
+                normal=values["category discrimination", "normal"],
+                others=values["category discrimination", "others"],
+                spread=float(test.rows[f"spread_{category}"].to_numpy().mean()),
+            )
         )
     return rows
+
+
+def _row(
+    name: str,
+    truth: np.ndarray,
+    scores: np.ndarray,
+    normal: Summary,
+    others: Summary | None,
+    spread: float,
+) -> CategoryRow:
+    found = scores > FINDING_THRESHOLD
+    return CategoryRow(
+        name=name,
+        images=int(truth.sum()),
+        normal=normal,
+        others=others,
+        sensitivity=_share(found[truth]),
+        specificity=_share(~found[~truth]),
+        point=operating_point(truth, scores),
+        spread=spread,
+    )
 
 
 def _share(flags: np.ndarray) -> float:
@@ -125,32 +198,43 @@ def _verdict_of(difference: Summary) -> str:
     return "better" if difference.mean > 0 else "worse"
 
 
-def _pictures(test: ScoredTest) -> dict[str, Any]:
-    """Gallery and heatmap; a sentence instead when detector or archive cannot be reached."""
-    try:
-        detector = Detector.load(test.metadata["detector_uri"])
-    except UserError as error:
-        return {"gallery": [], "heatmap": "", "heatmap_note": f"Not shown: {error}."}
-    groups = examples.heatmap_rows(test)
-    wanted = np.unique(np.concatenate([*groups.values(), examples.choose_examples(test)]))
-    try:
-        pixels = examples.read_pixels(test, wanted.astype(int), detector)
-    except (UserError, FileNotFoundError):
-        pixels = {}
-    means = examples.mean_similarities(detector, groups, pixels)
-    if not means:
-        return {
-            "gallery": [],
-            "heatmap": "",
-            "heatmap_note": "Not shown: no test image can be read from the archive.",
-        }
-    catalog = detector.catalog
-    members = dict(zip(catalog.category_names, catalog.membership, strict=True))
-    members["normal"] = catalog.normal_membership
-    heatmap = figures.sign_heatmap(
-        np.stack(list(means.values()), axis=1),
-        np.stack([members[name] for name in means], axis=1),
-        catalog.sign_names,
-        [name.replace("_", " ") for name in means],
+@dataclass(frozen=True)
+class SignSection:
+    """The sign audit as the page shows it: `advice` and `carries` are remarks, `absent` what was
+    looked for and not found, `signs` the rows of the table of signs by category, `pairs` those that
+    share signs or are not apart."""
+
+    advice: list[Remark]
+    absent: list[str]
+    carries: list[Remark]
+    signs: dict[str, list[Any]]
+    pairs: list[Any]
+    least: int
+    tags: dict[str, str]
+    knows_contradicted: bool
+    knows_test: bool
+
+
+def _sign_section(result: SignAudit) -> SignSection:
+    made = remarks(result)
+    signs, pairs = result.signs, result.pairs
+    knows_contradicted = bool(signs.contradicted.notna().any())
+    looked_for = {kind for kind in CHECKS if kind != "contradicted" or knows_contradicted}
+    absent = looked_for - {remark.kind for remark in made}
+    return SignSection(
+        advice=sorted(
+            (remark for remark in made if remark.is_advice),
+            key=lambda r: list(CHECKS).index(r.kind),
+        ),
+        absent=[text for kind, text in CHECKS.items() if kind in absent],
+        carries=[remark for remark in made if not remark.is_advice],
+        signs={
+            str(category): list(rows.sort_values("weight", ascending=False).itertuples())
+            for category, rows in signs.groupby("category", sort=False)
+        },
+        pairs=list(pairs[(pairs.shared != "") | ~pairs.apart.astype(bool)].itertuples()),
+        least=LEAST_FINDINGS,
+        tags=REMARK_TAGS,
+        knows_contradicted=knows_contradicted,
+        knows_test=bool(signs.test_auroc.notna().any()),
     )
-    return {"gallery": examples.gallery(test, pixels), "heatmap": heatmap, "heatmap_note": ""}

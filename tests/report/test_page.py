@@ -1,22 +1,34 @@
-"""The page of a real evaluation, also in a real browser where there is one."""
+"""The page of a real evaluation and of made ones, also in a real browser where there is one."""
 
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from sdmad import Detector
+from sdmad.evaluation.audit import audit
+from sdmad.evaluation.measure import measure
 from sdmad.evaluation.run import evaluate_run
+from sdmad.report.inspection import Inspection, inspect
+from sdmad.report.page import write_report
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
+from tests.report.made import label_table, scored_archive, scored_test
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync --hide-scrollbars"
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +42,21 @@ def page(ray_cluster, archive, training_run, tmp_path_factory) -> Path:
 
 
 class Structure(HTMLParser):
-    """Counts elements, collects text, checks that every element is closed."""
+    """Counts elements, collects text and attributes, checks that every element is closed."""
 
     VOID = frozenset(("meta", "img", "br", "path", "use", "rect", "image", "circle", "line"))
 
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.count: dict[str, int] = {}
-        self.text: list[str] = []
-        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(page)
 
     def handle_starttag(self, tag, attrs) -> None:
         self.count[tag] = self.count.get(tag, 0) + 1
-        self.sources += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
+        self.attributes += [(k, v) for k, v in attrs if v]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -52,41 +65,197 @@ class Structure(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data) -> None:
-        self.text.append(data)
+        self.words.append(data)
+
+    def values(self, *names: str) -> list[str]:
+        return [v for k, v in self.attributes if k in names]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def rendered(test, inspection: Inspection, folder: Path) -> Structure:
+    uri = write_report(test, measure(test), str(folder), {}, inspection)
+    return Structure(Path(uri).read_text())
 
 
 def test_the_page_stands_alone_and_says_what_it_must(page) -> None:
-    structure = Structure()
-    structure.feed(page.read_text())
+    structure = Structure(page.read_text())
     assert structure.open == []
-    assert all(s.startswith(("data:", "#")) for s in structure.sources), "no network"
+    sources = structure.values("src", "href", "xlink:href")
+    assert all(s.startswith(("data:", "#")) for s in sources), "no network"
     assert "script" not in structure.count
-    text = re.sub(r"\s+", " ", " ".join(structure.text))
-    assert "not a medical device" in text
-    for part in ("anomaly detection", "category discrimination", "multi-label prediction"):
-        assert part in text
-    assert "tied" in text, "a run is tied with itself"
-    assert structure.count["svg"] == 4
+    assert not [k for k, _ in structure.attributes if k.startswith("on")]
+    for part in (
+        "not a medical device",
+        "anomaly detection",
+        "category discrimination",
+        "multi-label prediction",
+        "at 90 % specificity",
+        "is read off these test images to show what the scores allow; the detector does not use it",
+        "Confusion between categories",
+        "ECE",
+        "Sign audit",
+        "Clear cases",
+        "Uncertain cases",
+        "it shows where the detector looks, not where the disease ends",
+    ):
+        assert part in structure.text
+    assert "tied" in structure.text, "a run is tied with itself"
+    # Seeds; six ROC curves; six calibration curves and the pooled one; seven histograms.
+    assert structure.count["svg"] == 1 + 6 + 7 + 7
     assert structure.count["article"] >= 6
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_is_drawn_by_a_browser_without_overflow(page, tmp_path, width) -> None:
+def test_identifiers_are_unique_and_links_within_the_page_lead_somewhere(page) -> None:
+    structure = Structure(page.read_text())
+    names = structure.values("id")
+    assert len(names) == len(set(names))
+    targets = {h[1:] for h in structure.values("href", "xlink:href") if h.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", page.read_text()))
+    assert len(targets) > 8
+    assert targets <= set(names)
+
+
+def test_an_evaluation_keeps_the_tables_of_the_audit_that_the_page_shows(page, catalog) -> None:
+    signs = pq.read_table(page.parent / "audit_signs.parquet").to_pandas()
+    assert len(signs) == catalog.membership.sum()
+    assert signs.test_auroc.notna().any()
+    pairs = pq.read_table(page.parent / "audit_pairs.parquet").to_pandas()
+    assert len(pq.read_table(page.parent / "audit_categories.parquet")) == 6
+    text = Structure(page.read_text()).text
+    for row in signs.itertuples():
+        weight = f"{100 * row.weight:.1f} ± {100 * row.weight_std:.1f}"
+        assert f"{row.sign.replace('_', ' ')} {weight}" in text
+    for row in pairs[pairs.shared != ""].itertuples():
+        named = f"{row.category}, {row.other}".replace("_", " ")
+        assert f"{named} {'yes' if row.apart else 'no'}" in text
+
+
+def test_found_signs_are_shown_where_they_are(archive, training_run, tmp_path) -> None:
+    test = scored_archive(archive, str(training_run), Detector.load(str(training_run)))
+    found = inspect(test)
+    structure = rendered(test, found, tmp_path)
+    located = [s for signs in found.located.values() for s in signs]
+    assert len(located) > 5
+    assert {s.picture for s in located} < set(structure.values("src"))
+    assert all(s.caption in structure.text for s in located)
+    assert structure.count["img"] == structure.count["article"] + len(located)
+    assert "would have taken too long" not in structure.text
+    missing = replace(found, located=dict(list(found.located.items())[:1]))
+    assert f"{missing.num_unlocated} images with findings have no such pictures" in (
+        rendered(test, missing, tmp_path).text
+    )
+
+
+def test_advice_is_tagged_and_what_was_looked_for_in_vain_is_said(
+    archive, training_run, tmp_path
+) -> None:
+    detector = Detector.load(str(training_run))
+    test = scored_archive(archive, str(training_run), detector)
+    catalog = detector.catalog
+    auc = np.full((3, len(catalog.categories), len(catalog.signs)), 0.9)
+    known = rendered(test, Inspection(audit=audit(detector, test.rows, support_auc=auc)), tmp_path)
+    assert "signs that the support contradicts" in known.text.split("None found:")[1]
+    assert "contradicted shared with" in known.text, "a column of the table of signs"
+    assert "test AUROC" not in known.text
+    c, s = catalog.category_names.index("fibrosis"), catalog.sign_names.index("streaks")
+    auc[:, c, s] = 0.4
+    against = Inspection(audit=audit(detector, test.rows, support_auc=auc))
+    told = rendered(test, against, tmp_path).text
+    assert told.index("contradicted the support") < told.index("shared every sign"), "by kind"
+    assert "contradicted the support contradicts “streaks” for fibrosis in 3 of 3 seeds" in told
+    unknown = rendered(test, Inspection(audit=audit(detector, test.rows)), tmp_path).text
+    assert "Which signs the support contradicts is not known" in unknown
+    assert "signs that the support contradicts" not in unknown.split("None found:")[-1]
+
+
+def test_names_cannot_bring_markup_into_the_page(tmp_path) -> None:
+    names = ["<script>alert(1)</script>", "a&b"]
+    truth = np.random.default_rng(0).random((60, 2)) < 0.4
+    table = label_table(truth, names)
+    test = scored_test(table, np.where(truth, 0.8, 0.3)[..., None], detector_uri="<img src=x>")
+    structure = rendered(test, Inspection(note="Not shown: <b>gone</b>."), tmp_path)
+    assert "script" not in structure.count
+    assert "b" in structure.count, "the page's own"
+    assert "x" not in structure.values("src")
+    assert structure.text.count("alert(1)") >= 4
+    assert "Not shown: <b>gone</b>." in structure.text
+
+
+def test_figures_of_the_page_are_those_of_the_scores(tmp_path) -> None:
+    truth = np.zeros((60, 2), bool)
+    truth[:20, 0], truth[20:40, 1] = True, True
+    # Of "one", 13 of 20 are found. Four of 40 others are, six more have 0.3: at that threshold 90 %
+    # of the others are below or at it, and 15 of 20 above.
+    scores = np.full((60, 2), 0.1)
+    scores[:13, 0], scores[13:15, 0] = 0.9, 0.4
+    scores[20:24, 0], scores[24:30, 0] = 0.7, 0.3
+    test = scored_test(label_table(truth, ["one", "two"]), scores[..., None])
+    text = rendered(test, Inspection(note="Not shown."), tmp_path).text
+    # AUROC against normal: 15 of 20 are above all, the others tied with all.
+    assert re.search(r"one 20 87\.5 79\.[23] 65\.0 90\.0 75\.0 p > 0\.300 0\.0", text)
+    assert "normal (20) 0 0 100" in text
+    assert "one (20) 65 0 35" in text
+    assert "two (20) 20 0 80" in text
+
+
+def browse(*arguments: object) -> str:
+    """What Chromium prints."""
+    command = [CHROMIUM, *FLAGS.split(), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=120, text=True, check=True).stdout
+
+
+PROBE = """<script>onload = () => {
+  let least = 99;
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const parent = walk.currentNode.parentElement, svg = parent.closest("svg");
+    if (!walk.currentNode.data.trim() || !parent.getClientRects().length) continue;
+    if (["SCRIPT", "STYLE"].includes(parent.tagName.toUpperCase())) continue;
+    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    least = Math.min(least, parseFloat(getComputedStyle(parent).fontSize) * scale);
+  }
+  parent.postMessage({width: document.documentElement.scrollWidth, font: least}, "*");
+}</script></body>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1366, 390])
+def test_the_page_is_drawn_by_a_browser_legible_and_without_overflow(page, tmp_path, width) -> None:
+    opened = page.read_text().replace("<details>", "<details open>")
+    (tmp_path / "page.html").write_text(opened.replace("</body>", PROBE))
+    # A frame, since the window of a headless Chromium is never narrower than 500 pixels.
+    frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:2000px"></iframe>'
+    script = "<script>onmessage = e => { document.title = JSON.stringify(e.data) }</script>"
+    (tmp_path / "frame.html").write_text(f'<body style="margin:0">{script}{frame}')
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    window = (profile, f"--window-size={max(width, 500)},2000", "--virtual-time-budget=5000")
+    uri = (tmp_path / "frame.html").as_uri()
+    measured = json.loads(re.search(r"<title>(.*?)</title>", browse(*window, "--dump-dom", uri))[1])
+    assert measured["width"] <= width
+    assert measured["font"] >= 8.5, "pixels"
     picture = tmp_path / "page.png"
-    probe = tmp_path / "probe.html"
-    # The probe writes the document's scroll width into the title of a copy of the page.
-    script = "<script>onload=()=>{document.title='W'+document.documentElement.scrollWidth}</script>"
-    probe.write_text(page.read_text().replace("</body>", script + "</body>"))
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --hide-scrollbars"
-    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--window-size={width},2000"]
-    run = {"capture_output": True, "timeout": 120, "text": True, "check": True}
-    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], **run)
-    pixels = np.asarray(Image.open(picture).convert("L"))
-    assert pixels.shape == (2000, width)
+    browse(*window, f"--screenshot={picture}", uri)
+    pixels = np.asarray(Image.open(picture).convert("L"))[:, :width]
     assert 0.02 < (pixels < 200).mean() < 0.6, "neither blank nor black"
-    dumped = subprocess.run([*command, "--dump-dom", probe.as_uri()], **run).stdout
-    measured = int(re.search(r"<title>W(\d+)", dumped)[1])
-    assert measured <= max(width, 500) + 1
+
+
+@needs_browser
+def test_print_opens_what_the_screen_folds(page, tmp_path) -> None:
+    whole = page.read_text()
+    rule = re.search(r"details::details-content \{[^}]*\}", whole)[0]
+    sizes = {}
+    for name, content in (
+        ("as it is", whole),
+        ("opened", whole.replace("<details>", "<details open>")),
+        ("without the rule", whole.replace(rule, "")),
+    ):
+        (tmp_path / "page.html").write_text(content)
+        pdf = tmp_path / "page.pdf"
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        browse(profile, f"--print-to-pdf={pdf}", (tmp_path / "page.html").as_uri())
+        sizes[name] = len(pdf.read_bytes())
+    assert sizes["as it is"] == pytest.approx(sizes["opened"], rel=0.002)
+    assert sizes["without the rule"] < 0.99 * sizes["opened"]

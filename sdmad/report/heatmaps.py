@@ -1,0 +1,80 @@
+"""Heatmaps of the report as coloured cells, which the page sets as tables: legible at any width."""
+
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex
+
+from sdmad.report.decisions import Confusion
+
+DEVIATIONS = 2.2
+"""Standard deviations of a sign's similarity at full colour."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: text, colour behind it, colour of the text, and whether it has a frame."""
+
+    text: str
+    colour: str
+    ink: str
+    framed: bool = False
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Cells by row, with a name for each row and each column."""
+
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[Cell]]
+
+
+def sign_heatmap(
+    similarity: np.ndarray, membership: np.ndarray, signs: list[str], groups: list[str]
+) -> Heatmap:
+    """Mean sign-image similarity (signs, groups), in deviations from each sign's mean.
+
+    `membership` (signs, groups) is framed: the signs that the catalog lists for a group.
+    """
+    centred = similarity - similarity.mean(axis=1, keepdims=True)
+    centred = centred / np.maximum(similarity.std(axis=1, keepdims=True), 1e-6)
+    strength = 0.5 + centred / (2 * DEVIATIONS)
+    cells = [
+        [
+            _cell(
+                f"{centred[s, g].round(1) + 0.0:+.1f}",
+                "RdBu_r",
+                strength[s, g],
+                bool(membership[s, g]),
+            )
+            for g in range(len(groups))
+        ]
+        for s in range(len(signs))
+    ]
+    return Heatmap(signs, groups, cells)
+
+
+def confusion_heatmap(found: Confusion, categories: list[str]) -> Heatmap:
+    """Shares in per cent; what should have been found is framed."""
+    rows = [
+        f"{name} ({count})"
+        for name, count in zip(["normal", *categories], found.images, strict=True)
+    ]
+    right = np.roll(np.eye(len(rows), dtype=bool), -1, axis=1)
+    cells = [
+        [
+            _cell("-" if np.isnan(v) else f"{100 * v:.0f}", "Blues", 0.9 * v, bool(right[r, k]))
+            for k, v in enumerate(row)
+        ]
+        for r, row in enumerate(found.shares)
+    ]
+    return Heatmap(rows, [*categories, "no finding"], cells)
+
+
+def _cell(text: str, colours: str, strength: float, framed: bool) -> Cell:
+    """`strength` in [0, 1] is the place on the colour map; white where there is none."""
+    red, green, blue, _ = mpl.colormaps[colours](strength) if np.isfinite(strength) else (1.0,) * 4
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+    return Cell(text, to_hex((red, green, blue)), "#ffffff" if dark else "#1c2733", framed)

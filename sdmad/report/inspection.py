@@ -1,0 +1,111 @@
+"""What only the detector and the archive can tell: signs by group, sign audit, example images.
+
+inspection = inspect(test)
+inspection.audit, inspection.heatmap, inspection.clear, inspection.located
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sdmad.detector import Detector
+from sdmad.errors import UserError
+from sdmad.evaluation.audit import SignAudit, audit
+from sdmad.evaluation.measure import ScoredTest
+from sdmad.report import examples
+from sdmad.report.examples import Example
+from sdmad.report.heatmaps import Heatmap, sign_heatmap
+from sdmad.report.localised import LocalisedSign, localised_gallery
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`heatmap` is the mean similarity of groups with signs, `clear` and `uncertain` are examples,
+    `located` has the signs of some of them by the example's name.
+
+    Where the detector cannot be reached there is nothing, where the archive cannot there is the
+    audit alone; `note` then says why.
+    """
+
+    note: str = ""
+    audit: SignAudit | None = None
+    images_read: int = 0
+    heatmap: Heatmap | None = None
+    clear: list[Example] = field(default_factory=list)
+    uncertain: list[Example] = field(default_factory=list)
+    located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
+
+    @property
+    def num_unlocated(self) -> int:
+        """Examples whose signs are not located: there was no time."""
+        return sum(e.name not in self.located for e in (*self.clear, *self.uncertain) if e.signs)
+
+
+def inspect(test: ScoredTest) -> Inspection:
+    """Load the detector of a scored test, read some of its images, and look at both.
+
+    Similarities come from images that were chosen by their labels alone, so that figures on them
+    (`test_auroc` of the audit) are not about the clearest and the most doubtful ones.
+    """
+    uri = test.metadata["detector_uri"]
+    try:
+        detector = Detector.load(uri)
+    except UserError as error:
+        return Inspection(note=f"Not shown: {error}.")
+    if detector.digest != test.metadata["detector"]:
+        return Inspection(note=f"Not shown: {uri} is another detector than made these scores.")
+    groups = examples.heatmap_rows(test)
+    clear_rows = examples.clear_rows(test)
+    uncertain_rows = examples.uncertain_rows(test, clear_rows)
+    wanted = np.unique(np.concatenate([*groups.values(), clear_rows, uncertain_rows]))
+    try:
+        pixels = examples.read_pixels(test, wanted, detector)
+    except (UserError, FileNotFoundError):
+        pixels = {}
+    measured = np.unique(np.concatenate(list(groups.values())))
+    similarities = examples.similarities(test, detector, pixels, measured)
+    result = audit(
+        detector,
+        test.rows,
+        test.truth,
+        similarities,
+        support_auc=detector.rule.support_auc.cpu().numpy(),
+    )
+    if not pixels:
+        note = "Not shown: no test image can be read from the archive."
+        return Inspection(note=note, audit=result)
+    clear, uncertain = (
+        examples.gallery(test, rows, pixels) for rows in (clear_rows, uncertain_rows)
+    )
+    shown = [pixels[row] for row in (*clear_rows, *uncertain_rows) if row in pixels]
+    return Inspection(
+        audit=result,
+        images_read=len(pixels.keys() & set(measured)),
+        heatmap=_heatmap(detector, groups, similarities),
+        clear=clear,
+        uncertain=uncertain,
+        located=localised_gallery(detector, [*clear, *uncertain], shown),
+    )
+
+
+def _heatmap(
+    detector: Detector, groups: dict[str, np.ndarray], similarities: np.ndarray
+) -> Heatmap | None:
+    """Means over the images of each group that has any."""
+    catalog = detector.catalog
+    members = dict(zip(catalog.category_names, catalog.membership, strict=True))
+    members["normal"] = catalog.normal_membership
+    read = np.isfinite(similarities).all(axis=1)
+    means = {
+        name: similarities[rows[read[rows]]].mean(axis=0)
+        for name, rows in groups.items()
+        if read[rows].any()
+    }
+    if not means:
+        return None
+    return sign_heatmap(
+        np.stack(list(means.values()), axis=1),
+        np.stack([members[name] for name in means], axis=1),
+        catalog.sign_names,
+        list(means),
+    )

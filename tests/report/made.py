@@ -1,0 +1,88 @@
+"""Scored tests made by hand, and by a detector without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sdmad import Detector
+from sdmad.archive.selected import decode_members
+from sdmad.evaluation.measure import ScoredTest
+from sdmad.labels import LabelTable, load_labels
+from sdmad.scoring.tables import ScoreColumns
+
+
+def scored_test(
+    table: LabelTable,
+    seeds: np.ndarray,
+    findings: list[list[str]] | None = None,
+    uncertain: list[list[str]] | None = None,
+    signs: list[list[dict[str, Any]]] | None = None,
+    **metadata: str,
+) -> ScoredTest:
+    """A scored test with seed scores (N, C, S); findings are those above 0.5 unless given."""
+    names, scores = table.categories, seeds.mean(-1)
+    rows = []
+    for k, values in enumerate(scores):
+        row: dict[str, Any] = {
+            "uri": f"u{k}",
+            "archive": table.archive[k],
+            "member": table.member[k],
+            "anomaly_score": float(seeds[k].max(0).mean()),
+            "findings": [n for n, v in zip(names, values, strict=True) if v > 0.5],
+            "uncertain": [],
+            "signs": [],
+        }
+        given = {"findings": findings, "uncertain": uncertain, "signs": signs}
+        row |= {name: column[k] for name, column in given.items() if column is not None}
+        for c, name in enumerate(names):
+            row |= {f"score_{name}": float(values[c]), f"spread_{name}": float(seeds[k, c].std())}
+        rows.append(row)
+    columns = ScoreColumns(names, seeds.shape[2], False)
+    unknown = dict.fromkeys(("archive", "detector", "detector_uri", "backbone", "catalog"), "none")
+    return ScoredTest(
+        name="run/scores",
+        table=table,
+        scores=scores.astype(np.float32),
+        anomaly=seeds.max(axis=1).mean(-1).astype(np.float32),
+        seeds=seeds,
+        seed_names=[str(k) for k in range(seeds.shape[2])],
+        rows=pa.Table.from_pylist(rows, columns.schema),
+        missing=0,
+        metadata=unknown | metadata,
+    )
+
+
+def label_table(truth: np.ndarray, categories: list[str]) -> LabelTable:
+    """Test rows of images 0.png, 1.png, ... in a.tar, each of its own patient."""
+    count = len(truth)
+    return LabelTable(
+        archive=np.full(count, "a.tar", object),
+        member=np.array([f"{k}.png" for k in range(count)], object),
+        patient=np.array([f"p{k}" for k in range(count)], object),
+        split=np.full(count, "test", object),
+        labels=truth,
+        categories=categories,
+    )
+
+
+def scored_archive(archive: Path, uri: str, detector: Detector) -> ScoredTest:
+    """The test split of an archive, scored by a detector as the job scores it."""
+    labels = load_labels(str(archive / "labels.csv"), detector.catalog.category_names)
+    table = labels.where(labels.split == "test")
+    names = [(str(a), str(m)) for a, m in zip(table.archive, table.member, strict=True)]
+    pixels, _ = decode_members(str(archive), names, detector.spec)
+    scores = detector.score_pixels(np.stack([pixels[name] for name in names]))
+    return scored_test(
+        table,
+        scores.seeds,
+        scores.findings,
+        scores.uncertain,
+        [[vars(evidence) for evidence in row] for row in scores.signs],
+        archive=str(archive),
+        detector=detector.digest,
+        detector_uri=uri,
+        backbone="phantom",
+        catalog="c" * 64,
+    )

@@ -1,0 +1,40 @@
+"""Coloured cells of the report's heatmaps."""
+
+import numpy as np
+
+from sdmad.report.decisions import confusion
+from sdmad.report.heatmaps import confusion_heatmap, sign_heatmap
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
+
+
+def test_signs_are_red_where_they_are_more_similar_than_elsewhere_and_framed_where_listed() -> None:
+    similarity = np.array([[0.5, 0.1, 0.1], [0.2, 0.2, 0.2]])
+    membership = np.array([[True, False, False], [False, False, True]])
+    shown = sign_heatmap(similarity, membership, ["streaks", "haze"], ["a", "b", "c"])
+    first, second = shown.cells
+    # Of (0.5, 0.1, 0.1): mean 7/30, deviation sqrt(2)/7.5, so the first is sqrt(2) above it.
+    assert [cell.text for cell in first] == ["+1.4", "-0.7", "-0.7"]
+    red, _, blue = rgb(first[0].colour)
+    assert red > blue + 50
+    red, _, blue = rgb(first[1].colour)
+    assert blue > red + 20
+    assert [cell.framed for cell in first] == [True, False, False]
+    assert [cell.text for cell in second] == ["+0.0"] * 3, "no difference, and no minus zero"
+    assert second[2].framed
+
+
+def test_confusion_frames_what_should_have_been_found_and_reads_on_its_colour() -> None:
+    truth = np.repeat(np.array([[False, False], [True, False], [False, True]]), [5, 5, 3], axis=0)
+    shown = confusion_heatmap(confusion(truth, truth), ["a", "b"])
+    assert shown.rows == ["normal (5)", "a (5)", "b (3)"]
+    assert shown.columns == ["a", "b", "no finding"]
+    framed = [[cell.framed for cell in row] for row in shown.cells]
+    assert framed == [[False, False, True], [True, False, False], [False, True, False]]
+    assert [cell.text for cell in shown.cells[0]] == ["0", "0", "100"]
+    assert [cell.text for cell in shown.cells[2]] == ["-"] * 3, "too few images"
+    for cell in (cell for row in shown.cells for cell in row):
+        contrast = abs(sum(rgb(cell.colour)) - sum(rgb(cell.ink)))
+        assert contrast > 250, f"{cell.ink} on {cell.colour}"
