@@ -26,10 +26,10 @@ def main(
         str | None, typer.Option(help="Label table; replaces the configuration's.")
     ] = None,
 ) -> None:
-    """Make every figure that is not there yet, and write results.parquet and comparison.md."""
+    """Make every figure that is not there yet; write results.parquet, comparison.md and charts."""
     from sdmad import storage
     from sdmad.comparison.config import CompareConfig
-    from sdmad.comparison.pages import markdown
+    from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
     from sdmad.config import load_config, parse_numbers
 
@@ -42,9 +42,7 @@ def main(
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)
     results = compare(settings, target)
-    page = markdown(results, settings.reference)
-    storage.write_bytes(storage.join(target, "comparison.md"), page.encode())
-    typer.echo(page)
+    typer.echo(write_pages(results, settings, target))
     typer.echo(f"figures are at {target}/results.parquet, these tables at {target}/comparison.md")
 
 

@@ -1,15 +1,38 @@
-"""Comparisons as Markdown tables: for people, and for docs/results.md."""
+"""Comparisons for people: Markdown tables, and charts."""
+
+from collections.abc import Collection
 
 import pandas as pd
 
+from sdmad import storage
+from sdmad.comparison import charts
+from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.summary import first_or_tied, summarise_methods
 from sdmad.evaluation.measure import HEADLINES
 
 MARKS = {"better": "", "tied": "=", "worse": "!"}
 
 
-def markdown(results: pd.DataFrame, reference: str) -> str:
-    """A table for each number of shots, and in how many cells the reference is first or tied."""
+def write_pages(results: pd.DataFrame, config: CompareConfig, output: str) -> str:
+    """Write `comparison.md`, `shots.svg` where there are several shots, and `<setting>.svg` for
+    every setting that variants sweep; returns the Markdown."""
+    page = markdown(results, config.reference, config.variants)
+    files = {"comparison.md": page}
+    if results.shots.nunique() > 1:
+        methods = [name for name in config.names if name not in config.variants]
+        rivals = results[results.method.isin([*methods, config.reference])]
+        files["shots.svg"] = charts.over_shots(rivals, config.reference)
+    files |= {f"{name}.svg": chart for name, chart in charts.sweeps(results).items()}
+    for name, content in files.items():
+        storage.write_bytes(storage.join(output, name), content.encode())
+    return page
+
+
+def markdown(results: pd.DataFrame, reference: str, variants: Collection[str] = ()) -> str:
+    """A table for each number of shots, and in how many cells the reference is first or tied.
+
+    `variants` of the reference itself stand in the tables and are no rivals in that count.
+    """
     summary = summarise_methods(results, reference)
     parts = [
         "Per cent, mean ± standard deviation over seeds. Differences are paired over seeds, with a "
@@ -19,7 +42,9 @@ def markdown(results: pd.DataFrame, reference: str) -> str:
     for shots, group in summary.groupby("shots", sort=True):
         parts.append(f"**{shots} {'shot' if shots == 1 else 'shots'}, {_seeds(group)}**\n")
         parts.append(_table(group, reference))
-    parts.append(_standing(summary, reference))
+    rivals = summary[~summary.method.isin([name for name in variants if name != reference])]
+    if rivals.method.nunique() > 1:
+        parts.append(_standing(rivals, reference))
     return "\n".join(parts)
 
 

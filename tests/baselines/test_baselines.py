@@ -47,8 +47,9 @@ def four_shots(archive, catalog, backbone) -> SupportViews:
 
 @pytest.fixture(scope="module")
 def scorers(four_shots, backbone, catalog) -> dict[str, Scorer]:
-    """Every baseline with the default budget at four shots."""
-    return {name: fit(name, backbone, catalog, four_shots) for name in BASELINES}
+    """Every baseline at four shots, with less than half of the default steps."""
+    budget = BaselineConfig(steps=40)
+    return {name: fit(name, backbone, catalog, four_shots, budget) for name in BASELINES}
 
 
 @every_baseline
