@@ -1,33 +1,40 @@
-"""What the peers wrote, read back and compared.
+"""What the systems wrote, read back and compared.
 
-Embeddings are keyed by member name without its extension: clip-retrieval keeps no more of it.
+Images are keyed by member name without its extension: clip-retrieval keeps no more of it.
 """
 
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-
-def key(member: str) -> str:
-    """The name under which an archive member's embedding is found."""
-    return str(PurePosixPath(member).with_suffix(""))
+Rows = dict[str, np.ndarray]
+SDMAD = "sdmad"
 
 
-def load_embeddings(peer: str, output: Path) -> dict[str, np.ndarray]:
-    """Unit embeddings (E,) float32 of all images in a peer's output.
+def load_similarities(system: str, output: Path, prompts: np.ndarray, signs: list[str]) -> Rows:
+    """Cosines (M,) of all images with `prompts` (M, E), in the order of `signs`, that a system
+    wrote; clip-retrieval wrote none, so they are computed from its embeddings.
 
     Raises `ValueError` for a name that is there twice.
     """
-    names, rows = _clip_retrieval(output) if peer == "clip_retrieval" else _parquet(output)
-    found = {key(name): row for name, row in zip(names, rows.astype(np.float32), strict=True)}
-    if len(found) < len(names):
-        raise ValueError(f"{output} has {len(names) - len(found)} names more than once")
-    return found
+    if system == SDMAD:
+        return _score_tables(output / "scores", signs)
+    if system == "clip_retrieval":
+        return {name: prompts @ v for name, v in load_embeddings(system, output).items()}
+    return _column(pq.read_table(output), "similarity")
 
 
-def difference(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
-    """The largest absolute difference of any coordinate.
+def load_embeddings(peer: str, output: Path) -> Rows:
+    """Unit embeddings (E,) of all images that a peer wrote (sdmad writes none)."""
+    if peer == "clip_retrieval":
+        return _clip_retrieval(output)
+    return _column(pq.read_table(output), "embedding")
+
+
+def difference(some: Rows, others: Rows) -> float:
+    """The largest absolute difference of any value.
 
     Raises `ValueError` when the two are not of the same images.
     """
@@ -36,16 +43,38 @@ def difference(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> fl
     return max(float(np.abs(row - others[name]).max()) for name, row in some.items())
 
 
-def _parquet(output: Path) -> tuple[list[str], np.ndarray]:
-    table = pq.read_table(output, columns=["member", "embedding"])
-    return table["member"].to_pylist(), np.array(table["embedding"].to_pylist())
+def spread(rows: Rows) -> float:
+    """How much the values of different images differ: the median over columns of the standard
+    deviation. Agreement means nothing that is not far below it."""
+    return float(np.median(np.std(list(rows.values()), axis=0)))
 
 
-def _clip_retrieval(output: Path) -> tuple[list[str], np.ndarray]:
+def _keyed(names: list[str], values: np.ndarray, where: Path | str) -> Rows:
+    keys = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    found = dict(zip(keys, values.astype(np.float32), strict=True))
+    if len(found) < len(names):
+        raise ValueError(f"{where} has {len(names) - len(found)} names more than once")
+    return found
+
+
+def _column(table: pa.Table, name: str) -> Rows:
+    return _keyed(table["member"].to_pylist(), np.array(table[name].to_pylist()), name)
+
+
+def _score_tables(folder: Path, signs: list[str]) -> Rows:
+    table = pq.read_table(folder, columns=["member", "signs"])
+    rows = []
+    for evidence in table["signs"].to_pylist():
+        found = {e["sign"]: e["similarity"] for e in evidence}
+        rows.append([found[sign] for sign in signs])
+    return _keyed(table["member"].to_pylist(), np.array(rows), folder)
+
+
+def _clip_retrieval(output: Path) -> Rows:
     names: list[str] = []
     rows = []
     for path in sorted((output / "metadata").glob("*.parquet")):
         number = path.stem.removeprefix("metadata_")
         names += pq.read_table(path)["image_path"].to_pylist()
         rows.append(np.load(output / "img_emb" / f"img_emb_{number}.npy"))
-    return names, np.concatenate(rows)
+    return _keyed(names, np.concatenate(rows), output)

@@ -1,76 +1,250 @@
-"""Starts a peer in its own environment and reads its figures.
+"""sdmad against what else one could score an archive with: same shards, model, cores, outputs.
 
-    result = run_peer("daft", "s3://bucket/shards", checkpoint, prompts, output, threads=2)
-    embeddings = load_embeddings("daft", result.output)
+    python benchmarks/peers/run.py --images 2000 --repeats 3
 
-Endpoint and credentials of the shards are those of this process's environment.
+A plain `DataLoader` script, clip-retrieval's `clip inference`, and Daft with UDFs, each in an
+environment of its own under `runs/peers` (made when missing), against `jobs/score_archive.py`. All
+read the same tar shards from an S3 server on this machine, run the same open_clip model on all
+cores, and write tables; sdmad's have scores, findings and signs, of a zero-shot detector. Their
+similarities with the signs must agree to 1e-3 in every run.
+
+Peers first choose their settings: each tries those in `choices` on a fifth of the archive and
+keeps the fastest. sdmad runs at its defaults. Then the systems take turns, `--repeats` times.
+
+Throughput is without start-up, for all alike: the whole process is timed from outside on the
+archive and on its first fifth, and what the rest took counts. A system may read ahead while its
+model loads (sdmad does), which would hide work in the start-up; so the time that counts is never
+less than the CPU seconds of that work, spread over all cores.
 """
 
 import json
 import os
-import shutil
-import subprocess
-from dataclasses import dataclass
+import statistics
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from peers.make_environments import HERE, PEERS, environment, is_ready
-from peers.outputs import difference, load_embeddings
+import numpy as np
+import typer
+from inputs import FORMATS, SHORT_SHARDS, Inputs, make_inputs
+from make_environments import PEERS, make
+from outputs import SDMAD, Rows, difference, load_embeddings, load_similarities, spread
+from processes import Cost
+from systems import ROOT, Settings, run_system
 
-__all__ = ["PEERS", "PeerResult", "difference", "load_embeddings", "run_peer"]
+from sdmad import storage
+from sdmad.local_s3 import local_s3
+
+PLACE = ROOT / "runs" / "peers"
+ARCHIVE, SHORT = "s3://peers/archive", "s3://peers/short"
+TOLERANCE = 1e-3
+CORES = os.cpu_count() or 1
+QUIET = 0.05
 
 
 @dataclass(frozen=True)
-class PeerResult:
-    """`seconds` is the steady part, from the first read to the last output; `startup_seconds` is
-    what came before: imports and the model."""
+class Measured:
+    """One turn of a system: the archive, and its first fifth."""
 
+    whole: Cost
+    short: Cost
     images: int
-    seconds: float
-    startup_seconds: float
-    output: Path
+    short_images: int
+
+    @property
+    def cpu_seconds_each(self) -> float:
+        rest = self.whole.cpu_seconds - self.short.cpu_seconds
+        return rest / (self.images - self.short_images)
+
+    @property
+    def seconds_each(self) -> float:
+        """Of one image, without start-up."""
+        wall = (self.whole.seconds - self.short.seconds) / (self.images - self.short_images)
+        return max(wall, self.cpu_seconds_each / CORES)
+
+    @property
+    def rate(self) -> float:
+        return 1 / self.seconds_each
+
+    @property
+    def startup(self) -> float:
+        """Seconds that do not grow with the archive: imports, the model, workers, the end."""
+        return self.whole.seconds - self.images * self.seconds_each
 
 
-def run_peer(
-    name: str,
-    shards: str,
-    checkpoint: Path,
-    prompts: Path,
-    output: Path,
-    threads: int,
-    *,
-    model: str = "ViT-B-32",
-    batch: int = 32,
-    timeout: float = 3600,
-) -> PeerResult:
-    """Run one peer over all tar shards under the prefix `shards`; replaces `output`.
+def choices(peer: str, threads: int) -> list[Settings]:
+    """What a competent user would try, the one that is most often best first."""
+    few = max(1, threads // 4)
+    if peer == "daft":
+        # Its UDFs are threads: it has no reading processes.
+        return [Settings(batch, threads, 0) for batch in (32, 64, 128)]
+    found = [
+        Settings(32, threads, few),
+        Settings(64, threads, few),
+        Settings(32, threads, max(2, threads)),
+        Settings(32, max(1, threads - few), few),
+    ]
+    if peer == "clip_retrieval":
+        found.append(Settings(256, threads, 4))  # What it does unless told otherwise.
+    return list(dict.fromkeys(found))
 
-    Raises `FileNotFoundError` without its environment, `RuntimeError` when it fails and
-    `subprocess.TimeoutExpired` when it takes longer than `timeout` seconds.
-    """
-    if not is_ready(name):
-        raise FileNotFoundError(
-            f"the peer {name} has no environment, or one of other requirements; make it: "
-            f"python benchmarks/peers/make_environments.py {name}"
+
+class Comparison:
+    """Runs systems on the inputs, and holds every output against the first of sdmad."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.prompts = np.load(inputs.prompts)
+        self.similarities: dict[str, Rows] = {}
+        self.embeddings: dict[str, Rows] = {}
+        self.worst: dict[str, dict[str, float]] = {}
+
+    def run(self, system: str, settings: Settings | None, archive: str) -> Cost:
+        """One run, checked; ends the program when its outputs are others."""
+        output = PLACE / "outputs" / f"{system}-{storage.name(archive)}"
+        cost = run_system(system, settings, self.inputs, archive, output)
+        self._check(system, archive, output)
+        return cost
+
+    def _check(self, system: str, archive: str, output: Path) -> None:
+        found = load_similarities(system, output, self.prompts, self.inputs.signs)
+        expected = self.inputs.images if archive == ARCHIVE else self.inputs.short_images
+        if len(found) != expected:
+            sys.exit(f"{system} scored {len(found)} images of {expected}")
+        away = {"similarity": difference(found, self.similarities.setdefault(archive, found))}
+        if system != SDMAD:
+            vectors = load_embeddings(system, output)
+            reference = self.embeddings.setdefault(archive, vectors)
+            away["embedding"] = difference(vectors, reference)
+        worst = self.worst.setdefault(system, {})
+        for what, value in away.items():
+            worst[what] = max(value, worst.get(what, 0.0))
+            if not value <= TOLERANCE:
+                sys.exit(f"{system}: a {what} differs by {value:.1e}, more than {TOLERANCE:g}")
+
+    def choose(self, peer: str, threads: int) -> Settings:
+        """The fastest settings of a peer on the short archive."""
+        tried = {}
+        for settings in choices(peer, threads):
+            tried[settings] = self.run(peer, settings, SHORT).seconds
+            print(f"  {peer}: {settings}: {tried[settings]:.1f} s", flush=True)
+        return min(tried, key=lambda settings: tried[settings])
+
+    def measure(self, system: str, settings: Settings | None) -> Measured:
+        """One turn of a system."""
+        short = self.run(system, settings, SHORT)
+        whole = self.run(system, settings, ARCHIVE)
+        return Measured(whole, short, self.inputs.images, self.inputs.short_images)
+
+
+def ranged(values: list[float], digits: int) -> str:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def show(turns: dict[str, list[Measured]], comparison: Comparison) -> None:
+    """Print the table: medians with their range; ratios are of the same turn."""
+    head = ("system", "images a second", "sdmad is", "start-up, s", "CPU ms an image", "differs")
+    rows = [head]
+    for system, measured in turns.items():
+        pairs = zip(turns[SDMAD], measured, strict=True)
+        ratios = [own.rate / peer.rate for own, peer in pairs]
+        rows.append(
+            (
+                system,
+                ranged([m.rate for m in measured], 1),
+                "" if system == SDMAD else f"{ranged(ratios, 2)} x",
+                ranged([m.startup for m in measured], 1),
+                ranged([1000 * m.cpu_seconds_each for m in measured], 1),
+                f"{max(comparison.worst[system].values()):.0e}",
+            )
         )
-    shutil.rmtree(output, ignore_errors=True)
-    values = {
-        "shards": shards,
-        "model": model,
-        "checkpoint": checkpoint.absolute(),
-        "prompts": prompts.absolute(),
-        "output": output.absolute(),
-        "batch": batch,
-        "threads": threads,
-    }
-    arguments = [str(part) for key, value in values.items() for part in (f"--{key}", value)]
-    own = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        [str(environment(name) / "bin" / "python"), str(HERE / name / "score.py"), *arguments],
-        env=own,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+    widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    apart = spread(comparison.similarities[ARCHIVE])
+    print(
+        "'differs' is the largest difference of a similarity from sdmad's or of an embedding from "
+        f"the first peer's; similarities of different images differ by {apart:.0e}"
     )
-    if done.returncode:
-        raise RuntimeError(f"the peer {name} failed:\n{(done.stdout + done.stderr)[-4000:]}")
-    return PeerResult(**json.loads(done.stdout.splitlines()[-1]), output=output)
+    costs = [cost for measured in turns.values() for m in measured for cost in (m.short, m.whole)]
+    others = max(cost.others_seconds / cost.seconds / CORES for cost in costs)
+    print(
+        f"everything else on the machine, the S3 server too, took up to {others:.0%} of the cores"
+    )
+    if others > QUIET:
+        print("that is too much: these figures say nothing; run it again on an idle machine")
+
+
+def record(turns: dict[str, list[Measured]], about: dict[str, object]) -> None:
+    """Write what was measured to `results.json`."""
+    found = {
+        name: [asdict(m) | {"images_a_second": m.rate, "startup_seconds": m.startup} for m in some]
+        for name, some in turns.items()
+    }
+    content = json.dumps(about | {"cores": CORES, "turns": found}, indent=2)
+    (PLACE / "results.json").write_text(content + "\n")
+
+
+def upload(inputs: Inputs) -> None:
+    for number, path in enumerate(inputs.shards):
+        content = path.read_bytes()
+        for archive in (ARCHIVE, SHORT) if number < SHORT_SHARDS else (ARCHIVE,):
+            storage.write_bytes(storage.join(archive, path.name), content)
+
+
+def main(
+    images: Annotated[int, typer.Option(help="Images of the archive, a multiple of 20.")] = 2000,
+    repeats: Annotated[int, typer.Option(help="Turns of each system.", min=1)] = 3,
+    model: Annotated[str, typer.Option(help="A vision transformer of open_clip.")] = "ViT-B-32",
+    side: Annotated[int, typer.Option(help="Pixels of an image's side.", min=64)] = 512,
+    kind: Annotated[str, typer.Option("--format", help=" or ".join(FORMATS))] = "jpg",
+    choose: Annotated[bool, typer.Option(help="Let the peers try settings first.")] = True,
+    peers: Annotated[str, typer.Option(help="Which, in this order.")] = ",".join(PEERS),
+    peer_threads: Annotated[
+        int | None,
+        typer.Option(help="To try this program on a busy machine; unequal to sdmad's cores."),
+    ] = None,
+) -> None:
+    """Compare."""
+    names, threads = peers.split(","), peer_threads or CORES
+    if kind not in FORMATS or set(names) - set(PEERS) or images < 20 or images % 20:
+        raise typer.BadParameter("see --help: images, format or peers are none of those")
+    for peer in names:
+        make(peer)
+    inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
+    comparison = Comparison(inputs)
+    turns: dict[str, list[Measured]] = {name: [] for name in (SDMAD, *names)}
+    settings: dict[str, Settings | None] = {SDMAD: None}
+    with local_s3("peers"):
+        upload(inputs)
+        # Untimed: what is read from disk for the first time, and the outputs to compare with.
+        comparison.run(SDMAD, None, SHORT)
+        for peer in names:
+            settings[peer] = choices(peer, threads)[0]
+            comparison.run(peer, settings[peer], SHORT)
+            if choose:
+                settings[peer] = comparison.choose(peer, threads)
+        for turn in range(1, repeats + 1):
+            for system, measured in turns.items():
+                measured.append(comparison.measure(system, settings[system]))
+                print(f"  turn {turn}, {system}: {measured[-1].rate:.1f} a second", flush=True)
+    size = sum(path.stat().st_size for path in inputs.shards) / images / 1000
+    print(
+        f"\n{images} images ({kind}, {side} x {side}, {size:.0f} kB each) in {len(inputs.shards)} "
+        f"tar shards, {model}, {CORES} cores; medians of {repeats}, range"
+    )
+    chosen = {peer: str(settings[peer]) for peer in names}
+    for peer, text in chosen.items():
+        print(f"{peer}: {text}")
+    if peer_threads:
+        print("the peers did not have all cores (--peer-threads): this is no comparison")
+    show(turns, comparison)
+    about = {"images": images, "model": model, "side": side, "format": kind, "settings": chosen}
+    record(turns, about | {"differences": comparison.worst})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -5,12 +5,8 @@ the bytes of each image with a request of its own. On two cores it also waits fo
 shards (Daft 0.7.26) unless `DAFT_SCANTASK_MAX_PARALLEL=1` is set.
 """
 
-from task import Task, images, parse, report
-
-# isort: split
 import io
 import os
-import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -23,6 +19,7 @@ import torch.nn.functional as F
 from daft import DataType
 from daft.io import IOConfig, S3Config
 from PIL import Image
+from task import Task, images, parse
 
 VECTOR = DataType.list(DataType.float32())
 
@@ -100,13 +97,10 @@ def main(task: Task) -> None:
     daft.set_runner_native()
     pixels, score = transformer(task), scorer(task)
     shards = daft.from_files(f"{task.shards.rstrip('/')}/**/*.tar", io_config=storage())
-    begin = time.time()
     frame = shards.select(members(shards["file"]))
     frame = frame.select("member", pixels(frame["content"]).alias("pixels"))
     frame = frame.select("member", score(frame["pixels"]))
     frame.write_parquet(str(task.output))
-    end = time.time()
-    report(daft.read_parquet(str(task.output)).count_rows(), begin, end)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,7 @@
 Each worker reads every n-th shard, decodes and resizes; the main process runs the model.
 """
 
-from task import Task, images, list_shards, parse, report, split
-
-# isort: split
 import io
-import time
 from collections.abc import Callable, Iterator
 
 import boto3
@@ -18,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from task import Task, images, list_shards, parse, split
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 
@@ -49,9 +46,9 @@ def main(task: Task) -> None:
     loader = DataLoader(
         Images(list_shards(task.shards), transform),
         batch_size=task.batch,
-        num_workers=1 if task.workers is None else task.workers,
+        num_workers=task.workers,
+        prefetch_factor=4 if task.workers else None,
     )
-    begin = time.time()
     members, embeddings, similarities = [], [], []
     with torch.inference_mode():
         for names, pixels in loader:
@@ -67,7 +64,6 @@ def main(task: Task) -> None:
         }
     )
     pq.write_table(table, task.output / "scores.parquet")
-    report(len(members), begin, time.time())
 
 
 if __name__ == "__main__":
