@@ -77,13 +77,15 @@ def _fit_text(task: Task) -> torch.Tensor:
     prompts = backbone.text.prefix(tokens, len(backbone.text.blocks))
     width = task.support.views.embeddings.shape[1]
     text = AdaptedTower(backbone.text, width, task.generator).to(backbone.device)
+    latest: list[torch.Tensor] = []
 
     def evidence(images: FrozenImages) -> torch.Tensor:
-        features = texts.features(text(prompts))
-        return text_evidence(images.embeddings, features, backbone.logit_scale)
+        latest[:] = [texts.features(text(prompts))]
+        return text_evidence(images.embeddings, latest[0], backbone.logit_scale)
 
     def entangled() -> torch.Tensor:
-        features = texts.features(text(prompts))
+        # Of the same step: the penalty is asked for after the evidence.
+        (features,) = latest
         return DISENTANGLE_WEIGHT * (features[1:] @ features[0]).square().mean()
 
     train(task, evidence, text.parameters(), LEARNING_RATE, penalty=entangled)

@@ -1,0 +1,107 @@
+"""What the driver needs for large archives: planning a listing, and resuming a long run.
+
+    python benchmarks/planning.py
+
+A listing of 1,000,000 loose objects, and an archive of 100,000 shards whose units are all done but
+a few. Listings are made up (a store with a million objects is not at hand); plan, digests and
+resuming are the real ones, on local files. Seconds, and the peak memory of the process.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdmad import storage
+from sdmad.scoring import plan
+from sdmad.scoring.tables import part_name
+from sdmad.stored import StoredObject
+
+ARCHIVE = "s3://bucket/archive"
+METADATA = {
+    "archive": ARCHIVE,
+    "detector": "0" * 16,
+    "per_seed": "false",
+    "detector_uri": "s3://bucket/train",
+    "categories": "a;b",
+}
+
+
+def listing(count: int, suffix: str) -> Iterator[StoredObject]:
+    for k in range(count):
+        uri = f"{ARCHIVE}/site-{k % 97:02d}/study-{k // 50:06d}/{k:08d}{suffix}"
+        yield StoredObject(uri, 200_000 + k, f"{k:032x}")
+
+
+def plan_archive(output: str, count: int, suffix: str, left: int) -> dict[str, float]:
+    """Plan `count` objects; with `left`, plan again when all units but that many are done."""
+    done: list[StoredObject] = []
+
+    def list_objects(uri: str) -> Iterator[StoredObject]:
+        return iter(done) if uri.startswith(output) else listing(count, suffix)
+
+    storage.list_objects = list_objects  # type: ignore[assignment]
+    begin = time.perf_counter()
+    made = plan.make_plan(ARCHIVE, output, METADATA)
+    seconds = {"plan": time.perf_counter() - begin, "units": float(len(made.units))}
+    if left:
+        finished = [unit.id for unit in made.units[:-left]]
+        done += [StoredObject(f"{output}/scores/{part_name(u)}", 1, "") for u in finished]
+        begin = time.perf_counter()
+        again = plan.make_plan(ARCHIVE, output, METADATA)
+        seconds["resume"] = time.perf_counter() - begin
+        if len(again.todo) != left:
+            raise AssertionError(f"{len(again.todo)} units are left, not {left}")
+    return seconds
+
+
+def apart(*arguments: str) -> dict[str, float]:
+    """The same in a process of its own, for its peak memory."""
+    command = [sys.executable, __file__, "--one", *arguments]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(found.stdout.splitlines()[-1]))
+
+
+def main(
+    objects: Annotated[int, typer.Option(help="Loose objects to plan.")] = 1_000_000,
+    shards: Annotated[int, typer.Option(help="Shards of the run that is resumed.")] = 100_000,
+    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+    one: Annotated[bool, typer.Option(hidden=True)] = False,
+    suffix: Annotated[str, typer.Option(hidden=True)] = ".png",
+    left: Annotated[int, typer.Option(hidden=True)] = 0,
+) -> None:
+    """Print seconds and memory: medians with their range."""
+    if one:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "scores").mkdir()
+            seconds = plan_archive(folder, objects, suffix, left)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(seconds | {"peak": peak}))
+        return
+    for name, key, arguments in (
+        (f"planning {objects:,} loose objects", "plan", (str(objects), "--suffix", ".png")),
+        (f"planning {shards:,} shards", "plan", (str(shards), "--suffix", ".tar")),
+        (
+            f"skipping {shards - 10:,} done units of {shards:,}",
+            "resume",
+            (str(shards), "--suffix", ".tar", "--left", "10"),
+        ),
+    ):
+        runs = [apart("--objects", *arguments) for _ in range(repeats)]
+        times, peaks = sorted(r[key] for r in runs), sorted(r["peak"] for r in runs)
+        print(
+            f"{name:42s} {times[len(times) // 2]:6.1f} s ({times[0]:.1f} to {times[-1]:.1f}), "
+            f"peak {peaks[len(peaks) // 2]:,.0f} MiB, {runs[0]['units']:,.0f} units",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
