@@ -22,7 +22,12 @@ from sdmad.catalog import Catalog
 from sdmad.model import DecisionRule, Readings, SignModel
 from sdmad.objective import ObjectiveConfig
 from sdmad.probe import ProbeConfig, fit_probe
-from sdmad.selection import SelectionConfig, pairwise_auc, reliability_weights
+from sdmad.selection import (
+    SelectionConfig,
+    backbone_trust,
+    pairwise_auc,
+    reliability_weights,
+)
 from sdmad.towers import Activations
 
 IMAGES_AT_ONCE = 64
@@ -252,6 +257,8 @@ def _decide(
 ) -> DecisionRule:
     """The decision rule of every fit, from its own support alone."""
     rules = []
+    uniform = objective.uniform_log_weights(model.membership)
+    normal = objective.uniform_log_weights(model.normal)
     for index, support in enumerate(supports):
         own = model.seed(index)
         labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
@@ -262,8 +269,14 @@ def _decide(
         weights = reliability_weights(auc, labels, model.membership, config.selection)
         probe = fit_probe(every.patches[0], repeated[0], support.shots, config.probe)
         rule = DecisionRule.untempered(own, auc, weights, probe[None])
-        frozen = rule.frozen_evidence(own, first.frozen_similarities, config.selection)
-        rule = replace(rule, frozen_bias=objective.midpoint_bias(frozen, labels))
+        z0 = first.frozen_similarities
+        untaught = objective.category_evidence(z0, uniform, normal, model.scale)
+        frozen = rule.frozen_evidence(own, z0, config.selection)
+        rule = replace(
+            rule,
+            frozen_bias=objective.midpoint_bias(frozen, labels),
+            trust=backbone_trust(untaught, labels, config.selection),
+        )
         logits, _ = rule.evidence(own, every, config.selection, config.frozen_weight)
         temperature = fit_temperature(logits, repeated)
         p = torch.sigmoid(logits / temperature[:, None, None])

@@ -115,15 +115,16 @@ class DecisionRule:
 
     `bias` b and `frozen_bias` (S, C) are the zero points of the adapted and the frozen evidence,
     `support_auc` (S, C, M) how well each sign separates the support, `weights` (S, C, M) the
-    reliability of signs made of it, `probe` (S, C, D + 1) the planes of `sdmad.probe`,
-    `temperature` (S,) the slope of the probabilities, `band` (S, C, 2) the probabilities that the
-    support leaves undecided.
+    reliability of signs made of it, `trust` (S,) what all signs count beside the probe, `probe`
+    (S, C, D + 1) the planes of `sdmad.probe`, `temperature` (S,) the slope of the probabilities,
+    `band` (S, C, 2) the probabilities that the support leaves undecided.
     """
 
     bias: torch.Tensor
     frozen_bias: torch.Tensor
     support_auc: torch.Tensor
     weights: torch.Tensor
+    trust: torch.Tensor
     probe: torch.Tensor
     temperature: torch.Tensor
     band: torch.Tensor
@@ -139,6 +140,7 @@ class DecisionRule:
             frozen_bias=torch.zeros_like(model.bias),
             support_auc=support_auc,
             weights=weights,
+            trust=torch.ones(seeds, device=weights.device),
             probe=probe,
             temperature=torch.ones(seeds, device=weights.device),
             band=torch.full((seeds, categories, 2), 0.5, device=weights.device),
@@ -180,5 +182,7 @@ class DecisionRule:
         if frozen_weight:
             frozen = self.frozen_evidence(model, readings.frozen_similarities, config)
             logits = logits + frozen_weight * (frozen - self.frozen_bias[:, None])
+        if config.weighs_signs:
+            logits = self.trust[:, None, None] * logits
         logits = logits + probe_evidence(readings.patches, self.probe)
         return logits / self.temperature[:, None, None], by_sign

@@ -3,7 +3,8 @@
 Two problems of scarce data, one part for each:
 
 - *under-fitting*: signs that the few shots did not teach, or that are wrong. From the support, a
-  reliability for each category and sign; unreliable signs weigh less (`reliability_weights`).
+  reliability for each category and sign; unreliable signs weigh less (`reliability_weights`), and
+  all of them where the backbone does not know what they mean (`backbone_trust`).
 - *uncertain samples*: in each image a sign counts only as far as it beats the evidence for
   normal (`image_gate`).
 
@@ -29,6 +30,10 @@ class SelectionConfig(BaseModel):
         default=2.0, description="logits below normal at which a sign is halved"
     )
     gate_width: float = Field(default=1.0, gt=0, description="logits over which it fades")
+    full_trust: float = Field(
+        default=0.8, gt=0.5, le=1, description="support AUC at which signs count in full"
+    )
+    least_trust: float = Field(default=0.1, ge=0, le=1, description="of signs that tell nothing")
 
     @property
     def weighs_signs(self) -> bool:
@@ -51,6 +56,19 @@ def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     wins = torch.einsum("snc,smc,snmk->sck", positive, negative, above)
     pairs = (positive.sum(1) * negative.sum(1))[..., None]
     return torch.where(pairs > 0, wins / pairs.clamp_min(1), torch.full_like(wins, 0.5))
+
+
+def backbone_trust(
+    frozen_evidence: torch.Tensor, labels: torch.Tensor, config: SelectionConfig
+) -> torch.Tensor:
+    """How far the backbone knows the catalog's signs at all: (S,), 1 in full.
+
+    From the AUC of the frozen model's evidence (S, N, C) on the support, mean over categories:
+    nothing was trained on it, so it is an honest one. A backbone that has never seen such images
+    is at chance there, and its signs then count `least_trust`.
+    """
+    own = pairwise_auc(frozen_evidence, labels).diagonal(dim1=1, dim2=2).mean(-1)
+    return ((own - 0.5) / (config.full_trust - 0.5)).clamp(config.least_trust, 1)
 
 
 def reliability_weights(

@@ -1,9 +1,16 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from sdmad.selection import SelectionConfig, image_gate, pairwise_auc, reliability_weights
+from sdmad.selection import (
+    SelectionConfig,
+    backbone_trust,
+    image_gate,
+    pairwise_auc,
+    reliability_weights,
+)
 
 MEMBERSHIP = torch.tensor([[True, True, False], [False, True, True]])
 
@@ -55,6 +62,22 @@ def test_weights_are_a_distribution_over_the_signs_of_each_category(seed, prior,
     assert torch.allclose(weights.sum(-1), torch.ones(2, 2), atol=1e-5)
     assert (weights[:, ~MEMBERSHIP] == 0).all()
     assert (weights[:, MEMBERSHIP] > 0).all()
+
+
+def test_signs_are_trusted_as_far_as_the_frozen_model_separates_the_support() -> None:
+    labels = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0]]])
+    separates = labels * 2 - 1
+    # One pair of eight is in the wrong order for each category: AUC 7/8.
+    nearly = separates.clone()
+    nearly[0, 0, 0], nearly[0, 2, 1] = 0.0, 0.0
+    nearly[0, 4] = 0.5
+    config = SelectionConfig(full_trust=1.0, least_trust=0.2)
+    found = [
+        float(backbone_trust(evidence, labels, config))
+        for evidence in (separates, nearly, 0 * separates, -separates)
+    ]
+    assert found == pytest.approx([1, 0.75, 0.2, 0.2])
+    assert float(backbone_trust(nearly, labels, SelectionConfig())) == 1
 
 
 def test_gate_lets_pass_what_beats_normal_and_fades_what_does_not() -> None:
