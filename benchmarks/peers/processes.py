@@ -1,0 +1,130 @@
+"""A program and all that it starts: how long it takes, and how much of the cores.
+
+    cost = run_measured(["python", "job.py"], env, cwd, log, timeout=3600)
+    cost.seconds, cost.cpu_seconds, cost.others_seconds
+
+Processes that the program leaves behind or detaches (Ray does both) are counted, and are gone when
+the call returns. Needs Linux.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+POLL_SECONDS = 0.02
+SAMPLE_SECONDS = 0.5
+LEFT_SECONDS = 15.0
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds until the program ended; CPU seconds of it and of all its descendants, and of
+    everything else on the machine meanwhile."""
+
+    seconds: float
+    cpu_seconds: float
+    others_seconds: float
+
+
+@dataclass(frozen=True)
+class _Process:
+    parent: int
+    ended: bool
+    ticks: int
+
+
+def run_measured(
+    command: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float
+) -> Cost:
+    """Run a program, its output to `log`.
+
+    Raises `subprocess.CalledProcessError` or `subprocess.TimeoutExpired`; nothing is left running.
+    """
+    # Descendants whose parent has ended become children of this process, so none gets lost.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    strangers = set(_descendants())
+    ticks: dict[Key, int] = {}
+    patience = 0.0
+    begin, busy = time.monotonic(), _busy_ticks()
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink)
+    try:
+        sampled = begin
+        # It stays a zombie meanwhile, and its last CPU times can be read.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - sampled > SAMPLE_SECONDS:
+                sampled = time.monotonic()
+                _sample(strangers, ticks)
+            if time.monotonic() - begin > timeout:
+                raise subprocess.TimeoutExpired(command, timeout)
+        seconds = time.monotonic() - begin
+        patience = LEFT_SECONDS
+        _sample(strangers, ticks)
+        ours, all_busy = sum(ticks.values()), _busy_ticks() - busy
+    finally:
+        if patience == 0:
+            process.kill()
+        process.wait()
+        _end(strangers, ticks, patience)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    a_second = os.sysconf("SC_CLK_TCK")
+    return Cost(seconds, ours / a_second, max(0, all_busy - ours) / a_second)
+
+
+def _sample(strangers: set[Key], ticks: dict[Key, int]) -> dict[Key, _Process]:
+    """Note the CPU times of all processes of the program; returns them."""
+    ours = {key: found for key, found in _descendants().items() if key not in strangers}
+    ticks.update({key: found.ticks for key, found in ours.items()})
+    return ours
+
+
+def _end(strangers: set[Key], ticks: dict[Key, int], patience: float) -> None:
+    """Reap what the program has left behind; what stays longer than `patience` is killed."""
+    deadline = time.monotonic() + patience
+    while ours := _sample(strangers, ticks):
+        for (pid, _), found in ours.items():
+            if found.ended and found.parent == os.getpid():
+                os.waitpid(pid, 0)
+            elif not found.ended and time.monotonic() > deadline:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def _busy_ticks() -> int:
+    """Ticks that the cores of the machine were not idle, since it started."""
+    user, nice, system, _idle, _waiting, *others = (PROC / "stat").read_text().split()[1:9]
+    return sum(map(int, (user, nice, system, *others)))
+
+
+def _descendants() -> dict[Key, _Process]:
+    """All descendants of this process, by pid and start time; from proc(5)."""
+    found: dict[int, tuple[int, _Process]] = {}
+    children = defaultdict(list)
+    for entry in PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            # The name before it is in parentheses and may hold anything.
+            state, parent, *fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            process = _Process(int(parent), state in "ZX", int(fields[9]) + int(fields[10]))
+            found[int(entry.name)] = (int(fields[17]), process)
+            children[int(parent)].append(int(entry.name))
+    family: dict[Key, _Process] = {}
+    queue = [os.getpid()]
+    while queue:
+        for pid in children[queue.pop()]:
+            start, process = found[pid]
+            family[pid, start] = process
+            queue.append(pid)
+    return family

@@ -1,0 +1,154 @@
+"""How far a scoring run is from the limit of this machine.
+
+    python benchmarks/scoring_limit.py model       # ViT-B/32 at 224 pixels, random weights
+    python benchmarks/scoring_limit.py decode      # the embedded backbone on 1024-pixel images
+
+`model`: images a second of jobs/score_archive.py on tar shards from an S3 server on this machine,
+against the same detector on pixels that are in memory already, in one process on all cores. The
+target is 0.90.
+
+`decode`: CPU seconds an image of the same job, all its processes together, against one process
+that reads, decodes and scores, measured alone. The target is 1.15.
+
+Start-up is excluded as in benchmarks/peers/run.py: the job is timed from outside on the archive and
+on its first fifth, and what the rest took counts. Both sides take turns. The S3 server is not
+counted, but shares the cores.
+"""
+
+import os
+import statistics
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from peers.inputs import SHORT_SHARDS, make_inputs
+from peers.processes import Cost, run_measured
+
+from sdmad import storage
+from sdmad.archive.decode import decode
+from sdmad.detector import Detector
+from sdmad.local_s3 import local_s3
+
+ROOT = Path(__file__).parents[1]
+PLACE = ROOT / "runs" / "limit"
+ARCHIVE, SHORT = "s3://limit/archive", "s3://limit/short"
+BATCH = 64
+TIMEOUT = 3 * 3600.0
+CORES = os.cpu_count() or 1
+
+
+class Bound(StrEnum):
+    model = "model"
+    decode = "decode"
+
+
+def score(detector: Path, archive: str) -> Cost:
+    """A scoring run as a user starts it."""
+    output = PLACE / "scores"
+    for path in sorted(output.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    output.mkdir(parents=True, exist_ok=True)
+    job = [sys.executable, str(ROOT / "jobs" / "score_archive.py"), "--archive", archive]
+    job += ["--detector", str(detector), "--output", str(output)]
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
+    return run_measured(job, env, ROOT, PLACE / "score.log", TIMEOUT)
+
+
+def rest(whole: Cost, short: Cost, images: int) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of an image behind the first fifth."""
+    count = images * (1 - SHORT_SHARDS / 20)
+    cpu = (whole.cpu_seconds - short.cpu_seconds) / count
+    # Never less than the work takes on all cores: some of it may hide in the start-up.
+    return max((whole.seconds - short.seconds) / count, cpu / CORES), cpu
+
+
+def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
+    """Seconds of an image: pixels in memory, batches of the job's size, all cores."""
+    torch.set_num_threads(CORES)
+    detector.score_pixels(pixels)
+    begin = time.perf_counter()
+    for _ in range(max(1, images // len(pixels))):
+        detector.score_pixels(pixels)
+    return (time.perf_counter() - begin) / (max(1, images // len(pixels)) * len(pixels))
+
+
+def members(archive: str) -> Iterator[bytes]:
+    for entry in storage.list_objects(archive):
+        with (
+            storage.open_read(entry.uri, 4 << 20, entry) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for info in tar:
+                member = tar.extractfile(info)
+                if member is not None:
+                    yield member.read()
+
+
+def alone(detector: Detector, archive: str) -> float:
+    """CPU seconds of an image: read, decoded and scored by this process, on one core."""
+    torch.set_num_threads(1)
+    begin, count, batch = time.process_time(), 0, []
+    for content in members(archive):
+        batch.append(decode(content, detector.spec))
+        if len(batch) == BATCH:
+            detector.score_pixels(np.stack(batch))
+            count, batch = count + len(batch), []
+    if batch:
+        detector.score_pixels(np.stack(batch))
+    return (time.process_time() - begin) / (count + len(batch))
+
+
+def ranged(values: list[float], digits: int = 2) -> str:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def main(
+    bound: Annotated[Bound, typer.Argument(help="Which part is the limit.")],
+    images: Annotated[int, typer.Option(help="Images, a multiple of 20.")] = 5000,
+    repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
+    kind: Annotated[str, typer.Option("--format", help="jpg or png")] = "jpg",
+) -> None:
+    """Print rates and ratios."""
+    model, side = ("ViT-B-32", 256) if bound is Bound.model else ("phantom", 1024)
+    inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
+    detector = Detector.load(str(inputs.detector), "cpu")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
+    ratios, ours, theirs, starts = [], [], [], []
+    with local_s3("limit"):
+        for number, path in enumerate(inputs.shards):
+            for archive in (ARCHIVE, SHORT) if number < SHORT_SHARDS else (ARCHIVE,):
+                storage.write_bytes(storage.join(archive, path.name), path.read_bytes())
+        for turn in range(repeats):
+            short, whole = score(inputs.detector, SHORT), score(inputs.detector, ARCHIVE)
+            seconds, cpu = rest(whole, short, images)
+            if bound is Bound.model:
+                limit = in_memory(detector, pixels, min(images, 1024))
+                ratios.append(limit / seconds)
+                ours.append(1 / seconds)
+                theirs.append(1 / limit)
+            else:
+                limit = alone(detector, SHORT)
+                ratios.append(cpu / limit)
+                ours.append(1000 * cpu)
+                theirs.append(1000 * limit)
+            starts.append(whole.seconds - images * seconds)
+            print(f"  turn {turn + 1}: {ours[-1]:.2f} against {theirs[-1]:.2f}", flush=True)
+    unit = "images a second" if bound is Bound.model else "CPU ms an image"
+    print(f"{images} images ({kind}, {side} x {side}), {model}, {CORES} cores")
+    print(f"scoring run        {ranged(ours)} {unit}")
+    print(f"limit              {ranged(theirs)} {unit}")
+    print(f"ratio              {ranged(ratios)}")
+    print(f"start-up and end   {ranged(starts, 1)} s")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,105 @@
+"""Where the seconds go from the command to the first scored image.
+
+    python benchmarks/startup.py
+
+Scores a small phantom archive with an eight-seed detector of the embedded backbone. Parts are
+measured in processes of their own, several times; the whole is jobs/score_archive.py, from
+`run.json`. Seconds, medians with their range.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdmad import storage
+from sdmad.config import TrainConfig
+from sdmad.fitting.run import train_seeds
+from sdmad.learner import LearnerConfig
+from sdmad.phantoms.task import write_archive
+
+ROOT = Path(__file__).parents[1]
+PLACE = ROOT / "runs" / "startup"
+PARTS = {
+    "Python and the job's imports": "import typer, sdmad.cli, sdmad.scoring.run",
+    "of these, PyTorch": "import torch",
+    "of these, open_clip": "import torch; T = time.perf_counter(); import open_clip",
+    "of these, Ray Data": "import ray; T = time.perf_counter(); import ray.data",
+    "a local Ray": "from sdmad.cluster import connect; T = time.perf_counter(); connect()",
+    "the detector": (
+        "from sdmad.detector import Detector; T = time.perf_counter(); "
+        f"Detector.load({str(PLACE / 'train')!r}, 'cpu')"
+    ),
+    "the plan": (
+        "from sdmad.archive.listing import list_archive; "
+        "from sdmad.archive.units import cut_units; T = time.perf_counter(); "
+        f"list(cut_units({str(PLACE / 'archive')!r}, list_archive({str(PLACE / 'archive')!r})))"
+    ),
+}
+
+
+def part(code: str) -> float:
+    """Seconds that the last statement of `code` takes in a new process, from its `T` on."""
+    program = (
+        f"import time; T = time.perf_counter(); {code}; print('seconds', time.perf_counter() - T)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return float(found.stdout.split("seconds ")[-1])
+
+
+def whole() -> dict[str, float]:
+    """Seconds of the job: until its record begins, from then to the first scores, and in all."""
+    shutil.rmtree(PLACE / "scores", ignore_errors=True)
+    job = [sys.executable, "jobs/score_archive.py", "--archive", str(PLACE / "archive")]
+    job += ["--detector", str(PLACE / "train"), "--output", str(PLACE / "scores")]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    begin = time.perf_counter()
+    subprocess.run(job, cwd=ROOT, env=env, check=True, capture_output=True)
+    seconds = time.perf_counter() - begin
+    record = json.loads(storage.read_bytes(str(PLACE / "scores" / "run.json")))
+    first, streamed = record["seconds_to_first_scores"], record["seconds"]
+    return {
+        "command to the start of Ray": seconds - streamed,
+        "Ray, actors, to the first scores": first,
+        "the command in all": seconds,
+    }
+
+
+def line(name: str, values: list[float]) -> None:
+    low, high = min(values), max(values)
+    print(f"{name:36s} {statistics.median(values):6.2f} s  ({low:.2f} to {high:.2f})", flush=True)
+
+
+def main(
+    images: Annotated[int, typer.Option(help="Images of the archive.")] = 400,
+    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+) -> None:
+    """Print the parts, then the whole."""
+    if not (PLACE / "train").exists():
+        labels = write_archive(str(PLACE / "archive"), pool=200, test=images - 200)
+        config = TrainConfig(
+            archive=str(PLACE / "archive"),
+            labels=labels,
+            catalog="phantoms",
+            learner=LearnerConfig(steps=10),
+            shots=[2],
+        )
+        train_seeds(config, str(PLACE / "train"))
+    for name, code in PARTS.items():
+        line(name, [part(code) for _ in range(repeats)])
+    runs = [whole() for _ in range(repeats)]
+    for name in runs[0]:
+        line(name, [run[name] for run in runs])
+
+
+if __name__ == "__main__":
+    typer.run(main)
