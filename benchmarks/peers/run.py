@@ -102,9 +102,12 @@ class Comparison:
         self.worst: dict[str, dict[str, float]] = {}
 
     def run(self, system: str, settings: Settings | None, archive: str) -> Cost:
-        """One run, checked; ends the program when its outputs are others."""
+        """One run, checked; ends the program when it fails or its outputs are others."""
         output = PLACE / "outputs" / f"{system}-{storage.name(archive)}"
-        cost = run_system(system, settings, self.inputs, archive, output)
+        try:
+            cost = run_system(system, settings, self.inputs, archive, output)
+        except RuntimeError as error:
+            sys.exit(str(error))
         self._check(system, archive, output)
         return cost
 

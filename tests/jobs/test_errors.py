@@ -128,5 +128,5 @@ def test_help_explains_each_job_without_loading_torch(job) -> None:
     begin = time.monotonic()
     result = run_job(job, "--help")
     assert result.returncode == 0
-    assert "--output" in result.stdout or job == "verify_scores"
+    assert "--output" in result.stdout or job in ("plan_cluster", "verify_scores")
     assert time.monotonic() - begin < 20
