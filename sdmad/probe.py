@@ -19,9 +19,9 @@ class ProbeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight_per_shot: float = Field(
-        default=1.5, ge=0, description="logits a shot between images with and without; 0: no probe"
+        default=1.5, ge=0, description="of the patch probe, in logits; 0: no probe"
     )
-    ridge: float = Field(default=0.003, gt=0, description="penalty on features of unit norm")
+    ridge: float = Field(default=0.003, gt=0, description="penalty of the probe on features of unit norm")
 
 
 def fit_probe(
