@@ -21,7 +21,9 @@ class ProbeConfig(BaseModel):
     weight_per_shot: float = Field(
         default=1.5, ge=0, description="of the patch probe, in logits; 0: no probe"
     )
-    ridge: float = Field(default=0.003, gt=0, description="penalty of the probe on features of unit norm")
+    ridge: float = Field(
+        default=0.003, gt=0, description="penalty of the probe on features of unit norm"
+    )
 
 
 def fit_probe(

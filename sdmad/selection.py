@@ -33,7 +33,9 @@ class SelectionConfig(BaseModel):
     full_trust: float = Field(
         default=0.8, gt=0.5, le=1, description="support AUC at which signs count in full"
     )
-    least_trust: float = Field(default=0.1, ge=0, le=1, description="what signs count that tell nothing")
+    least_trust: float = Field(
+        default=0.1, ge=0, le=1, description="what signs count that tell nothing"
+    )
 
     @property
     def weighs_signs(self) -> bool:
