@@ -128,6 +128,7 @@ def _detector(model: str, checkpoint: Path, output: Path, prompts: Path) -> list
     fit.write_bytes(pack(fitted, rule, 0, provenance))
     rows = [catalog.sign_names.index(name) for name in signs]
     np.save(prompts, embeddings[rows].numpy())
+    load_backbone.cache_clear()
     return signs
 
 

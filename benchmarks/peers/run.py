@@ -20,6 +20,7 @@ less than the CPU seconds of that work, spread over all cores.
 
 import json
 import os
+import signal
 import statistics
 import sys
 from dataclasses import asdict, dataclass
@@ -213,6 +214,8 @@ def main(
     ] = None,
 ) -> None:
     """Compare."""
+    # As Ctrl-C does: nothing that was started is left running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names, threads = peers.split(","), peer_threads or CORES
     if kind not in FORMATS or set(names) - set(PEERS) or images < 20 or images % 20:
         raise typer.BadParameter("see --help: images, format or peers are none of those")
