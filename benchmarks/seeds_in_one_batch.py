@@ -1,15 +1,19 @@
 """How much is saved by fitting many seeds in one batch, and by scoring with many in one pass.
 
-    python benchmarks/seeds_in_one_batch.py
+    python benchmarks/seeds_in_one_batch.py                      # phantoms
+    python benchmarks/seeds_in_one_batch.py --data DIRECTORY     # the ODIR-5K shards and labels.csv
 
-Three ways to fit, at the shipped default, on phantoms: all seeds in one batch; one seed after the
-other; one after the other with a full forward pass of both towers in each step, as a plain training
-loop would do it. Ratios, measured side by side, repeated; medians with their range.
+Three ways to fit, at the shipped default: all seeds in one batch; one seed after the other; one
+after the other with a full forward pass of both towers in each step, as a plain training loop would
+do it. Ratios, measured side by side, repeated; medians with their range. The three must give the
+same fits: the largest difference of a cosine of an image with a sign is printed, too. The decision
+rules, which the plain loop does not make, count against the batch.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -18,16 +22,29 @@ import torch.nn.functional as F
 import typer
 
 from sdmad import objective
+from sdmad.archive.selected import decode_members
 from sdmad.backbone import Backbone, BackboneConfig, load_backbone
 from sdmad.catalog import Catalog, load_catalog
 from sdmad.detector import Detector
 from sdmad.fits import Provenance, code_version, pack, unpack
-from sdmad.learner import LearnerConfig, SupportImages, _schedule, fit_batch
+from sdmad.fitting.worker import SupportRef
+from sdmad.images import ImageSpec
+from sdmad.labels import load_labels
+from sdmad.learner import (
+    LearnerConfig,
+    SupportImages,
+    _schedule,
+    augment,
+    fit_batch,
+    random_generator,
+)
 from sdmad.model import SignModel
 from sdmad.phantoms.task import CATEGORIES, draw_example
 
+ADAPTERS = 8
 
-def supports(count: int, shots: int) -> list[SupportImages]:
+
+def phantom_supports(count: int, shots: int) -> list[SupportImages]:
     """Supports of disjoint images: worst case for sharing between seeds."""
     examples = [draw_example(k, "pool") for k in range(count * 120)]
     made = []
@@ -42,22 +59,47 @@ def supports(count: int, shots: int) -> list[SupportImages]:
     return made
 
 
+def archive_supports(
+    data: Path, catalog: Catalog, count: int, shots: int, spec: ImageSpec
+) -> list[SupportImages]:
+    """The supports that a training run would draw."""
+    labels = load_labels(str(data / "labels.csv"), catalog.category_names, str(data))
+    drawn = [SupportRef.draw(labels, shots, seed) for seed in range(count)]
+    wanted = sorted({image for ref in drawn for image in ref.images})
+    pixels, _ = decode_members(str(data), wanted, spec)
+    return [ref.with_pixels(pixels) for ref in drawn]
+
+
 def plain_loop(
-    backbone: Backbone, catalog: Catalog, support: SupportImages, config: LearnerConfig
-) -> None:
-    """One fit with a forward pass of both whole towers in every step; nothing is cached."""
+    backbone: Backbone,
+    catalog: Catalog,
+    support: SupportImages,
+    config: LearnerConfig,
+    start: torch.Tensor,
+) -> SignModel:
+    """One fit with a forward pass of both whole towers in every step; nothing is cached but the
+    augmented views. `start` (1, C) is the bias to begin with."""
     model = SignModel(backbone, catalog, config.adapter, 1)
-    generator = torch.Generator().manual_seed(support.seed)
+    generator = random_generator("weights", support.shots, support.seed)
     model.image_adapters.initialise(0, generator)
     model.text_adapters.initialise(0, generator)
-    images, _, labels = _schedule(support, config)
+    model.bias.data.copy_(start)
+    images, chosen, labels = _schedule(support, config)
+    pairs = zip(support.keys, support.pixels, strict=True)
+    views = np.stack(
+        [
+            [augment(x, key, v, config.augment) for v in range(config.augment.views)]
+            for key, x in pairs
+        ]
+    )
     texts, _ = catalog.texts
     tokens = backbone.tokens(texts)
     uniform = objective.uniform_log_weights(model.membership)
     normal = objective.uniform_log_weights(model.normal)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
     for step in range(config.steps):
-        batch = backbone.pixels(support.pixels[images[step].numpy()])
+        batch = backbone.pixels(views[images[step].numpy(), chosen[step].numpy()])
         activations = backbone.image.prefix(batch, config.adapter.image.blocks)
         v = F.normalize(backbone.image.suffix(activations, model.image_adapters), dim=-1)
         prompts = backbone.text.prefix(tokens, config.adapter.text.blocks)
@@ -72,6 +114,46 @@ def plain_loop(
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
+        decay.step()
+    return model
+
+
+@torch.no_grad()
+def cosines(model: SignModel, pixels: np.ndarray) -> torch.Tensor:
+    """Cosines (S, B, M) of images with all signs."""
+    activations, frozen = model.image_activations(model.backbone.pixels(pixels))
+    return model.read(activations, frozen, model.sign_embeddings()).similarities
+
+
+def fitting(
+    backbone: Backbone,
+    catalog: Catalog,
+    drawn: list[SupportImages],
+    config: LearnerConfig,
+    repeats: int,
+) -> None:
+    """Print how the three ways to fit compare."""
+    start = fit_batch(backbone, catalog, drawn, config.model_copy(update={"steps": 0}))[0].bias
+    alone, plain = [], []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        batch, _ = fit_batch(backbone, catalog, drawn, config)
+        together = time.perf_counter() - begin
+        begin = time.perf_counter()
+        singles = [fit_batch(backbone, catalog, [s], config)[0] for s in drawn]
+        alone.append((time.perf_counter() - begin) / together)
+        begin = time.perf_counter()
+        loops = [
+            plain_loop(backbone, catalog, s, config, start[k : k + 1]) for k, s in enumerate(drawn)
+        ]
+        plain.append((time.perf_counter() - begin) / together)
+    line("one batch, against one fit after the other", alone)
+    line("one batch, against a full forward pass in every step", plain)
+    pixels = drawn[0].pixels
+    expected = cosines(batch, pixels)
+    for name, models in (("one by one", singles), ("the plain loop", loops)):
+        found = torch.cat([cosines(model, pixels) for model in models])
+        print(f"largest difference of a cosine from {name}: {(found - expected).abs().max():.0e}")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -82,51 +164,62 @@ def seconds(work: Callable[[], object]) -> float:
 
 def line(name: str, ratios: list[float]) -> None:
     low, high = min(ratios), max(ratios)
-    print(f"{name:58s} {statistics.median(ratios):6.2f} x   ({low:.2f} to {high:.2f})")
+    print(f"{name:58s} {statistics.median(ratios):6.2f} x   ({low:.2f} to {high:.2f})", flush=True)
 
 
-def main(
-    seeds: Annotated[int, typer.Option(help="Seeds to fit.")] = 16,
-    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+def scoring(
+    backbone: Backbone,
+    catalog: Catalog,
+    drawn: list[SupportImages],
+    config: LearnerConfig,
+    repeats: int,
 ) -> None:
-    """Print the ratios."""
-    backbone, catalog = load_backbone(BackboneConfig(), "cpu"), load_catalog("phantoms")
-    config, drawn = LearnerConfig(), supports(seeds, shots)
-    fit_batch(backbone, catalog, drawn[:1], config)
-    alone, plain = [], []
-    # The plain loop is slow: a quarter of the seeds, scaled.
-    some = drawn[: max(1, seeds // 4)]
-    for _ in range(repeats):
-        together = seconds(lambda: fit_batch(backbone, catalog, drawn, config))
-        one_by_one = seconds(lambda: [fit_batch(backbone, catalog, [s], config) for s in drawn])
-        loop = seconds(lambda: [plain_loop(backbone, catalog, s, config) for s in some])
-        alone.append(one_by_one / together)
-        plain.append(loop * len(drawn) / len(some) / together)
-    print(f"{seeds} seeds, {shots} shots, {config.steps} steps, {torch.get_num_threads()} threads")
-    line("one batch, against one fit after the other", alone)
-    line("one batch, against a full forward pass in every step", plain)
-
-    model, rule = fit_batch(backbone, catalog, drawn[:8], config.model_copy(update={"steps": 5}))
+    """Print what seven more adapters cost in scoring."""
+    few = config.model_copy(update={"steps": 5})
+    model, rule = fit_batch(backbone, catalog, drawn[:ADAPTERS], few)
     provenance = Provenance(
         code_version=code_version(),
         backbone=BackboneConfig(),
         backbone_fingerprint=backbone.fingerprint,
         catalog=catalog,
         learner=config,
-        shots=shots,
+        shots=drawn[0].shots,
         seed=0,
         support_images=0,
         support_digest="",
     )
-    fits = [unpack(pack(model, rule, k, provenance), "") for k in range(8)]
+    fits = [unpack(pack(model, rule, k, provenance), "") for k in range(ADAPTERS)]
     one, eight = Detector(backbone, fits[:1]), Detector(backbone, fits)
     images = np.random.default_rng(0).integers(0, 255, (256, *one.spec.size, 3), np.uint8)
     ratios = []
     for _ in range(repeats + 1):
         base = seconds(lambda: one.score_pixels(images))
         ratios.append(seconds(lambda: eight.score_pixels(images)) / base)
-    line("scoring with 8 seeds in one pass, against 1 seed", ratios[1:])
+    line(f"scoring with {ADAPTERS} seeds in one pass, against 1 seed", ratios[1:])
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Seeds to fit.", min=ADAPTERS)] = 16,
+    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
+    data: Annotated[
+        Path | None, typer.Option(help="Shards and labels.csv of fundus photographs.")
+    ] = None,
+) -> None:
+    """Print the ratios."""
+    backbone = load_backbone(BackboneConfig(), "cpu")
+    catalog, config = load_catalog("fundus" if data else "phantoms"), LearnerConfig()
+    drawn = (
+        archive_supports(data, catalog, seeds, shots, backbone.spec)
+        if data
+        else phantom_supports(seeds, shots)
+    )
+    print(
+        f"{catalog.name}: {seeds} seeds, {shots} shots, {config.steps} steps, "
+        f"{torch.get_num_threads()} threads"
+    )
+    fitting(backbone, catalog, drawn, config, repeats)
+    scoring(backbone, catalog, drawn, config, repeats)
 
 
 if __name__ == "__main__":

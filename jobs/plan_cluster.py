@@ -101,7 +101,8 @@ def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
 def _shown(pace: "Pace") -> str:
     parts = {"read": pace.read, "decode": pace.decode, "model": pace.model}
     shown = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in parts.items())
-    return f"{shown}; of the driver a unit {1000 * pace.commit:.3g} ms"
+    driver = f"{1000 * pace.driver:.3g} ms and {1000 * pace.commit:.3g} ms a unit"
+    return f"{shown}, driver {driver}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
         --output s3://bucket/odir-scores
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,23 +30,31 @@ def main(
     decode_seconds: Annotated[
         float, typer.Option(help="Longest time for one image; then it is quarantined.", min=1)
     ] = 120,
+    precision: Annotated[
+        Literal["auto", "single", "half"],
+        typer.Option(help="auto: half on GPUs, single on CPUs."),
+    ] = "auto",
     backbone_weights: Annotated[
         str | None, typer.Option(help="Checkpoint of the backbone, if it has moved.")
     ] = None,
 ) -> None:
     """Score what is not scored yet; the same command again resumes, or scores only what is new."""
     from sdmad import storage
-    from sdmad.scoring.pipeline import PipelineConfig, parse_pool
-    from sdmad.scoring.run import score_archive
+    from sdmad.cluster import connecting
 
     source, target = storage.resolve(archive), storage.resolve(output)
     storage.check_readable(source, "archive")
     storage.check_writable(target)
+    with connecting():
+        from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+        from sdmad.scoring.run import score_archive
+
     config = PipelineConfig(
         batch_size=batch_size,
         detectors=parse_pool(detectors) if detectors else None,
         detector_gpus=detector_gpus,
         decode_seconds=decode_seconds,
+        precision=precision,
     )
     tally = score_archive(
         source, storage.resolve(detector), target, config, per_seed, backbone_weights

@@ -43,12 +43,13 @@ class Archive(_Plain):
 
 
 class Pace(_Plain):
-    """Busy seconds an image: reading and decoding on one core, the model on one detector; and of
-    the driver for each unit."""
+    """Busy seconds an image: reading and decoding on one core, the model on one detector, and of
+    the driver, which takes in the score rows; and of the driver for each unit that it writes."""
 
     read: float = Field(gt=0)
     decode: float = Field(gt=0)
     model: float = Field(gt=0)
+    driver: float = Field(default=2e-4, gt=0, description="seconds of the driver an image")
     commit: float = Field(default=0.05, gt=0, description="seconds of the driver a unit")
 
     @staticmethod
@@ -56,12 +57,13 @@ class Pace(_Plain):
         """The pace of a finished run, from its `run.json`; `ValueError` for one without images."""
         images = record.get("images", 0) + record.get("failures", 0)
         seconds = record.get("stage_seconds")
-        if not images or not seconds or not record.get("units_scored"):
+        if not images or not seconds or "driver_cpu_seconds" not in record:
             raise ValueError("a run that is not finished, or scored nothing")
         return Pace(
             read=max(seconds["read"] / images, 1e-9),
             decode=max(seconds["decode"] / images, 1e-9),
             model=max(seconds["model"] / images, 1e-9),
+            driver=max(record["driver_cpu_seconds"] / images, 1e-9),
             commit=max(seconds["write"] / record["units_scored"], 1e-6),
         )
 
@@ -107,7 +109,8 @@ def estimate(
         "readers": archive.images * (pace.read + pace.decode) / cluster.cores,
         "detectors": archive.images * pace.model / cluster.detectors,
         "network": archive.images * archive.bytes_per_image * 8 / (cluster.gigabits * 1e9),
-        "driver": archive.units * pace.commit,
+        # Writing waits for the store; what it computes is counted twice, on the safe side.
+        "driver": archive.images * pace.driver + archive.units * pace.commit,
     }
     hours = {name: seconds / 3600 for name, seconds in alone.items()}
     limit = max(hours, key=lambda name: hours[name])

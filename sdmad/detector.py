@@ -26,6 +26,7 @@ from sdmad.errors import UserError
 from sdmad.fits import Fit, find_detector, restore, unpack
 from sdmad.images import ImageSpec
 from sdmad.model import SignModel
+from sdmad.precision import Precision, half_type
 from sdmad.selection import SelectionConfig
 from sdmad.towers import Activations
 
@@ -70,8 +71,9 @@ def anomaly_score(probabilities: np.ndarray, axis: int) -> np.ndarray:
 class Detector:
     """A backbone, a catalog and the fits of one or more seeds."""
 
-    def __init__(self, backbone: Backbone, fits: list[Fit]) -> None:
+    def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
+        self.half = half_type(backbone.device, precision)
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
         self.provenance = first
@@ -85,12 +87,17 @@ class Detector:
             self.sign_embeddings = self.model.sign_embeddings()
 
     @staticmethod
-    def load(uri: str, device: str | None = None, backbone: str | None = None) -> "Detector":
+    def load(
+        uri: str,
+        device: str | None = None,
+        backbone: str | None = None,
+        precision: Precision = "auto",
+    ) -> "Detector":
         """Load every seed at `uri` (a fit, a shots folder or a training run) and its backbone.
 
         `backbone` replaces the place of the weights that the fits name (a checkpoint file that
         has moved). Raises `UserError` when there is no detector, its fits do not belong together,
-        or the backbone is another one.
+        the backbone is another one, or the device is no good for the precision.
         """
         fits = load_fits(uri)
         config = fits[0].provenance.backbone
@@ -104,7 +111,7 @@ class Detector:
                 f"those of {config} are {loaded.fingerprint}; give the backbone it was fitted to, "
                 "or fit again"
             )
-        return Detector(loaded, fits)
+        return Detector(loaded, fits, precision)
 
     @property
     def spec(self) -> ImageSpec:
@@ -137,8 +144,10 @@ class Detector:
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
         """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
-        with self._autocast():
-            activations, frozen = self.model.image_activations(self.backbone.pixels(pixels))
+        with torch.autocast(self.backbone.device.type, self.half, enabled=self.half is not None):
+            activations, frozen = self.model.image_activations(
+                self.backbone.pixels(pixels), lean=True
+            )
         activations = _float(activations)
         readings = self.model.read(activations, frozen.float(), self.sign_embeddings)
         weight = self.provenance.learner.frozen_weight
@@ -147,14 +156,6 @@ class Detector:
         p = torch.sigmoid(logits)
         unselected = torch.sigmoid(plain).mean(0)
         return self._collect(p, unselected, shares, readings.similarities)
-
-    def _autocast(self) -> torch.autocast:
-        """Half precision for the frozen part, on GPUs only: CPUs here are slower with it."""
-        device = self.backbone.device.type
-        half = torch.float16
-        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            half = torch.bfloat16
-        return torch.autocast(device, dtype=half, enabled=device == "cuda")
 
     def _collect(
         self, p: torch.Tensor, unselected: torch.Tensor, shares: torch.Tensor, z: torch.Tensor

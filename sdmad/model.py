@@ -91,9 +91,11 @@ class SignModel(nn.Module):
         """Adapted unit image embeddings v (S, B, E)."""
         return F.normalize(self.backbone.image.suffix(activations, self.image_adapters), dim=-1)
 
-    def image_activations(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
+    def image_activations(
+        self, images: torch.Tensor, lean: bool = False
+    ) -> tuple[Activations, torch.Tensor]:
         """Prefix of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E)."""
-        activations = self.backbone.image.prefix(images, self.config.image.blocks)
+        activations = self.backbone.image.prefix(images, self.config.image.blocks, lean)
         if self.config.image.blocks <= 1:
             frozen = self.backbone.image.frozen(activations)
         else:

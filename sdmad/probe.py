@@ -11,7 +11,6 @@ Shapes: N support images (all views), D token width, C categories.
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn.linear_model import Ridge
 
 
 class ProbeConfig(BaseModel):
@@ -35,6 +34,9 @@ def fit_probe(
     the support by about `2 weight_per_shot shots` logits. A category that no or every image shows
     gets a plane of zeros.
     """
+    # Scoring loads this module and fits nothing; scikit-learn would be a second of its start-up.
+    from sklearn.linear_model import Ridge
+
     features = patches.double().cpu().numpy()
     present = labels.bool().cpu().numpy()
     planes = np.zeros((present.shape[1], features.shape[1] + 1))

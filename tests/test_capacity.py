@@ -8,7 +8,7 @@ from jobs.plan_cluster import main
 from sdmad.capacity import Archive, Cluster, Pace, estimate
 
 ARCHIVE = Archive(images=10_000_000, bytes_per_image=250_000, images_per_object=1000)
-PACE = Pace(read=0.001, decode=0.005, model=0.002, commit=0.1)
+PACE = Pace(read=0.001, decode=0.005, model=0.002, driver=0.0001, commit=0.1)
 CLUSTER = Cluster(cores=60, detectors=4, gigabits=10, dollars=6, start_minutes=6)
 
 
@@ -17,7 +17,7 @@ def test_hours_of_each_part_and_the_longest_is_the_limit() -> None:
     assert found.hours_alone["readers"] == pytest.approx(1e7 * 0.006 / 60 / 3600)
     assert found.hours_alone["detectors"] == pytest.approx(1e7 * 0.002 / 4 / 3600)
     assert found.hours_alone["network"] == pytest.approx(1e7 * 250_000 * 8 / 1e10 / 3600)
-    assert found.hours_alone["driver"] == pytest.approx(1e4 * 0.1 / 3600)
+    assert found.hours_alone["driver"] == pytest.approx((1e7 * 0.0001 + 1e4 * 0.1) / 3600)
     assert found.limit == "detectors"
     assert found.hours == pytest.approx(found.hours_alone["detectors"] + 0.1)
     assert found.node_dollars == pytest.approx(6 * found.hours)
@@ -51,11 +51,14 @@ def test_loose_objects_are_read_one_by_one_in_units_of_256() -> None:
 
 def record(**changes: object) -> dict[str, object]:
     seconds = {"list": 1.0, "read": 2.0, "decode": 4.0, "model": 8.0, "write": 0.5}
-    return {"images": 900, "failures": 100, "units_scored": 5, "stage_seconds": seconds} | changes
+    made = {"images": 900, "failures": 100, "units_scored": 5, "driver_cpu_seconds": 0.2}
+    return made | {"stage_seconds": seconds} | changes
 
 
 def test_the_pace_of_a_run_is_busy_time_an_image() -> None:
-    assert Pace.of_run(record()) == Pace(read=0.002, decode=0.004, model=0.008, commit=0.1)
+    assert Pace.of_run(record()) == Pace(
+        read=0.002, decode=0.004, model=0.008, driver=0.0002, commit=0.1
+    )
 
 
 @pytest.mark.parametrize("changes", [{"images": 0, "failures": 0}, {"stage_seconds": None}])

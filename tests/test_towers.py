@@ -129,6 +129,24 @@ def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
     assert text.prefix(token_ids(), 2).f_in.shape == (4, 10, 40)
 
 
+def test_a_lean_prefix_is_the_same_prefix(towers) -> None:
+    for tower, inputs in towers:
+        for blocks in (0, 1, 2):
+            whole, lean = (tower.prefix(inputs, blocks, lean) for lean in (False, True))
+            assert torch.equal(whole.f_in, lean.f_in)
+            assert torch.equal(whole.patches, lean.patches)
+            assert torch.allclose(whole.f_frozen, lean.f_frozen, atol=2e-6, rtol=2e-6)
+
+
+def test_a_lean_prefix_leaves_the_other_tokens_of_the_last_block_out() -> None:
+    tower = image_tower(own_clip().eval().requires_grad_(False))
+    counts = []
+    tower.blocks[-1].mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[1]))
+    for lean in (False, True):
+        tower.prefix(torch.randn(2, 3, 32, 32), 1, lean)
+    assert counts == [17, 1]
+
+
 def test_kinds_are_recognised(tmp_path) -> None:
     plain, biomed = own_clip(), biomed_clip(tmp_path, "cls_last_hidden_state_pooler")
     assert isinstance(image_tower(plain), OpenClipImageTower)

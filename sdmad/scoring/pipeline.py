@@ -26,6 +26,7 @@ from sdmad.cluster import Resources, gpus_each, mistakes_surface
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
+from sdmad.precision import Precision, half_type
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
 
@@ -45,6 +46,7 @@ class PipelineConfig(BaseModel):
     detector_gpus: float | None = Field(default=None, ge=0)
     reader_cpus: float | None = Field(default=None, gt=0)
     decode_seconds: float = Field(default=120, gt=0, description="longest for one image")
+    precision: Precision = "auto"
 
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
@@ -59,6 +61,7 @@ class PipelineConfig(BaseModel):
             detector_gpus=gpus,
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
             decode_seconds=self.decode_seconds,
+            precision=self.precision,
         )
         filled._check_room(resources)
         return filled
@@ -67,6 +70,8 @@ class PipelineConfig(BaseModel):
         """Raise `UserError` for a pool that this machine can never start: it would wait forever."""
         if not resources.fixed or self.detectors is None:
             return
+        if not self.detector_gpus:
+            half_type(torch.device("cpu"), self.precision)
         least = self.detectors[0]
         cpus = least * (self.detector_cpus or 0) + (self.reader_cpus or 0)
         gpus = least * (self.detector_gpus or 0)
@@ -88,10 +93,11 @@ class DetectorActor:
         columns: ScoreColumns,
         detectors: int,
         device: str | None,
+        precision: Precision,
     ) -> None:
         # The cores of the node that this actor stands on, not the driver's.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // detectors))
-        self.detector = Detector.load(uri, device, backbone)
+        self.detector = Detector.load(uri, device, backbone, precision)
         self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -201,7 +207,7 @@ def stream_scores(
         DetectorActor,
         batch_size=config.batch_size,
         batch_format="numpy",
-        fn_constructor_args=(source.uri, source.backbone, columns, most, device),
+        fn_constructor_args=(source.uri, source.backbone, columns, most, device, config.precision),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,

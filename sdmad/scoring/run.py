@@ -66,7 +66,7 @@ def score_archive(
     started, run = datetime.now(UTC), secrets.token_hex(4)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
-    metadata = _metadata(archive, detector_uri, detector, per_seed)
+    metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
     clock = time.monotonic()
     plan = make_plan(archive, output, metadata)
     tally = Tally()
@@ -84,7 +84,7 @@ def score_archive(
         "units_skipped": len(plan.done),
     }
     runs.write_record(output, record)
-    begin = time.monotonic()
+    begin, driver = time.monotonic(), time.process_time()
     try:
         first = _stream(plan, source, columns, config, output, metadata, tally, run)
     except BaseException as error:
@@ -99,6 +99,7 @@ def score_archive(
         "images_per_second": _rate(tally, begin, first),
         "stage_seconds": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
         "stage_share": tally.share(),
+        "driver_cpu_seconds": round(time.process_time() - driver, 3),
         "bottleneck": tally.bottleneck(),
     }
     _finish(record, output, tally)
@@ -115,7 +116,9 @@ def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
     runs.write_record(output, record)
 
 
-def _metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dict[str, str]:
+def _metadata(
+    archive: str, uri: str, detector: Detector, per_seed: bool, precision: str
+) -> dict[str, str]:
     return {
         "archive": archive,
         "detector": detector.digest,
@@ -125,6 +128,7 @@ def _metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dic
         "categories": ";".join(detector.catalog.category_names),
         "seeds": ";".join(map(str, detector.seeds)),
         "per_seed": str(per_seed).lower(),
+        "precision": precision,
         "code_version": code_version(),
     }
 

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+
+from sdmad import Detector
+from sdmad.cluster import Resources
+from sdmad.errors import UserError
+from sdmad.phantoms.task import draw_example
+from sdmad.precision import half_type
+from sdmad.scoring.pipeline import PipelineConfig
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def capabilities(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """What the CPU says it can do; empty."""
+    found: dict[str, bool] = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["auto", "single"])
+def test_cpus_compute_in_single_precision_unless_asked(capabilities, precision) -> None:
+    capabilities["avx512_bf16"] = True
+    assert half_type(CPU, precision) is None
+
+
+@pytest.mark.parametrize("instruction", ["avx512_bf16", "amx_bf16"])
+def test_half_on_a_cpu_with_the_instructions(capabilities, instruction) -> None:
+    capabilities[instruction] = True
+    assert half_type(CPU, "half") is torch.bfloat16
+
+
+def test_half_on_a_cpu_without_them_is_refused_before_anything_runs(capabilities) -> None:
+    with pytest.raises(UserError, match="no bfloat16 instructions"):
+        half_type(CPU, "half")
+    with pytest.raises(UserError, match="use --precision auto"):
+        PipelineConfig(precision="half").fill(Resources(2, 0, fixed=True))
+    # The driver's CPU says nothing about detectors on GPUs.
+    assert PipelineConfig(precision="half").fill(Resources(8, 1, fixed=True)).precision == "half"
+
+
+@pytest.mark.parametrize(("bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_gpus_compute_in_the_half_precision_that_they_have(monkeypatch, bfloat16, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    assert half_type(GPU, "auto") is expected
+    assert half_type(GPU, "half") is expected
+    assert half_type(GPU, "single") is None
+
+
+def test_scores_in_half_precision_are_close_to_those_in_single(training_run, capabilities) -> None:
+    capabilities["avx512_bf16"] = True
+    images = [draw_example(k, "test").image for k in range(64)]
+    single = Detector.load(str(training_run), "cpu").score(images)
+    half = Detector.load(str(training_run), "cpu", precision="half").score(images)
+    assert half.seeds.dtype == np.float32
+    difference = np.abs(half.seeds - single.seeds).max()
+    assert 0 < difference < 0.05
