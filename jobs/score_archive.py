@@ -40,15 +40,12 @@ def main(
 ) -> None:
     """Score what is not scored yet; the same command again resumes, or scores only what is new."""
     from sdmad import storage
-    from sdmad.cluster import connecting
+    from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+    from sdmad.scoring.run import score_archive
 
     source, target = storage.resolve(archive), storage.resolve(output)
     storage.check_readable(source, "archive")
     storage.check_writable(target)
-    with connecting():
-        from sdmad.scoring.pipeline import PipelineConfig, parse_pool
-        from sdmad.scoring.run import score_archive
-
     config = PipelineConfig(
         batch_size=batch_size,
         detectors=parse_pool(detectors) if detectors else None,

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,26 +53,6 @@ def connect() -> Resources:
             )
     total = ray.cluster_resources()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
-
-
-@contextmanager
-def connecting() -> Iterator[None]:
-    """Connect in a thread while the block imports PyTorch and checks what the user gave.
-
-    Both take seconds on two cores, and neither needs the other. When Ray cannot be had, the call of
-    `connect` that follows says why.
-    """
-
-    def begin() -> None:
-        with suppress(Exception):
-            connect()
-
-    thread = threading.Thread(target=begin, name="connecting")
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:

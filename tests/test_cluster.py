@@ -1,12 +1,10 @@
 """Connecting to Ray."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
-from sdmad import cluster
 from sdmad.cluster import Resources, gpus_each
 from tests.helpers import ROOT
 
@@ -49,36 +47,3 @@ def test_gpus_follow_the_wish_then_the_cluster(wanted, resources, each, capsys) 
 def test_a_cluster_that_may_grow_is_told_how_to_ask_for_gpus(capsys) -> None:
     assert gpus_each(None, Resources(0, 0), "--detector-gpus 1") == 0
     assert "--detector-gpus 1 asks for one" in capsys.readouterr().err
-
-
-CONNECTING = """
-import signal, sys
-from sdmad.cluster import connect, connecting
-def stop(*_): sys.exit(7)
-signal.signal(signal.SIGTERM, stop)
-with connecting():
-    import json
-import ray
-assert ray.is_initialized()
-assert signal.getsignal(signal.SIGTERM) is stop
-assert connect().fixed
-print("seen", file=sys.stderr)
-"""
-
-
-def test_ray_starts_beside_the_block_and_leaves_signals_and_stderr_alone() -> None:
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    found = subprocess.run(
-        [sys.executable, "-c", CONNECTING], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert found.returncode == 0, found.stderr
-    assert found.stderr == "seen\n"
-
-
-def test_a_ray_that_cannot_be_had_is_no_error_of_the_block(monkeypatch) -> None:
-    def fail() -> None:
-        raise ConnectionError("no cluster there")
-
-    monkeypatch.setattr(cluster, "connect", fail)
-    with cluster.connecting():
-        pass

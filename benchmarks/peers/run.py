@@ -8,9 +8,10 @@ read the same tar shards from an S3 server on this machine, run the same open_cl
 cores, and write tables; sdmad's have scores, findings and signs, of a zero-shot detector. Their
 similarities with the signs must agree to 1e-3 in every run.
 
+
 Peers first choose their settings: each tries those in `choices` and keeps the fastest. sdmad runs
-at its defaults. Then the systems take turns, `--repeats` times. On two cores 1,000 images take about
-40 minutes, two thirds of that without `--choose`.
+at its defaults. Then the systems take turns, `--repeats` times. On two cores 1,000 images take
+about 40 minutes, two thirds of that without `--choose`.
 
 Throughput is without start-up, for all alike: the whole process is timed from outside on the
 archive and on its first fifth, and what the rest took counts. A system may read ahead while its
