@@ -29,8 +29,15 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The short form, a quarter of an hour; benchmarks/README.md has the commands of its tables.
 bench: $(READY)
-	$(BIN)/python benchmarks/seeds_in_one_batch.py
+	$(BIN)/python benchmarks/seeds_in_one_batch.py --repeats 1
+	$(BIN)/python benchmarks/scoring_limit.py model --images 400 --repeats 1
+	$(BIN)/python benchmarks/scoring_limit.py decode --images 400 --repeats 1
+	$(BIN)/python benchmarks/growth.py --images 1000 --times 4 --repeats 1
+	$(BIN)/python benchmarks/planning.py --repeats 1
+	$(BIN)/python benchmarks/startup.py --repeats 1
+	$(BIN)/python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 3
 
 # Half an hour: mutated files, large shards, SIGKILL of anything at random moments.
 soak: $(READY)

@@ -10,11 +10,15 @@ target is 0.90.
 `decode`: CPU seconds an image of the same job, all its processes together, against one process
 that reads, decodes and scores, measured alone. The target is 1.15.
 
+Both print what jobs/plan_cluster.py would have said of the archive, from the run.json of its first
+fifth, against what it took.
+
 Start-up is excluded as in benchmarks/peers/run.py: the job is timed from outside on the archive and
 on its first fifth, and what the rest took counts. Both sides take turns. The S3 server is not
 counted, but shares the cores.
 """
 
+import json
 import os
 import statistics
 import sys
@@ -23,7 +27,7 @@ import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -33,6 +37,7 @@ from peers.processes import Cost, run_measured
 
 from sdmad import storage
 from sdmad.archive.decode import decode
+from sdmad.capacity import Archive, Cluster, Pace, estimate
 from sdmad.detector import Detector
 from sdmad.local_s3 import local_s3
 
@@ -49,8 +54,8 @@ class Bound(StrEnum):
     decode = "decode"
 
 
-def score(detector: Path, archive: str) -> Cost:
-    """A scoring run as a user starts it."""
+def score(detector: Path, archive: str) -> tuple[Cost, dict[str, Any]]:
+    """A scoring run as a user starts it; what it cost, and its run.json."""
     output = PLACE / "scores"
     for path in sorted(output.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -58,7 +63,23 @@ def score(detector: Path, archive: str) -> Cost:
     job = [sys.executable, str(ROOT / "jobs" / "score_archive.py"), "--archive", archive]
     job += ["--detector", str(detector), "--output", str(output)]
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
-    return run_measured(job, env, ROOT, PLACE / "score.log", TIMEOUT)
+    cost = run_measured(job, env, ROOT, PLACE / "score.log", TIMEOUT)
+    return cost, json.loads((output / "run.json").read_text())
+
+
+def planned(short: dict[str, Any], images: int, shards: list[Path]) -> float:
+    """Seconds that the planner gives the archive, from a run of its first fifth.
+
+    Readers and the detector share these cores, and their busy seconds hold each other's: what
+    either needs alone, whichever is longer, is what the planner knows.
+    """
+    size = sum(path.stat().st_size for path in shards)
+    archive = Archive(
+        images=images, bytes_per_image=size / images, images_per_object=images / len(shards)
+    )
+    minutes = short["seconds_to_first_scores"] / 60
+    cluster = Cluster(cores=CORES, detectors=1, gigabits=100, start_minutes=minutes)
+    return 3600 * estimate(archive, Pace.of_run(short), cluster).hours
 
 
 def rest(whole: Cost, short: Cost, images: int) -> tuple[float, float]:
@@ -122,13 +143,15 @@ def main(
     detector = Detector.load(str(inputs.detector), "cpu")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
-    ratios, ours, theirs, starts = [], [], [], []
+    ratios, ours, theirs, starts, plans = [], [], [], [], []
     with local_s3("limit"):
         for number, path in enumerate(inputs.shards):
             for archive in (ARCHIVE, SHORT) if number < SHORT_SHARDS else (ARCHIVE,):
                 storage.write_bytes(storage.join(archive, path.name), path.read_bytes())
         for turn in range(repeats):
-            short, whole = score(inputs.detector, SHORT), score(inputs.detector, ARCHIVE)
+            short, few = score(inputs.detector, SHORT)
+            whole, all_ = score(inputs.detector, ARCHIVE)
+            plans.append(planned(few, images, inputs.shards) / all_["seconds"])
             seconds, cpu = rest(whole, short, images)
             if bound is Bound.model:
                 limit = in_memory(detector, pixels, min(images, 1024))
@@ -148,6 +171,7 @@ def main(
     print(f"limit              {ranged(theirs)} {unit}")
     print(f"ratio              {ranged(ratios)}")
     print(f"start-up and end   {ranged(starts, 1)} s")
+    print(f"planned / measured {ranged(plans)}")
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def test_run_json_says_what_was_done_and_where_time_went(scored) -> None:
     assert (run["units_total"], run["units_skipped"], run["units_scored"]) == (4, 0, 4)
     assert (run["images"], run["failures"]) == (35, 5)
     assert run["images_per_second"] > 0
+    assert run["driver_cpu_seconds"] > 0
+    assert run["precision"] == "auto"
     assert set(run["stage_share"]) == {"list", "read", "decode", "model", "write"}
     assert sum(run["stage_share"].values()) == pytest.approx(1, abs=0.01)
     assert run["bottleneck"] == max(run["stage_share"], key=run["stage_share"].get)
