@@ -8,7 +8,7 @@ from jobs.plan_cluster import main
 from sdmad.capacity import Archive, Cluster, Pace, estimate
 
 ARCHIVE = Archive(images=10_000_000, bytes_per_image=250_000, images_per_object=1000)
-PACE = Pace(read=0.001, decode=0.005, model=0.002, driver=0.0001, commit=0.1)
+PACE = Pace(read=0.001, decode=0.005, model=0.002, driver=0.00001, commit=0.05)
 CLUSTER = Cluster(cores=60, detectors=4, gigabits=10, dollars=6, start_minutes=6)
 
 
@@ -17,7 +17,7 @@ def test_hours_of_each_part_and_the_longest_is_the_limit() -> None:
     assert found.hours_alone["readers"] == pytest.approx(1e7 * 0.006 / 60 / 3600)
     assert found.hours_alone["detectors"] == pytest.approx(1e7 * 0.002 / 4 / 3600)
     assert found.hours_alone["network"] == pytest.approx(1e7 * 250_000 * 8 / 1e10 / 3600)
-    assert found.hours_alone["driver"] == pytest.approx((1e7 * 0.0001 + 1e4 * 0.1) / 3600)
+    assert found.hours_alone["driver"] == pytest.approx((1e7 * 0.00001 + 1e4 * 0.05) / 3600)
     assert found.limit == "detectors"
     assert found.hours == pytest.approx(found.hours_alone["detectors"] + 0.1)
     assert found.node_dollars == pytest.approx(6 * found.hours)
