@@ -8,7 +8,6 @@ read the same tar shards from an S3 server on this machine, run the same open_cl
 cores, and write tables; sdmad's have scores, findings and signs, of a zero-shot detector. Their
 similarities with the signs must agree to 1e-3 in every run.
 
-
 Peers first choose their settings: each tries those in `choices` and keeps the fastest. sdmad runs
 at its defaults. Then the systems take turns, `--repeats` times. On two cores 600 images take
 half an hour.
