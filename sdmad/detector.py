@@ -5,7 +5,8 @@
     scores.anomaly, scores.findings[0], scores.signs[0]
 
 All seeds of a training run score together in one pass: the frozen part of the backbone runs once
-for each image, the adapted part once for each seed. No Ray involved.
+for each image, the adapted part once for each seed. On CPUs the tower is a packed copy
+(`sdmad.packed`). No Ray involved.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from sdmad.errors import UserError
 from sdmad.fits import Fit, find_detector, restore, unpack
 from sdmad.images import ImageSpec
 from sdmad.model import SignModel
+from sdmad.packed import can_pack
 from sdmad.precision import Precision, half_type
 from sdmad.selection import SelectionConfig
 from sdmad.towers import Activations
@@ -73,7 +75,12 @@ class Detector:
 
     def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
-        self.half = half_type(backbone.device, precision)
+        half = half_type(backbone.device, precision)
+        packed = backbone.device.type == "cpu" and can_pack()
+        if packed:
+            tower = backbone.image.packed(half or torch.float32)
+            backbone = replace(backbone, image=tower)
+        self.autocast = None if packed else half
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
         self.provenance = first
@@ -144,7 +151,8 @@ class Detector:
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
         """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
-        with torch.autocast(self.backbone.device.type, self.half, enabled=self.half is not None):
+        enabled = self.autocast is not None
+        with torch.autocast(self.backbone.device.type, self.autocast, enabled=enabled):
             activations, frozen = self.model.image_activations(
                 self.backbone.pixels(pixels), lean=True
             )

@@ -7,9 +7,10 @@ known: open_clip's transformers, timm image towers, Hugging Face text towers (Bi
 latter two).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from open_clip.hf_model import HFTextEncoder
@@ -24,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sdmad.adapter import TowerAdapters
 from sdmad.errors import UserError
+from sdmad.packed import pack
 
 _NONE = torch.empty(0)
 
@@ -168,6 +170,8 @@ class Tower(ABC):
 class ImageTower(Tower):
     """An image encoder; `class_tokens` tokens stand before those of the patches."""
 
+    visual: Any
+
     def __init__(self, blocks: nn.ModuleList, width: int, class_tokens: int) -> None:
         super().__init__(blocks, width)
         self.class_tokens = class_tokens
@@ -176,6 +180,16 @@ class ImageTower(Tower):
         patches = captured.f_in[:, self.class_tokens :].amax(1)
         read = torch.zeros(len(inputs), dtype=torch.long) if self.reads_first_token else None
         return replace(captured, read=read, patches=patches)
+
+    def packed(self, dtype: torch.dtype) -> Self:
+        """The same tower for inference on a CPU, its blocks computing in `dtype`.
+
+        This one stays as it is; weights outside the blocks are shared.
+        """
+        weights = {id(weight): weight for weight in self.visual.parameters()}
+        tower = copy.deepcopy(self, weights)
+        pack(tower.blocks, dtype)
+        return tower
 
     @property
     @abstractmethod

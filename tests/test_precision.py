@@ -57,3 +57,12 @@ def test_scores_in_half_precision_are_close_to_those_in_single(training_run, cap
     assert half.seeds.dtype == np.float32
     difference = np.abs(half.seeds - single.seeds).max()
     assert 0 < difference < 0.05
+
+
+def test_scores_are_the_same_where_blocks_cannot_be_packed(training_run, monkeypatch) -> None:
+    images = [draw_example(k, "test").image for k in range(8)]
+    packed = Detector.load(str(training_run), "cpu").score(images)
+    monkeypatch.setattr("sdmad.detector.can_pack", lambda: False)
+    plain = Detector.load(str(training_run), "cpu").score(images)
+    assert np.allclose(packed.seeds, plain.seeds, atol=1e-5)
+    assert packed.findings == plain.findings

@@ -159,3 +159,38 @@ def test_a_convolutional_tower_is_refused_in_one_sentence() -> None:
     clip = CLIP(EMBED, {"layers": (1, 1, 1, 1), "width": 16, "image_size": 32}, TEXT)
     with pytest.raises(UserError, match="use a vision transformer"):
         image_tower(clip)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick"])
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_packed_tower_is_the_same_tower(tmp_path, activation, blocks) -> None:
+    own = CLIP(EMBED, VIT, TEXT, quick_gelu=activation == "quick")
+    for clip in (own, biomed_clip(tmp_path, "cls_last_hidden_state_pooler")):
+        tower = image_tower(clip.eval().requires_grad_(False))
+        side = 32 if clip is own else 160
+        inputs = torch.randn(3, 3, side, side)
+        before = tower.run(inputs)
+        packed = tower.packed(torch.float32)
+        with torch.inference_mode():
+            assert torch.allclose(packed.run(inputs), before, atol=1e-5)
+            ours, theirs = tower.prefix(inputs, blocks), packed.prefix(inputs, blocks, lean=True)
+        assert torch.allclose(theirs.f_frozen, ours.f_frozen, atol=1e-5)
+        assert torch.allclose(theirs.f_in, ours.f_in, atol=1e-5)
+        assert torch.equal(tower.run(inputs), before)
+
+
+def test_packing_copies_no_weight_outside_the_blocks() -> None:
+    tower = image_tower(own_clip().eval().requires_grad_(False))
+    packed = tower.packed(torch.float32)
+    assert packed.visual.conv1.weight is tower.visual.conv1.weight
+    assert not any(type(layer) is nn.Linear for layer in packed.blocks.modules())
+    assert not any(isinstance(layer, nn.MultiheadAttention) for layer in packed.blocks.modules())
+
+
+def test_a_tower_packed_in_half_precision_is_close() -> None:
+    tower = image_tower(own_clip().eval().requires_grad_(False))
+    inputs = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        half, single = tower.packed(torch.bfloat16).run(inputs), tower.run(inputs)
+    assert half.dtype == torch.float32
+    assert 0 < (half - single).abs().max() < 0.03 * single.abs().max()
