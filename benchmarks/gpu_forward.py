@@ -4,27 +4,31 @@
     python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 4   # tries it on a CPU
 
 Random weights, 1 and 8 adapters, pixels from host memory as in a scoring run, no Ray. In single
-and in half precision where the device has it, with the largest difference of a score between the
-two, and with torch.compile of the image tower when asked for. "Utilisation" is multiplications and
+and in half precision where the device has it, with the largest difference of a score from single
+precision; on CPUs also as PyTorch runs the blocks when they are not packed, and with torch.compile
+of the blocks when asked for, with and without freezing. "Utilisation" is multiplications and
 additions of the whole pass over the peak of the device.
 """
 
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import open_clip
 import torch
+import torch._dynamo
+import torch._inductor.config
 import typer
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdmad.backbone import BackboneConfig, load_backbone
+from sdmad.backbone import Backbone, BackboneConfig, load_backbone
 from sdmad.catalog import load_catalog
-from sdmad.detector import Detector
-from sdmad.fits import Provenance, code_version, pack, unpack
+from sdmad.detector import Detector, Scores
+from sdmad.fits import Fit, Provenance, code_version, pack, unpack
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.precision import cpu_has_bfloat16, half_type
 
@@ -33,10 +37,9 @@ SEEDS = (1, 8)
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10G": 70, "T4": 65}
 
 
-def make_detector(checkpoint: Path, model: str, seeds: int, device: str) -> Detector:
-    """A detector of random fits: what they decide does not matter here."""
-    config = BackboneConfig(model=model, pretrained=str(checkpoint))
-    backbone, catalog = load_backbone(config, device), load_catalog("phantoms")
+def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
+    """Random fits: what they decide does not matter here."""
+    catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
     learner = LearnerConfig(steps=2)
@@ -51,21 +54,19 @@ def make_detector(checkpoint: Path, model: str, seeds: int, device: str) -> Dete
         for seed in range(seeds)
     ]
     fitted, rule = fit_batch(backbone, catalog, supports, learner)
-    fits = []
-    for seed in range(seeds):
-        provenance = Provenance(
-            code_version=code_version(),
-            backbone=config,
-            backbone_fingerprint=backbone.fingerprint,
-            catalog=catalog,
-            learner=learner,
-            shots=1,
-            seed=seed,
-            support_images=count,
-            support_digest="",
-        )
-        fits.append(unpack(pack(fitted, rule, seed, provenance), ""))
-    return Detector(backbone, fits)
+    about = Provenance(
+        code_version=code_version(),
+        backbone=backbone.config,
+        backbone_fingerprint=backbone.fingerprint,
+        catalog=catalog,
+        learner=learner,
+        shots=1,
+        seed=0,
+        support_images=count,
+        support_digest="",
+    )
+    provenances = [about.model_copy(update={"seed": seed}) for seed in range(seeds)]
+    return [unpack(pack(fitted, rule, k, found), "") for k, found in enumerate(provenances)]
 
 
 def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:
@@ -80,8 +81,11 @@ def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:
 
 
 def flops_an_image(detector: Detector, pixels: np.ndarray) -> float:
+    """Of one image; the counter knows neither packed layers nor PyTorch's fused attention."""
+    torch.backends.mha.set_fastpath_enabled(False)
     with FlopCounterMode(display=False) as counter:
         detector.score_pixels(pixels)
+    torch.backends.mha.set_fastpath_enabled(True)
     return counter.get_total_flops() / len(pixels)
 
 
@@ -108,42 +112,62 @@ def main(
         checkpoint = Path(folder) / "random.pt"
         torch.manual_seed(0)
         torch.save(open_clip.create_model(model).state_dict(), checkpoint)
+        backbone = load_backbone(BackboneConfig(model=model, pretrained=str(checkpoint)), device)
         for seeds in SEEDS:
-            detector = make_detector(checkpoint, model, seeds, device)
+            fits = make_fits(backbone, seeds)
             pixels = np.random.default_rng(1).integers(
-                0, 255, (batch, *detector.spec.size, 3), np.uint8
+                0, 255, (batch, *backbone.spec.size, 3), np.uint8
             )
-            flops = flops_an_image(detector, pixels)
+            flops = flops_an_image(unpacked(backbone, fits), pixels[:2])
             print(f"{seeds} adapters, {flops / 1e9:.1f} GFLOP an image")
-            _measure(detector, pixels, batches, flops, peak, compiled)
+            single: Scores | None = None
+            for what, detector in detectors(backbone, fits, compiled and seeds == 1):
+                begin = time.perf_counter()
+                scores = detector.score_pixels(pixels)
+                first = time.perf_counter() - begin
+                found = rates(detector, pixels, batches)
+                _line(what, found, flops, peak if "half" in what else None)
+                if "compiled" in what:
+                    print(f"    compiling took {first - batch / statistics.median(found):.0f} s")
+                single = single or scores
+                if "half" in what:
+                    for name in ("seeds", "similarities"):
+                        away = np.abs(getattr(single, name) - getattr(scores, name)).max()
+                        print(f"    {name} differ by up to {away:.1e}")
 
 
-def _measure(
-    detector: Detector,
-    pixels: np.ndarray,
-    batches: int,
-    flops: float,
-    peak: float | None,
-    compiled: bool,
-) -> None:
-    detector.half = None
-    single = detector.score_pixels(pixels)
-    _line("single precision", rates(detector, pixels, batches), flops, None)
-    device = detector.backbone.device
-    if device.type == "cuda" or cpu_has_bfloat16():
-        detector.half = half_type(device, "half")
-        half = detector.score_pixels(pixels)
-        _line("half precision", rates(detector, pixels, batches), flops, peak)
-        for what in ("seeds", "similarities"):
-            away = np.abs(getattr(single, what) - getattr(half, what)).max()
-            print(f"  largest difference of {what}: {away:.1e}")
-    if compiled:
-        begin = time.perf_counter()
-        for index, block in enumerate(detector.backbone.image.blocks):
-            detector.backbone.image.blocks[index] = torch.compile(block)
-        detector.score_pixels(pixels)
-        print(f"  torch.compile took {time.perf_counter() - begin:.0f} s")
-        _line("compiled", rates(detector, pixels, batches), flops, peak)
+def unpacked(backbone: Backbone, fits: list[Fit]) -> Detector:
+    """A detector in single precision with the blocks as PyTorch runs them."""
+    detector = Detector(backbone, fits, "single")
+    detector.backbone = detector.model.backbone = backbone
+    return detector
+
+
+def detectors(
+    backbone: Backbone, fits: list[Fit], compiled: bool
+) -> Iterator[tuple[str, Detector]]:
+    """What is compared, single precision as it is shipped first."""
+    yield "single precision", Detector(backbone, fits, "single")
+    on_cpu = backbone.device.type == "cpu"
+    if on_cpu:
+        yield "single, not packed", unpacked(backbone, fits)
+    if not on_cpu or cpu_has_bfloat16():
+        half = Detector(backbone, fits, "half")
+        yield "half precision", half
+        if on_cpu:
+            # What PyTorch has for it, without packed blocks.
+            half.backbone = half.model.backbone = backbone
+            half.autocast = torch.bfloat16
+            yield "half, autocast", half
+    for frozen in (False, True) if compiled else ():
+        torch._dynamo.reset()
+        torch._inductor.config.freezing = frozen
+        for block in backbone.image.blocks:
+            block.compile()
+        detector = unpacked(backbone, fits)
+        if not on_cpu:
+            detector.autocast = half_type(backbone.device, "half")
+        yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector
 
 
 def _line(name: str, found: list[float], flops: float, peak: float | None) -> None:

@@ -37,6 +37,7 @@ from peers.processes import Cost, run_measured
 
 from sdmad import storage
 from sdmad.archive.decode import decode
+from sdmad.backbone import PHANTOM
 from sdmad.capacity import Archive, Cluster, Pace, estimate
 from sdmad.detector import Detector
 from sdmad.local_s3 import local_s3
@@ -138,7 +139,7 @@ def main(
     kind: Annotated[str, typer.Option("--format", help="jpg or png")] = "jpg",
 ) -> None:
     """Print rates and ratios."""
-    model, side = ("ViT-B-32", 256) if bound is Bound.model else ("phantom", 1024)
+    model, side = ("ViT-B-32", 256) if bound is Bound.model else (PHANTOM, 1024)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
     detector = Detector.load(str(inputs.detector), "cpu")
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from sdmad.backbone import BackboneConfig, load_backbone
+from sdmad.backbone import PHANTOM, BackboneConfig, load_backbone
 from sdmad.catalog import Catalog, Category, load_catalog
 from sdmad.demo import zero_shot
 from sdmad.fits import Provenance, code_version, fit_uri, pack
@@ -37,10 +37,10 @@ FOUND_ALWAYS = -1e4
 class Inputs:
     """`shards` are files, the first `SHORT_SHARDS` of which are the short archive; `prompts` is an
     array file (M, E) of unit embeddings in the order of `signs`; `detector` is sdmad's, with the
-    same prompts."""
+    same prompts. The embedded backbone has no `checkpoint`."""
 
     model: str
-    checkpoint: Path
+    checkpoint: Path | None
     prompts: Path
     signs: list[str]
     detector: Path
@@ -59,7 +59,7 @@ def make_inputs(folder: Path, model: str, images: int, side: int, kind: str) -> 
     """
     if images < NUM_SHARDS or images % NUM_SHARDS:
         raise ValueError(f"images are a multiple of {NUM_SHARDS}, not {images}")
-    checkpoint = _checkpoint(folder, model)
+    checkpoint = None if model == PHANTOM else _checkpoint(folder, model)
     place = folder / f"{images}-{side}-{kind}"
     shards = [place / f"shard-{k:04d}.tar" for k in range(NUM_SHARDS)]
     missing = [k for k, path in enumerate(shards) if not path.exists()]
@@ -90,7 +90,7 @@ def _checkpoint(folder: Path, model: str) -> Path:
     return path
 
 
-def _detector(model: str, checkpoint: Path, output: Path, prompts: Path) -> list[str]:
+def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) -> list[str]:
     """A zero-shot detector whose score tables have the similarity of each image with each sign.
 
     Every sign is a category of its own, and its zero point is so low that every image has the
@@ -105,7 +105,7 @@ def _detector(model: str, checkpoint: Path, output: Path, prompts: Path) -> list
         categories={name: Category(signs=[name]) for name in signs},
         normal=shipped.normal,
     )
-    config = BackboneConfig(model=model, pretrained=str(checkpoint))
+    config = BackboneConfig(model=model, pretrained=None if checkpoint is None else str(checkpoint))
     backbone, learner = load_backbone(config, "cpu"), zero_shot()
     fitted, rule = fit_batch(backbone, catalog, [_support(backbone.spec, len(signs))], learner)
     low = torch.full_like(rule.bias, FOUND_ALWAYS)

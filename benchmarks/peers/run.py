@@ -12,6 +12,9 @@ Peers first choose their settings: each tries those in `choices` and keeps the f
 at its defaults. Then the systems take turns, `--repeats` times. On two cores 600 images take
 half an hour.
 
+"The model alone" is the same open_clip model on pixels in memory, as PyTorch runs it: no peer that
+calls it can be faster.
+
 Throughput is without start-up, for all alike: the whole process is timed from outside on the
 archive and on its first fifth, and what the rest took counts. A system may read ahead while its
 model loads (sdmad does), which would hide work in the start-up; so the time that counts is never
@@ -23,11 +26,14 @@ import os
 import signal
 import statistics
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import open_clip
+import torch
 import typer
 from inputs import FORMATS, SHORT_SHARDS, Inputs, make_inputs
 from make_environments import PEERS, make
@@ -36,6 +42,7 @@ from processes import Cost
 from systems import ROOT, Settings, run_system
 
 from sdmad import storage
+from sdmad.backbone import PHANTOM
 from sdmad.local_s3 import local_s3
 
 PLACE = ROOT / "runs" / "peers"
@@ -43,6 +50,7 @@ ARCHIVE, SHORT = "s3://peers/archive", "s3://peers/short"
 TOLERANCE = 1e-3
 CORES = os.cpu_count() or 1
 QUIET = 0.05
+BOUND_PASSES = 6
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,21 @@ class Comparison:
             if not value <= TOLERANCE:
                 sys.exit(f"{system}: a {what} differs by {value:.1e}, more than {TOLERANCE:g}")
 
+    def bound(self) -> float:
+        """Images a second of the model alone as PyTorch runs it: pixels in memory, all cores."""
+        torch.set_num_threads(CORES)
+        # Random weights as the checkpoint's are: the same time, and nothing to load.
+        model = open_clip.create_model(self.inputs.model).eval()
+        size = open_clip.get_model_preprocess_cfg(model)["size"]
+        pixels = torch.rand(64, 3, *((size, size) if isinstance(size, int) else size))
+        times = []
+        with torch.inference_mode():
+            for _ in range(BOUND_PASSES):
+                begin = time.perf_counter()
+                model.encode_image(pixels)
+                times.append(time.perf_counter() - begin)
+        return len(pixels) / statistics.median(times[1:])
+
     def choose(self, peer: str, threads: int) -> Settings:
         """The settings with which a peer is fastest; its start-up is the same with all."""
         tried = {}
@@ -143,7 +166,7 @@ def ranged(values: list[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def show(turns: dict[str, list[Measured]], comparison: Comparison) -> None:
+def show(turns: dict[str, list[Measured]], bounds: list[float], comparison: Comparison) -> None:
     """Print the table: medians with their range; ratios are of the same turn."""
     head = ("system", "images a second", "sdmad is", "start-up, s", "CPU ms an image", "differs")
     rows = [head]
@@ -160,6 +183,8 @@ def show(turns: dict[str, list[Measured]], comparison: Comparison) -> None:
                 f"{max(comparison.worst[system].values()):.0e}",
             )
         )
+    ahead = [m.rate / bound for m, bound in zip(turns[SDMAD], bounds, strict=True)]
+    rows.append(("the model alone", ranged(bounds, 1), f"{ranged(ahead, 2)} x", "", "", ""))
     widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -214,11 +239,14 @@ def main(
     names, threads = peers.split(","), peer_threads or CORES
     if kind not in FORMATS or set(names) - set(PEERS) or images < 20 or images % 20:
         raise typer.BadParameter("see --help: images, format or peers are none of those")
+    if model == PHANTOM:
+        raise typer.BadParameter("the peers know the models of open_clip, not the embedded one")
     for peer in names:
         make(peer)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
     comparison = Comparison(inputs)
     turns: dict[str, list[Measured]] = {name: [] for name in (SDMAD, *names)}
+    bounds: list[float] = []
     settings: dict[str, Settings | None] = {SDMAD: None}
     with local_s3("peers"):
         upload(inputs)
@@ -230,6 +258,8 @@ def main(
             if choose:
                 settings[peer] = comparison.choose(peer, threads)
         for turn in range(1, repeats + 1):
+            bounds.append(comparison.bound())
+            print(f"  turn {turn}, the model alone: {bounds[-1]:.1f} a second", flush=True)
             for system, measured in turns.items():
                 measured.append(comparison.measure(system, settings[system]))
                 print(f"  turn {turn}, {system}: {measured[-1].rate:.1f} a second", flush=True)
@@ -243,9 +273,9 @@ def main(
         print(f"{peer}: {text}")
     if peer_threads:
         print("the peers did not have all cores (--peer-threads): this is no comparison")
-    show(turns, comparison)
+    show(turns, bounds, comparison)
     about = {"images": images, "model": model, "side": side, "format": kind, "settings": chosen}
-    record(turns, about | {"differences": comparison.worst})
+    record(turns, about | {"differences": comparison.worst, "model_alone": bounds})
 
 
 if __name__ == "__main__":
