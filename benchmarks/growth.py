@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
@@ -49,8 +49,8 @@ def make_archives(images: int, times: int) -> tuple[Path, Path]:
     return small, large
 
 
-def watched(archive: Path) -> tuple[float, dict[str, float]]:
-    """Seconds behind the first scores, and the peak MiB of each kind of process."""
+def watched(archive: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """The run.json of a run, and the peak MiB of each kind of process."""
     output = PLACE / "scores"
     shutil.rmtree(output, ignore_errors=True)
     job = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
@@ -64,8 +64,12 @@ def watched(archive: Path) -> tuple[float, dict[str, float]]:
             time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         sys.exit(f"the job failed; see {PLACE / 'score.log'}")
-    record = json.loads(storage.read_bytes(str(output / "run.json")))
-    return record["seconds"] - record["seconds_to_first_scores"], dict(peaks)
+    record: dict[str, Any] = json.loads(storage.read_bytes(str(output / "run.json")))
+    return record, dict(peaks)
+
+
+def seconds(record: dict[str, Any]) -> float:
+    return float(record["seconds"] - record["seconds_to_first_scores"])
 
 
 def _sample(driver: int, peaks: dict[str, float]) -> None:
@@ -98,10 +102,14 @@ def main(
         train_seeds(config, str(PLACE / "train"))
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     shown: defaultdict[str, list[str]] = defaultdict(list)
+    driver: list[float] = []
     for _ in range(repeats):
-        (few, few_peaks), (many, many_peaks) = watched(small), watched(large)
+        (first, few_peaks), (second, many_peaks) = watched(small), watched(large)
+        few, many = seconds(first), seconds(second)
         ratios["time"].append(many / few)
         shown["time"].append(f"{few:.1f} s, {many:.1f} s")
+        more = second["driver_cpu_seconds"] - first["driver_cpu_seconds"]
+        driver.append(1000 * more / (images * (times - 1)))
         for kind, peak in few_peaks.items():
             ratios[kind].append(many_peaks[kind] / peak)
             shown[kind].append(f"{peak:.0f} MiB, {many_peaks[kind]:.0f} MiB")
@@ -114,6 +122,10 @@ def main(
             f"{what:28s} {middle:6.2f} x ({min(values):.2f} to {max(values):.2f}), "
             f"as {shown[name][nearest]}"
         )
+    print(
+        f"CPU of the driver for each further image: {statistics.median(driver):.2f} ms "
+        f"({min(driver):.2f} to {max(driver):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ ARCHIVE, SHORT = "s3://limit/archive", "s3://limit/short"
 BATCH = 64
 TIMEOUT = 3 * 3600.0
 CORES = os.cpu_count() or 1
+PARTS = ("read", "decode", "model")
 
 
 class Bound(StrEnum):
@@ -173,6 +174,9 @@ def main(
     print(f"ratio              {ranged(ratios)}")
     print(f"start-up and end   {ranged(starts, 1)} s")
     print(f"planned / measured {ranged(plans)}")
+    busy = Pace.of_run(all_).model_dump()
+    shown = ", ".join(f"{name} {1000 * busy[name]:.3g}" for name in (*PARTS, "driver"))
+    print(f"busy, last turn    {shown} ms an image; {1000 * busy['commit']:.3g} ms a unit")
 
 
 if __name__ == "__main__":
