@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.capacity import Archive, Cluster, Estimate, Pace, estimate
+from sdmad.capacity import Archive, Cluster, Pace, estimate
 
 IMAGES = (10**7, 10**8, 10**9)
 IMAGES_PER_SHARD = 1000
@@ -23,7 +23,8 @@ HEAD_DOLLARS = 0.2016  # m7i.xlarge
 @dataclass(frozen=True)
 class Fleet:
     """Workers of one instance type: vCPUs, Gbit/s that last, dollars an hour, of one node; GPUs
-    and the dense TFLOP/s of one in half precision."""
+    and the dense TFLOP/s of one in half precision. `jobs` share nodes and archive, prefix by
+    prefix."""
 
     nodes: int
     instance: str
@@ -32,16 +33,26 @@ class Fleet:
     dollars: float
     gpus: int = 0
     peak: float = 0
+    jobs: int = 1
 
-    def cluster(self) -> Cluster:
-        # A core of a GPU node feeds the device; CPU nodes share theirs between both sides, and
-        # each side is given half of them.
-        reading = self.cores - self.gpus if self.gpus else self.cores / 2
+    def __str__(self) -> str:
+        together = f"{self.nodes} x {self.instance}"
+        return together if self.jobs == 1 else f"{together}, {self.jobs} jobs"
+
+    def cluster(self, pace: Pace) -> Cluster:
+        """Of one job. GPU nodes read with all cores but one a GPU, which feeds it; CPU nodes share
+        theirs so that readers and detectors end together."""
+        nodes = self.nodes / self.jobs
+        reading, detectors = float(self.cores - self.gpus), float(self.gpus)
+        if not self.gpus:
+            reads = pace.read + pace.decode
+            reading = self.cores * reads / (reads + pace.model)
+            detectors = self.cores - reading
         return Cluster(
-            cores=self.nodes * reading,
-            detectors=self.nodes * (self.gpus or self.cores / 2),
-            gigabits=self.nodes * self.gigabits,
-            dollars=self.nodes * self.dollars + HEAD_DOLLARS,
+            cores=nodes * reading,
+            detectors=nodes * detectors,
+            gigabits=nodes * self.gigabits,
+            dollars=nodes * self.dollars + HEAD_DOLLARS / self.jobs,
         )
 
 
@@ -54,37 +65,38 @@ GPU_FLEETS = (
     Fleet(2, "g6e.12xlarge", 48, 100, 10.49264, gpus=4, peak=362),
     Fleet(1, "p5.48xlarge", 192, 100, 55.04, gpus=8, peak=989),
     Fleet(4, "p5.48xlarge", 192, 100, 55.04, gpus=8, peak=989),
+    Fleet(4, "p5.48xlarge", 192, 100, 55.04, gpus=8, peak=989, jobs=8),
 )
 
 
-def row(images: int, fleet: Fleet, found: Estimate) -> str:
+def row(images: int, fleet: Fleet, kilobytes: float, pace: Pace) -> str:
+    jobs = fleet.jobs
+    archive = Archive(
+        images=images // jobs, bytes_per_image=1000 * kilobytes, images_per_object=IMAGES_PER_SHARD
+    )
+    each = estimate(archive, pace, fleet.cluster(pace))
+    requests = (each.get_requests, each.put_requests, each.list_requests)
     cells = (
         f"10^{len(str(images)) - 1}",
-        f"{fleet.nodes} x {fleet.instance}",
-        f"{found.hours:,.1f}",
-        f"{found.images_per_second:,.0f}",
-        found.limit,
-        f"{found.gigabytes / 1000:,.0f} TB",
-        f"{found.get_requests:,.0f} / {found.put_requests:,.0f} / {found.list_requests:,.0f}",
-        f"{found.node_dollars + found.request_dollars:,.0f}",
-        f"{found.request_dollars:,.0f}",
+        str(fleet),
+        f"{each.hours:,.1f}",
+        f"{jobs * each.images_per_second:,.0f}",
+        each.limit,
+        f"{jobs * each.gigabytes / 1000:,.1f}",
+        " / ".join(f"{jobs * count:.2g}" for count in requests),
+        f"{jobs * (each.node_dollars + each.request_dollars):,.0f}",
+        f"{jobs * each.request_dollars:,.2f}",
     )
     return "| " + " | ".join(cells) + " |"
 
 
 def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
-    print(
-        "| images | workers | hours | a second | limit | read | GET / PUT / LIST | $ | of requests |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    head = ("images", "workers", "hours", "a second", "limit", "TB", "GET / PUT / LIST", "$")
+    print("| " + " | ".join((*head, "of these, requests")) + " |")
+    print("|---" * (len(head) + 1) + "|")
     for images in IMAGES:
-        archive = Archive(
-            images=images,
-            bytes_per_image=1000 * kilobytes,
-            images_per_object=IMAGES_PER_SHARD,
-        )
         for fleet, pace in fleets.items():
-            print(row(images, fleet, estimate(archive, pace, fleet.cluster())))
+            print(row(images, fleet, kilobytes, pace))
 
 
 def main(
