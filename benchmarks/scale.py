@@ -81,9 +81,9 @@ def row(images: int, fleet: Fleet, kilobytes: float, pace: Pace) -> str:
         str(fleet),
         f"{each.hours:,.1f}",
         f"{jobs * each.images_per_second:,.0f}",
-        each.limit,
+        each.limit if fleet.gpus or each.limit in ("driver", "network") else "cores",
         f"{jobs * each.gigabytes / 1000:,.1f}",
-        " / ".join(f"{jobs * count:.2g}" for count in requests),
+        " / ".join(f"{jobs * count:,.0f}" for count in requests),
         f"{jobs * (each.node_dollars + each.request_dollars):,.0f}",
         f"{jobs * each.request_dollars:,.2f}",
     )
