@@ -13,6 +13,7 @@ rules, which the plain loop does not make, count against the batch.
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,16 @@ def phantom_supports(count: int, shots: int) -> list[SupportImages]:
         pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in chosen])
         made.append(SupportImages(shots, seed, [e.member for e in chosen], pixels, labels))
     return made
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted: one fit for each of the supports that were drawn."""
+
+    backbone: Backbone
+    catalog: Catalog
+    drawn: list[SupportImages]
+    config: LearnerConfig
 
 
 def archive_supports(
@@ -125,14 +136,9 @@ def cosines(model: SignModel, pixels: np.ndarray) -> torch.Tensor:
     return model.read(activations, frozen, model.sign_embeddings()).similarities
 
 
-def fitting(
-    backbone: Backbone,
-    catalog: Catalog,
-    drawn: list[SupportImages],
-    config: LearnerConfig,
-    repeats: int,
-) -> None:
+def fitting(task: Task, repeats: int) -> None:
     """Print how the three ways to fit compare."""
+    backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
     start = fit_batch(backbone, catalog, drawn, config.model_copy(update={"steps": 0}))[0].bias
     alone, plain = [], []
     for _ in range(repeats):
@@ -167,14 +173,9 @@ def line(name: str, ratios: list[float]) -> None:
     print(f"{name:58s} {statistics.median(ratios):6.2f} x   ({low:.2f} to {high:.2f})", flush=True)
 
 
-def scoring(
-    backbone: Backbone,
-    catalog: Catalog,
-    drawn: list[SupportImages],
-    config: LearnerConfig,
-    repeats: int,
-) -> None:
+def scoring(task: Task, repeats: int) -> None:
     """Print what seven more adapters cost in scoring."""
+    backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
     few = config.model_copy(update={"steps": 5})
     model, rule = fit_batch(backbone, catalog, drawn[:ADAPTERS], few)
     provenance = Provenance(
@@ -218,8 +219,9 @@ def main(
         f"{catalog.name}: {seeds} seeds, {shots} shots, {config.steps} steps, "
         f"{torch.get_num_threads()} threads"
     )
-    fitting(backbone, catalog, drawn, config, repeats)
-    scoring(backbone, catalog, drawn, config, repeats)
+    task = Task(backbone, catalog, drawn, config)
+    fitting(task, repeats)
+    scoring(task, repeats)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The precision of the frozen part of a forward pass, by what the device can do.
 
-`auto` is half precision on GPUs and single precision on CPUs. There `half` must be asked for: of
-CPUs only those with bfloat16 instructions gain from it (docs/scale.md has by how much), and a
-cluster of several kinds of CPU would give rows of two precisions. What follows the frozen part
-(adapters, evidence, probabilities) is always in single precision.
+`auto` is half precision on GPUs and single precision on CPUs. There `half` must be asked for: only
+CPUs with bfloat16 instructions gain from it (docs/scale.md has how much, and how far scores move),
+and a cluster of several kinds of CPU would give rows of two precisions. What follows the frozen
+part (adapters, evidence, probabilities) is always in single precision.
 """
 
 from typing import Literal
