@@ -9,8 +9,8 @@ cores, and write tables; sdmad's have scores, findings and signs, of a zero-shot
 similarities with the signs must agree to 1e-3 in every run.
 
 Peers first choose their settings: each tries those in `choices` and keeps the fastest. sdmad runs
-at its defaults. Then the systems take turns, `--repeats` times. On two cores 600 images take
-half an hour.
+at its defaults. Then the systems take turns, `--repeats` times. On two cores 2,000 images take an
+hour and a half; with a few hundred, the start-up, which varies by seconds, decides.
 
 "The model alone" is the same open_clip model on pixels in memory, as PyTorch runs it: no peer that
 calls it can be faster.
@@ -88,8 +88,8 @@ def choices(peer: str, threads: int) -> list[Settings]:
     few = max(1, threads // 4)
     if peer == "daft":
         # Its UDFs are threads: it has no reading processes.
-        return [Settings(batch, threads, 0) for batch in (64, 32)]
-    found = [Settings(64, threads, few), Settings(32, threads, max(2, threads))]
+        return [Settings(batch, threads, 0) for batch in (32, 64)]
+    found = [Settings(32, threads, max(2, threads)), Settings(64, threads, few)]
     if peer == "clip_retrieval":
         found.append(Settings(256, threads, 4))  # What it does unless told otherwise.
     return found
@@ -221,7 +221,7 @@ def upload(inputs: Inputs) -> None:
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Images of the archive, a multiple of 20.")] = 600,
+    images: Annotated[int, typer.Option(help="Images of the archive, a multiple of 20.")] = 2000,
     repeats: Annotated[int, typer.Option(help="Turns of each system.", min=1)] = 3,
     model: Annotated[str, typer.Option(help="A vision transformer of open_clip.")] = "ViT-B-32",
     side: Annotated[int, typer.Option(help="Pixels of an image's side.", min=64)] = 512,
