@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,5 +82,4 @@ def test_the_watchdog_ends_a_process_that_hangs_in_native_code() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=60
     )
-    assert ended.returncode == 1
-    assert b"Timeout" in ended.stderr
+    assert ended.returncode == -signal.SIGALRM
