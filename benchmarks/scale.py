@@ -100,9 +100,9 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
 
 
 def main(
-    read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 1.0,
-    decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 8.0,
-    driver_ms: Annotated[float, typer.Option(help="growth.py")] = 0.2,
+    read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 2.8,
+    decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 6.8,
+    driver_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.2,
     cpu_model_ms: Annotated[
         float, typer.Option(help="A core, ViT-B/32: gpu_forward.py --model ViT-B-32")
     ] = 90.0,

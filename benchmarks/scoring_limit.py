@@ -145,7 +145,7 @@ def main(
     detector = Detector.load(str(inputs.detector), "cpu")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
-    ratios, ours, theirs, starts, plans = [], [], [], [], []
+    ratios, ours, theirs, starts, plans, drivers = [], [], [], [], [], []
     with local_s3("limit"):
         for number, path in enumerate(inputs.shards):
             for archive in (ARCHIVE, SHORT) if number < SHORT_SHARDS else (ARCHIVE,):
@@ -155,6 +155,8 @@ def main(
             whole, all_ = score(inputs.detector, ARCHIVE)
             plans.append(planned(few, images, inputs.shards) / all_["seconds"])
             seconds, cpu = rest(whole, short, images)
+            more = all_["driver_cpu_seconds"] - few["driver_cpu_seconds"]
+            drivers.append(1000 * more / (all_["images"] - few["images"]))
             if bound is Bound.model:
                 limit = in_memory(detector, pixels, min(images, 1024))
                 ratios.append(limit / seconds)
@@ -174,6 +176,7 @@ def main(
     print(f"ratio              {ranged(ratios)}")
     print(f"start-up and end   {ranged(starts, 1)} s")
     print(f"planned / measured {ranged(plans)}")
+    print(f"CPU of the driver  {ranged(drivers)} ms for each further image")
     busy = Pace.of_run(all_).model_dump()
     shown = ", ".join(f"{name} {1000 * busy[name]:.3g}" for name in (*PARTS, "driver"))
     print(f"busy, last turn    {shown} ms an image; {1000 * busy['commit']:.3g} ms a unit")
