@@ -102,11 +102,13 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
 def main(
     read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 2.8,
     decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 6.8,
-    driver_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.2,
+    driver_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.42,
     cpu_model_ms: Annotated[
         float, typer.Option(help="A core, ViT-B/32: gpu_forward.py --model ViT-B-32")
-    ] = 90.0,
-    gflop: Annotated[float, typer.Option(help="Of an image: gpu_forward.py")] = 382.0,
+    ] = 83.0,
+    gflop: Annotated[
+        float, typer.Option(help="Of an image, ViT-L/14 at 336: gpu_forward.py")
+    ] = 368.0,
     utilisation: Annotated[float, typer.Option(help="Of the GPU's peak; assumed")] = 0.4,
     kilobytes: Annotated[float, typer.Option(help="Of an encoded image.")] = 250.0,
 ) -> None:
