@@ -102,7 +102,7 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
 def main(
     read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 2.8,
     decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 6.8,
-    driver_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.42,
+    driver_ms: Annotated[float, typer.Option(help="growth.py")] = 0.15,
     cpu_model_ms: Annotated[
         float, typer.Option(help="A core, ViT-B/32: gpu_forward.py --model ViT-B-32")
     ] = 83.0,
