@@ -139,7 +139,7 @@ def main(
 def unpacked(backbone: Backbone, fits: list[Fit]) -> Detector:
     """A detector in single precision with the blocks as PyTorch runs them."""
     detector = Detector(backbone, fits, "single")
-    detector.backbone = detector.model.backbone = backbone
+    detector.scorer = detector.model
     return detector
 
 
@@ -156,7 +156,7 @@ def detectors(
         yield "half precision", half
         if on_cpu:
             # What PyTorch has for it, without packed blocks.
-            half.backbone = half.model.backbone = backbone
+            half.scorer = half.model
             half.autocast = torch.bfloat16
             yield "half, autocast", half
     for frozen in (False, True) if compiled else ():

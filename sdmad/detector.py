@@ -9,10 +9,12 @@ for each image, the adapted part once for each seed. On CPUs the tower is a pack
 (`sdmad.packed`). No Ray involved.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,12 +77,9 @@ class Detector:
 
     def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
-        half = half_type(backbone.device, precision)
-        packed = backbone.device.type == "cpu" and can_pack()
-        if packed:
-            tower = backbone.image.packed(half or torch.float32)
-            backbone = replace(backbone, image=tower)
-        self.autocast = None if packed else half
+        self.half = half_type(backbone.device, precision)
+        self.packs = backbone.device.type == "cpu" and can_pack()
+        self.autocast = None if self.packs else self.half
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
         self.provenance = first
@@ -120,6 +119,16 @@ class Detector:
             )
         return Detector(loaded, fits, precision)
 
+    @cached_property
+    def scorer(self) -> SignModel:
+        """The model as it scores, on CPUs with a packed tower. Made for the first batch: a driver,
+        which only asks for names and sizes, does not pay for it."""
+        scorer = copy.copy(self.model)
+        if self.packs:
+            tower = self.backbone.image.packed(self.half or torch.float32)
+            scorer.backbone = replace(self.backbone, image=tower)
+        return scorer
+
     @property
     def spec(self) -> ImageSpec:
         return self.backbone.spec
@@ -153,11 +162,11 @@ class Detector:
         """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
         enabled = self.autocast is not None
         with torch.autocast(self.backbone.device.type, self.autocast, enabled=enabled):
-            activations, frozen = self.model.image_activations(
+            activations, frozen = self.scorer.image_activations(
                 self.backbone.pixels(pixels), lean=True
             )
         activations = _float(activations)
-        readings = self.model.read(activations, frozen.float(), self.sign_embeddings)
+        readings = self.scorer.read(activations, frozen.float(), self.sign_embeddings)
         weight = self.provenance.learner.frozen_weight
         logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
         plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)

@@ -3,10 +3,9 @@
     tower = image_tower(clip).packed(torch.float32)
 
 PyTorch hands every matrix product of a CPU to MKL, with the weights as they stand. Laid out for
-oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes a fifth less time, equal but
-for the order of sums. These are the operators that torch.compile emits when it freezes a model;
-here they cost a second at start instead of a minute and a compiler on every node.
-`benchmarks/gpu_forward.py` compares all three.
+oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes a sixth less time, equal but
+for the order of sums. These are the operators that torch.compile emits when it freezes a model,
+without a compiler on every node. `benchmarks/gpu_forward.py --compiled` compares all three.
 """
 
 from itertools import pairwise
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Rows that the layout is chosen for; others are as right, and as fast from about a hundred on.
+# Tokens of a batch that the layout is chosen for; it is right for any number.
 ROWS = 64 * 50
 
 
@@ -46,7 +45,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedAttention(nn.Module):
-    """`nn.MultiheadAttention` of tokens with one width, batch first, without masks."""
+    """`nn.MultiheadAttention` of tokens with one width, batch first; keys are the values."""
 
     def __init__(self, attention: nn.MultiheadAttention, dtype: torch.dtype) -> None:
         super().__init__()
@@ -80,8 +79,8 @@ def pack(module: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(child, nn.MultiheadAttention) and _plain(child):
             setattr(module, name, PackedAttention(child, dtype))
         elif type(child) is nn.Linear:
-            gelu = isinstance(module, nn.Sequential) and isinstance(follower, nn.GELU)
-            fused = follower if gelu and isinstance(follower, nn.GELU) else None
+            in_order = isinstance(module, nn.Sequential)
+            fused = follower if in_order and isinstance(follower, nn.GELU) else None
             setattr(module, name, PackedLinear(child.weight, child.bias, dtype, fused))
             if fused is not None:
                 setattr(module, after, nn.Identity())

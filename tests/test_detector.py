@@ -4,6 +4,7 @@ from PIL import Image
 
 from sdmad import Detector
 from sdmad.phantoms.task import draw_example
+from sdmad.towers import ImageTower
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,14 @@ def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
     job = detector.score_pixels(np.stack([decode(c, detector.spec) for c in encoded]))
     for given in (encoded, [Image.open(io.BytesIO(c)) for c in encoded]):
         assert np.array_equal(detector.score(given).seeds, job.seeds)
+
+
+def test_a_detector_that_scores_nothing_packs_nothing(training_run, monkeypatch) -> None:
+    calls = []
+    packed = ImageTower.packed
+    monkeypatch.setattr(ImageTower, "packed", lambda *args: calls.append(args) or packed(*args))
+    detector = Detector.load(str(training_run), "cpu")
+    assert not calls
+    detector.score([draw_example(k, "test").image for k in range(2)])
+    detector.score([draw_example(3, "test").image])
+    assert len(calls) == 1
