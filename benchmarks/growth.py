@@ -38,14 +38,13 @@ KINDS = {"score_archive.py": "driver", "DetectorActor": "detector", "read_and_de
 SAMPLE_SECONDS = 0.25
 
 
-def make_archives(images: int, sizes: Iterable[int]) -> list[Path]:
-    """An archive of `images`, and those with each of its shards so many times over."""
-    original = PLACE / f"{images}"
+def make_archives(original: Path, images: int, sizes: Iterable[int]) -> list[Path]:
+    """Archives with each shard of `original` so many times over; makes that, too."""
     if not original.exists():
         write_archive(str(original), pool=200, test=images - 200)
     archives = []
     for size in sizes:
-        archives.append(PLACE / f"{images}x{size}")
+        archives.append(original.with_name(f"{original.name}x{size}"))
         if archives[-1].exists():
             continue
         scratch = PLACE / "part"
@@ -102,11 +101,12 @@ def main(
     repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
 ) -> None:
     """Print the ratios of time and memory, medians with their range."""
-    archives = make_archives(images, (1, 2, 1 + times))
+    original = PLACE / f"{images}"
+    archives = make_archives(original, images, (1, 2, 1 + times))
     if not (PLACE / "train").exists():
         config = TrainConfig(
-            archive=str(archives[0]),
-            labels=str(PLACE / f"{images}" / "labels.csv"),
+            archive=str(original),
+            labels=str(original / "labels.csv"),
             catalog="phantoms",
             learner=LearnerConfig(steps=10),
             shots=[2],
