@@ -32,6 +32,12 @@ def main(
     model_ms: Annotated[
         float | None, typer.Option(help="The model on a detector; replaces --run's.")
     ] = None,
+    driver_ms: Annotated[
+        float | None, typer.Option(help="The driver an image; replaces --run's.")
+    ] = None,
+    commit_ms: Annotated[
+        float | None, typer.Option(help="The driver a work unit; replaces --run's.")
+    ] = None,
     images_per_object: Annotated[float, typer.Option(help="1 for loose objects.")] = 1000,
     dollars: Annotated[float, typer.Option(help="Price of an hour of all nodes.")] = 0,
     start_minutes: Annotated[float, typer.Option(help="Until nodes run detectors.")] = 5,
@@ -40,7 +46,8 @@ def main(
     from sdmad.capacity import Archive, Cluster, estimate
     from sdmad.errors import UserError
 
-    pace = _pace(run, {"read": read_ms, "decode": decode_ms, "model": model_ms})
+    needed = {"read": read_ms, "decode": decode_ms, "model": model_ms}
+    pace = _pace(run, needed | {"driver": driver_ms, "commit": commit_ms})
     try:
         found = estimate(
             Archive(
@@ -92,7 +99,7 @@ def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
         except ValueError as error:
             raise UserError(f"{run} tells no pace: {error}; give that of a finished run") from None
     content |= {name: value / 1000 for name, value in given.items() if value is not None}
-    missing = [name for name in given if name not in content]
+    missing = [name for name in ("read", "decode", "model") if name not in content]
     if missing:
         raise UserError(f"give --run, or --{missing[0]}-ms: milliseconds an image")
     return Pace.model_validate(content)

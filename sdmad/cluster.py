@@ -55,6 +55,14 @@ def connect() -> Resources:
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
 
 
+def node_cpus() -> int:
+    """CPUs that Ray has on the node of this task or actor, at least one. In a container they may be
+    far fewer than those of the machine."""
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, int(resources.get("CPU", 1)))
+
+
 def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
     """GPUs of one actor or worker: what is wanted, else one where there are GPUs, else none.
 

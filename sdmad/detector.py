@@ -78,7 +78,7 @@ class Detector:
     def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
         self.half = half_type(backbone.device, precision)
-        self.packs = backbone.device.type == "cpu" and can_pack()
+        self.packs = backbone.device.type == "cpu" and can_pack(self.half or torch.float32)
         self.autocast = None if self.packs else self.half
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
@@ -166,7 +166,9 @@ class Detector:
                 self.backbone.pixels(pixels), lean=True
             )
         activations = _float(activations)
-        readings = self.scorer.read(activations, frozen.float(), self.sign_embeddings)
+        # Packed blocks in half precision are for the frozen part only.
+        adapted = self.scorer if self.half is None else self.model
+        readings = adapted.read(activations, frozen.float(), self.sign_embeddings)
         weight = self.provenance.learner.frozen_weight
         logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
         plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)

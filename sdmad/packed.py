@@ -3,9 +3,10 @@
     tower = image_tower(clip).packed(torch.float32)
 
 PyTorch hands every matrix product of a CPU to MKL, with the weights as they stand. Laid out for
-oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes a sixth less time, equal but
-for the order of sums. These are the operators that torch.compile emits when it freezes a model,
-without a compiler on every node. `benchmarks/gpu_forward.py --compiled` compares all three.
+oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes less time, equal but for the
+order of sums (benchmarks/README.md has how much on which CPU). torch.compile emits the same
+operators for oneDNN, but needs a compiler on every node; `benchmarks/gpu_forward.py --compiled`
+compares them.
 """
 
 from itertools import pairwise
@@ -32,6 +33,8 @@ class PackedLinear(nn.Module):
         gelu: nn.GELU | None = None,
     ) -> None:
         super().__init__()
+        # Some blocks of timm look at it; shared with the layer that this one replaces.
+        self.weight = weight
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), ROWS)
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.dtype = dtype
@@ -88,12 +91,14 @@ def pack(module: nn.Module, dtype: torch.dtype) -> None:
             pack(child, dtype)
 
 
-def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN and the operators."""
-    names = ("_linear_pointwise", "_reorder_linear_weight")
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in names
-    )
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this PyTorch has oneDNN and the operators, and this CPU the type."""
+    names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _plain(attention: nn.MultiheadAttention) -> bool:

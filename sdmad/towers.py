@@ -8,6 +8,7 @@ latter two).
 """
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -114,10 +115,13 @@ class Tower(ABC):
         if depth > len(self.blocks):
             raise ValueError(f"{depth} blocks to adapt, and the tower has {len(self.blocks)}")
         captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        caller = threading.get_ident()
 
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            captured.append((args, kwargs))
-            raise _Stop
+            # Other threads may be in the same block.
+            if threading.get_ident() == caller:
+                captured.append((args, kwargs))
+                raise _Stop
 
         block = self.blocks[len(self.blocks) - depth]
         handle = block.register_forward_pre_hook(stop, with_kwargs=True)

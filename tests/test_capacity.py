@@ -97,6 +97,12 @@ def test_milliseconds_replace_those_of_the_run(record_uri) -> None:
     assert "read 2 ms, decode 4 ms, model 0.1 ms" in output
 
 
+def test_what_the_driver_takes_can_be_given(record_uri) -> None:
+    given = ["--driver-ms", "0.5", "--commit-ms", "7"]
+    output, _ = run("--gigabits", "10", "--run", record_uri, *given)
+    assert "driver 0.5 ms and 7 ms a unit" in output
+
+
 PACED = ["--read-ms", "1", "--decode-ms", "1", "--model-ms", "1"]
 
 

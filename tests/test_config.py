@@ -81,6 +81,24 @@ def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
     assert filled.detector_cpus * detectors[1] + filled.reader_cpus <= fits
 
 
+@pytest.mark.parametrize(
+    ("resources", "pool", "threads"),
+    [
+        (Resources(2, 0, fixed=True), None, 2),
+        (Resources(7, 0, fixed=True), None, 7),
+        (Resources(64, 0, fixed=True), None, 4),
+        (Resources(64, 0, fixed=True), (2, 2), 32),
+        # How many of a cluster's detectors will stand on one node is not known.
+        (Resources(64, 0), None, 4),
+        (Resources(0, 0), (1, 16), 4),
+    ],
+)
+def test_the_threads_of_a_pool_fill_the_cores(resources, pool, threads) -> None:
+    assert PipelineConfig(detectors=pool).fill(resources).detector_threads == threads
+    asked = PipelineConfig(detectors=pool, detector_threads=3)
+    assert asked.fill(resources).detector_threads == 3
+
+
 def test_pools_that_can_never_start_here_are_refused() -> None:
     here = Resources(2, 0, fixed=True)
     with pytest.raises(UserError, match=r"need 2\.5 CPUs, and this machine has 2"):

@@ -3,8 +3,13 @@ import pytest
 import torch
 
 from sdmad import Detector
+from sdmad.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.cluster import Resources
+from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.fits import pack, unpack
+from sdmad.learner import LearnerConfig, fit_batch
+from sdmad.packed import can_pack
 from sdmad.phantoms.task import draw_example
 from sdmad.precision import half_type
 from sdmad.scoring.pipeline import PipelineConfig
@@ -59,10 +64,34 @@ def test_scores_in_half_precision_are_close_to_those_in_single(training_run, cap
     assert 0 < difference < 0.05
 
 
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN")
+def test_adapted_blocks_compute_in_single_precision(
+    supports, catalog, backbone, training_run, capabilities
+) -> None:
+    capabilities["avx512_bf16"] = True
+    adapter = AdapterConfig(image=TowerAdapterConfig(blocks=2))
+    learner = LearnerConfig(steps=2, adapter=adapter)
+    model, rule = fit_batch(backbone, catalog, supports[:1], learner)
+    about = load_fits(str(training_run))[0].provenance.model_copy(update={"learner": learner})
+    detector = Detector(backbone, [unpack(pack(model, rule, 0, about), "")], "half")
+    pixels = np.stack([draw_example(k, "test").image for k in range(4)])
+    pixels = np.repeat(pixels[..., None], 3, axis=3)
+    types = []
+
+    def note(_: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+        types.append(output.dtype)
+
+    # The packed copy of this block is for the frozen pass.
+    handle = backbone.image.blocks[-1].register_forward_hook(note)
+    detector.score_pixels(pixels)
+    handle.remove()
+    assert types == [torch.float32]
+
+
 def test_scores_are_the_same_where_blocks_cannot_be_packed(training_run, monkeypatch) -> None:
     images = [draw_example(k, "test").image for k in range(8)]
     packed = Detector.load(str(training_run), "cpu").score(images)
-    monkeypatch.setattr("sdmad.detector.can_pack", lambda: False)
+    monkeypatch.setattr("sdmad.detector.can_pack", lambda dtype: False)
     plain = Detector.load(str(training_run), "cpu").score(images)
     assert np.allclose(packed.seeds, plain.seeds, atol=1e-5)
     assert packed.findings == plain.findings

@@ -1,15 +1,19 @@
 """Every kind of tower: splitting it changes nothing, adapters change something."""
 
+import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
+from timm.models.eva import EvaAttention
 from torch import nn
 
 from sdmad.adapter import TowerAdapterConfig, TowerAdapters
 from sdmad.errors import UserError
+from sdmad.packed import can_pack, pack
 from sdmad.towers import (
     HuggingFaceTextTower,
     OpenClipImageTower,
@@ -161,6 +165,23 @@ def test_a_convolutional_tower_is_refused_in_one_sentence() -> None:
         image_tower(clip)
 
 
+def test_threads_that_share_a_tower_get_their_own_images() -> None:
+    tower = image_tower(own_clip().eval().requires_grad_(False))
+    batches = [torch.randn(3, 3, 32, 32) for _ in range(24)]
+    alone = [tower.prefix(batch, 1) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda batch: tower.prefix(batch, 1), batches))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one.f_in, other.f_in, atol=1e-5)
+
+
+packs = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no oneDNN")
+packs_halves = pytest.mark.skipif(
+    not can_pack(torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN"
+)
+
+
+@packs
 @pytest.mark.parametrize("activation", ["gelu", "quick"])
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 def test_a_packed_tower_is_the_same_tower(tmp_path, activation, blocks) -> None:
@@ -179,6 +200,7 @@ def test_a_packed_tower_is_the_same_tower(tmp_path, activation, blocks) -> None:
         assert torch.equal(tower.run(inputs), before)
 
 
+@packs
 def test_packing_copies_no_weight_outside_the_blocks() -> None:
     tower = image_tower(own_clip().eval().requires_grad_(False))
     packed = tower.packed(torch.float32)
@@ -187,6 +209,17 @@ def test_packing_copies_no_weight_outside_the_blocks() -> None:
     assert not any(isinstance(layer, nn.MultiheadAttention) for layer in packed.blocks.modules())
 
 
+@packs
+def test_blocks_that_look_at_the_weights_of_their_layers_can_be_packed() -> None:
+    plain = nn.Sequential(EvaAttention(48, num_heads=4, norm_layer=nn.LayerNorm)).eval()
+    packed = copy.deepcopy(plain).requires_grad_(False)
+    pack(packed, torch.float32)
+    tokens = torch.randn(2, 5, 48)
+    with torch.inference_mode():
+        assert torch.allclose(packed(tokens), plain(tokens), atol=1e-5)
+
+
+@packs_halves
 def test_a_tower_packed_in_half_precision_is_close() -> None:
     tower = image_tower(own_clip().eval().requires_grad_(False))
     inputs = torch.randn(3, 3, 32, 32)

@@ -50,24 +50,29 @@ def read_unit(unit: WorkUnit) -> Iterator[Member]:
 
 
 def _read_objects(unit: WorkUnit) -> Iterator[Member]:
-    def fetch(entry: StoredObject) -> tuple[bytes | None, float, str]:
-        start = time.monotonic()
+    def fetch(entry: StoredObject) -> tuple[bytes | None, str]:
         if reason := too_large(entry.size):
-            return None, 0.0, reason
+            return None, reason
         content, reason = None, ""
         try:
             content = storage.read_bytes(entry.uri, entry)
         except FileNotFoundError:
             storage.check_visible(unit.base)
             reason = "cannot be read: the object is not there"
-        return content, time.monotonic() - start, reason
+        return content, reason
 
     with ThreadPoolExecutor(8) as pool:
         # Sixteen at a time: requests overlap, memory stays small.
         for start in range(0, len(unit.objects), 16):
             group = unit.objects[start : start + 16]
-            for entry, result in zip(group, pool.map(fetch, group), strict=True):
-                yield Member(entry.uri, "", storage.relative(entry.uri, unit.base), *result)
+            results = pool.map(fetch, group)
+            for entry in group:
+                # Requests overlap: the seconds that this process waits, not those of each request.
+                begin = time.monotonic()
+                content, reason = next(results)
+                seconds = time.monotonic() - begin
+                name = storage.relative(entry.uri, unit.base)
+                yield Member(entry.uri, "", name, content, seconds, reason)
 
 
 def _read_shard(unit: WorkUnit) -> Iterator[Member]:

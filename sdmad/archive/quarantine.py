@@ -31,6 +31,7 @@ from sdmad.images import ImageSpec
 ATTEMPTS = 2
 MEMORY_BYTES = 8 << 30
 DECODE_SECONDS = 120.0
+START_SECONDS = 120.0
 _HEADER = struct.Struct("<QQ")
 
 
@@ -88,9 +89,7 @@ class Decoder:
             left = left[child.stdin.write(left) :]
         found: list[Frame] = []
         while True:
-            if not select.select([child.stdout], [], [], self.seconds)[0]:
-                raise TimeoutError
-            size, pixels = _HEADER.unpack(_exactly(child.stdout, _HEADER.size))
+            size, pixels = _header(child.stdout, self.seconds)
             if size == 0:
                 return found
             fields = json.loads(_exactly(child.stdout, size))
@@ -109,6 +108,10 @@ class Decoder:
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
+        if self.child.stdout is None:
+            raise AssertionError("the child has pipes")
+        # Its imports do not count against the file.
+        _header(self.child.stdout, START_SECONDS)
         return self.child
 
     def _cause(self) -> str:
@@ -122,6 +125,14 @@ class Decoder:
             self.child.kill()
             self.child.communicate()
         self.child = None
+
+
+def _header(stream: IO[bytes], seconds: float) -> tuple[int, int]:
+    """Raises `TimeoutError` when nothing comes."""
+    if not select.select([stream], [], [], seconds)[0]:
+        raise TimeoutError
+    size, pixels = _HEADER.unpack(_exactly(stream, _HEADER.size))
+    return size, pixels
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
@@ -140,6 +151,8 @@ def _serve(spec: ImageSpec) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     # What native decoders print must not get between the frames.
     source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sink.write(_HEADER.pack(0, 0))
+    sink.flush()
     with suppress(EOFError):
         while True:
             size, _ = _HEADER.unpack(_exactly(source, _HEADER.size))

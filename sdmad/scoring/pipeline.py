@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import Resources, gpus_each, mistakes_surface
+from sdmad.cluster import Resources, gpus_each, mistakes_surface, node_cpus
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
@@ -33,16 +33,26 @@ from sdmad.scoring.tables import ScoreColumns
 
 # Finite: a task or an actor that kills its process again and again ends the run with an error.
 RETRIES = 4
-# glibc hands every large buffer that is freed back to the kernel, which clears its pages anew for
-# the next layer: thousands of page faults an image, a tenth of a detector's time on CPUs. One arena
-# that is never trimmed keeps them; a detector needs the same buffers for every batch.
-KEEP_BUFFERS = {
+# What C libraries read when a detector's process starts. glibc hands every large buffer that is
+# freed back to the kernel, which clears its pages anew for the next layer: thousands of page faults
+# an image, a tenth of a detector's time on CPUs. One arena that is never trimmed keeps them; a
+# detector needs the same buffers for every batch. And OpenMP's threads spin for milliseconds at
+# every barrier while the others of their team wait behind a reader for a core: a seventh of the CPU
+# where decoding is most of the work.
+DETECTOR_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "GOMP_SPINCOUNT": "1000",
 }
 # Seconds without a row before Ray Data ends a run: nodes may be long in coming.
 LONGEST_WAIT = 4 * 3600.0
+# Each unit is an object that the driver puts before the first is read: a millisecond and 4.5 KB.
+# More units go one execution after the other, which starts detectors anew.
+UNITS_AT_ONCE = 10_000
+# A detector on CPUs computes in as many threads as the pool has cores for each; where that is not
+# known, on a cluster that grows, in so many.
+THREADS = 4
 
 
 class PipelineConfig(BaseModel):
@@ -53,6 +63,7 @@ class PipelineConfig(BaseModel):
     detectors: tuple[int, int] | None = Field(default=None, description="actors, least and most")
     detector_cpus: float | None = Field(default=None, gt=0)
     detector_gpus: float | None = Field(default=None, ge=0)
+    detector_threads: int | None = Field(default=None, ge=1)
     reader_cpus: float | None = Field(default=None, gt=0)
     decode_seconds: float = Field(default=120, gt=0, description="longest for one image")
     precision: Precision = "auto"
@@ -62,12 +73,15 @@ class PipelineConfig(BaseModel):
         gpus = gpus_each(self.detector_gpus, resources, "--detector-gpus 1 --detectors 1:8")
         # An empty cluster may get small nodes: half a core each leaves room for a reader.
         small = resources.cpus <= 4
-        most = int(resources.gpus // gpus) if gpus else max(1, int(resources.cpus) // 4)
+        most = int(resources.gpus // gpus) if gpus else int(resources.cpus) // THREADS
+        detectors = self.detectors or (1, max(1, most))
+        threads = max(1, int(resources.cpus) // detectors[1]) if resources.fixed else THREADS
         filled = PipelineConfig(
             batch_size=self.batch_size,
-            detectors=self.detectors or (1, max(1, most)),
+            detectors=detectors,
             detector_cpus=self.detector_cpus or (0.5 if small else 1.0),
             detector_gpus=gpus,
+            detector_threads=self.detector_threads or threads,
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
             decode_seconds=self.decode_seconds,
             precision=self.precision,
@@ -100,12 +114,11 @@ class DetectorActor:
         uri: str,
         backbone: str | None,
         columns: ScoreColumns,
-        detectors: int,
+        threads: int,
         device: str | None,
         precision: Precision,
     ) -> None:
-        # The cores of the node that this actor stands on, not the driver's.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // detectors))
+        torch.set_num_threads(min(threads, node_cpus()))
         # In a thread that ends: batches come in another thread than this one, and two OpenMP teams
         # are more threads than cores, which then sleep at every barrier: an eighth of the speed.
         with ThreadPoolExecutor(1) as loading:
@@ -188,6 +201,18 @@ def stream_scores(
     run: str,
 ) -> Iterator[pa.Table]:
     """Score rows of all units as they come, mixed; `config` is filled, `run` names the logs."""
+    for start in range(0, len(units), UNITS_AT_ONCE):
+        yield from _stream(units[start : start + UNITS_AT_ONCE], source, columns, config, run)
+
+
+def _stream(
+    units: list[WorkUnit],
+    source: DetectorSource,
+    columns: ScoreColumns,
+    config: PipelineConfig,
+    run: str,
+) -> Iterator[pa.Table]:
+    """One execution of Ray Data, with detectors of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -219,11 +244,18 @@ def stream_scores(
         DetectorActor,
         batch_size=config.batch_size,
         batch_format="numpy",
-        fn_constructor_args=(source.uri, source.backbone, columns, most, device, config.precision),
+        fn_constructor_args=(
+            source.uri,
+            source.backbone,
+            columns,
+            config.detector_threads or THREADS,
+            device,
+            config.precision,
+        ),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,
-        runtime_env={"env_vars": KEEP_BUFFERS},
+        runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )

@@ -83,3 +83,19 @@ def test_the_watchdog_ends_a_process_that_hangs_in_native_code() -> None:
         [sys.executable, "-c", code], env=os.environ, capture_output=True, timeout=60
     )
     assert ended.returncode == -signal.SIGALRM
+
+
+def test_the_watchdog_sleeps_when_the_file_is_done() -> None:
+    code = (
+        "import time\n"
+        "from sdmad.archive.quarantine import watchdog\n"
+        "with watchdog(0.5):\n"
+        "    pass\n"
+        "time.sleep(1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_starting_the_child_does_not_count_against_a_file() -> None:
+    with Decoder(SPEC, 0.05) as decoder:  # Its imports take longer.
+        assert decoder.frames(encoded(7))[0].pixels is not None
