@@ -3,10 +3,11 @@
     python benchmarks/gpu_forward.py                                  # ViT-L/14 at 336, on a GPU
     python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 4   # tries it on a CPU
 
-Random weights, 1 and 8 adapters, pixels from host memory as in a scoring run, no Ray. In single
-and in half precision where the device has it, with the largest difference of a score from single
-precision; on CPUs also as PyTorch runs the blocks when they are not packed, and with torch.compile
-of the blocks when asked for, with and without freezing. Utilisation is multiplications and
+Random weights of the peers' comparison, phantoms at the model's size in host memory as in a scoring
+run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it; on CPUs also
+as PyTorch runs the blocks when they are not packed, and with torch.compile of the blocks when asked
+for, with and without freezing. Each with the largest difference of a score and of a cosine from the
+first line's. Utilisation is multiplications and
 additions of the whole pass over the peak of the device: on GPUs the maker's for half precision, on
 CPUs what one large matrix product in single precision reaches here.
 """
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import open_clip
 import torch
 import torch._dynamo
 import torch._inductor.config
 import torch.nn.functional as F
 import typer
+from peers.inputs import random_checkpoint
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdmad.backbone import Backbone, BackboneConfig, load_backbone
@@ -32,6 +34,7 @@ from sdmad.catalog import load_catalog
 from sdmad.detector import Detector, Scores
 from sdmad.fits import Fit, Provenance, code_version, pack, unpack
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.phantoms.task import draw_example
 from sdmad.precision import cpu_has_bfloat16, half_type
 
 SEEDS = (1, 8)
@@ -127,15 +130,12 @@ def main(
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{model}, batches of {batch}, {name}" + (f", {peak:.3g} TFLOP/s" if peak else ""))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "random.pt"
-        torch.manual_seed(0)
-        torch.save(open_clip.create_model(model).state_dict(), checkpoint)
+        checkpoint = random_checkpoint(Path(folder), model)
         backbone = load_backbone(BackboneConfig(model=model, pretrained=str(checkpoint)), device)
         for seeds in SEEDS:
             fits = make_fits(backbone, seeds)
-            pixels = np.random.default_rng(1).integers(
-                0, 255, (batch, *backbone.spec.size, 3), np.uint8
-            )
+            images = [Image.fromarray(draw_example(k, "test").image) for k in range(batch)]
+            pixels = np.stack([backbone.spec.fit(image) for image in images])
             flops = flops_an_image(unpacked(backbone, fits), pixels[:2])
             print(f"{seeds} adapters, {flops / 1e9:.1f} GFLOP an image")
             single: Scores | None = None
@@ -147,11 +147,13 @@ def main(
                 _line(what, found, flops, peak if ("half" in what) == (device != "cpu") else None)
                 if "compiled" in what:
                     print(f"    compiling took {first - batch / statistics.median(found):.0f} s")
-                single = single or scores
-                if "half" in what:
-                    for name in ("seeds", "similarities"):
-                        away = np.abs(getattr(single, name) - getattr(scores, name)).max()
-                        print(f"    {name} differ by up to {away:.1e}")
+                if single is None:
+                    single, varied = scores, scores.similarities.std(0)
+                    print(f"    cosines of different images differ by {np.median(varied):.0e}")
+                    continue
+                score = np.abs(single.seeds - scores.seeds).max()
+                cosine = np.abs(single.similarities - scores.similarities).max()
+                print(f"    differs by up to {score:.0e} (scores), {cosine:.0e} (cosines)")
 
 
 def unpacked(backbone: Backbone, fits: list[Fit]) -> Detector:

@@ -20,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,10 +69,13 @@ def watched(archive: Path) -> tuple[dict[str, Any], dict[str, float]]:
     with (PLACE / "score.log").open("wb") as log:
         process = subprocess.Popen(job, cwd=ROOT, env=env, stdout=log, stderr=log)
         while process.poll() is None:
-            _sample(process.pid, peaks)
+            with suppress(psutil.NoSuchProcess):
+                _sample(psutil.Process(process.pid), peaks)
             time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         sys.exit(f"the job failed; see {PLACE / 'score.log'}")
+    if peaks.keys() != set(KINDS.values()):
+        sys.exit(f"of the job's processes only these were seen: {', '.join(peaks)}")
     record: dict[str, Any] = json.loads(storage.read_bytes(str(output / "run.json")))
     return record, dict(peaks)
 
@@ -80,15 +84,14 @@ def seconds(record: dict[str, Any]) -> float:
     return float(record["seconds"] - record["seconds_to_first_scores"])
 
 
-def _sample(driver: int, peaks: dict[str, float]) -> None:
-    for process in psutil.process_iter(["pid", "cmdline", "memory_info"]):
-        command = " ".join(process.info["cmdline"] or [])
-        kind = next((kind for mark, kind in KINDS.items() if mark in command), None)
-        if kind == "driver" and process.info["pid"] != driver:
-            continue
-        memory = process.info["memory_info"]
-        if kind and memory:
-            peaks[kind] = max(peaks[kind], (memory.rss - memory.shared) / 2**20)
+def _sample(driver: psutil.Process, peaks: dict[str, float]) -> None:
+    for process in (driver, *driver.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            command = " ".join(process.cmdline())
+            kind = next((kind for mark, kind in KINDS.items() if mark in command), None)
+            memory = process.memory_info()
+            if kind:
+                peaks[kind] = max(peaks[kind], (memory.rss - memory.shared) / 2**20)
 
 
 def ranged(values: list[float]) -> str:
@@ -115,6 +118,7 @@ def main(
         train_seeds(config, str(PLACE / "train"))
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     driver: list[float] = []
+    watched(archives[0])  # Not counted: what is read from disk for the first time.
     for turn in range(repeats):
         runs = [watched(archive) for archive in archives]
         base, near, far = (seconds(record) for record, _ in runs)

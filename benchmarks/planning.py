@@ -2,9 +2,10 @@
 
     python benchmarks/planning.py
 
-A listing of 1,000,000 loose objects, and an archive of 100,000 shards whose units are all done but
-a few. Listings are made up (a store with a million objects is not at hand); plan, digests and
-resuming are the real ones, on local files. Seconds, and the peak memory of the process.
+A listing of 1,000,000 loose objects, one of 1,000,000 tars (a unit each), and an archive of 100,000
+tars whose units are all done but a few. Listings are made up (a store with a million objects is not
+at hand); plan, digests and resuming are the real ones, on local files. Seconds, and the peak memory
+of the process.
 """
 
 import json
@@ -71,7 +72,7 @@ def apart(*arguments: str) -> dict[str, float]:
 
 
 def main(
-    objects: Annotated[int, typer.Option(help="Loose objects to plan.")] = 1_000_000,
+    objects: Annotated[int, typer.Option(help="Objects to plan.")] = 1_000_000,
     shards: Annotated[int, typer.Option(help="Shards of the run that is resumed.")] = 100_000,
     repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
     one: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -88,7 +89,8 @@ def main(
         return
     for name, key, arguments in (
         (f"planning {objects:,} loose objects", "plan", (str(objects), "--suffix", ".png")),
-        (f"planning {shards:,} shards", "plan", (str(shards), "--suffix", ".tar")),
+        (f"planning {objects:,} tars", "plan", (str(objects), "--suffix", ".tar")),
+        (f"planning {shards:,} tars", "plan", (str(shards), "--suffix", ".tar")),
         (
             f"skipping {shards - 10:,} done units of {shards:,}",
             "resume",

@@ -17,7 +17,7 @@ from sdmad.capacity import Archive, Cluster, Pace, estimate
 
 IMAGES = (10**7, 10**8, 10**9)
 IMAGES_PER_SHARD = 1000
-HEAD_DOLLARS = 0.2016  # m7i.xlarge
+HEAD_DOLLARS = 0.2016  # m7i.xlarge, for the driver of each job.
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Fleet:
             cores=nodes * reading,
             detectors=nodes * detectors,
             gigabits=nodes * self.gigabits,
-            dollars=nodes * self.dollars + HEAD_DOLLARS / self.jobs,
+            dollars=nodes * self.dollars + HEAD_DOLLARS,
         )
 
 

@@ -59,7 +59,7 @@ def make_inputs(folder: Path, model: str, images: int, side: int, kind: str) -> 
     """
     if images < NUM_SHARDS or images % NUM_SHARDS:
         raise ValueError(f"images are a multiple of {NUM_SHARDS}, not {images}")
-    checkpoint = None if model == PHANTOM else _checkpoint(folder, model)
+    checkpoint = None if model == PHANTOM else random_checkpoint(folder, model)
     place = folder / f"{images}-{side}-{kind}"
     shards = [place / f"shard-{k:04d}.tar" for k in range(NUM_SHARDS)]
     missing = [k for k, path in enumerate(shards) if not path.exists()]
@@ -71,7 +71,7 @@ def make_inputs(folder: Path, model: str, images: int, side: int, kind: str) -> 
     return Inputs(model, checkpoint, prompts, signs, detector, shards, images)
 
 
-def _checkpoint(folder: Path, model: str) -> Path:
+def random_checkpoint(folder: Path, model: str) -> Path:
     """Random weights. Attention is made stronger than a fresh model's, which hardly looks at the
     image: its embeddings of any two images agree, whatever a peer does to them."""
     path = folder / f"{model}.pt"
