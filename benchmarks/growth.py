@@ -58,12 +58,12 @@ def make_archives(original: Path, images: int, sizes: Iterable[int]) -> list[Pat
     return archives
 
 
-def watched(archive: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def watched(archive: Path, detector: Path) -> tuple[dict[str, Any], dict[str, float]]:
     """The run.json of a run, and the peak MiB of each kind of process."""
     output = PLACE / "scores"
     shutil.rmtree(output, ignore_errors=True)
     job = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
-    job += ["--detector", str(PLACE / "train"), "--output", str(output)]
+    job += ["--detector", str(detector), "--output", str(output)]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     peaks: defaultdict[str, float] = defaultdict(float)
     with (PLACE / "score.log").open("wb") as log:
@@ -106,21 +106,21 @@ def main(
     """Print the ratios of time and memory, medians with their range."""
     original = PLACE / f"{images}"
     archives = make_archives(original, images, (1, 2, 1 + times))
-    if not (PLACE / "train").exists():
-        config = TrainConfig(
-            archive=str(original),
-            labels=str(original / "labels.csv"),
-            catalog="phantoms",
-            learner=LearnerConfig(steps=10),
-            shots=[2],
-            seeds="0:2",
-        )
-        train_seeds(config, str(PLACE / "train"))
+    config = TrainConfig(
+        archive=str(original),
+        labels=str(original / "labels.csv"),
+        catalog="phantoms",
+        learner=LearnerConfig(steps=10),
+        shots=[2],
+        seeds="0:2",
+    )
+    train = original.with_name(f"{original.name}-train")
+    train_seeds(config, str(train))
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     driver: list[float] = []
-    watched(archives[0])  # Not counted: what is read from disk for the first time.
+    watched(archives[0], train)  # Not counted: what is read from disk for the first time.
     for turn in range(repeats):
-        runs = [watched(archive) for archive in archives]
+        runs = [watched(archive, train) for archive in archives]
         base, near, far = (seconds(record) for record, _ in runs)
         ratios["time"].append((far - base) / (near - base))
         print(

@@ -14,11 +14,12 @@ The limits are measured in a process with the environment of a detector's, start
 excluded.
 
 Both print what jobs/plan_cluster.py would have said of the archive, from the run.json of its first
-fifth, against what it took.
+shards, against what it took.
 
 Start-up is excluded as in benchmarks/peers/run.py: the job is timed from outside on the archive and
-on its first fifth, and what the rest took counts. Both sides take turns. The S3 server is not
-counted, but shares the cores.
+on its first shards, and what the rest took counts. Start-ups differ by seconds of CPU, which
+`--copies` spreads over more images. Both sides take turns. The S3 server is not counted, but shares
+the cores.
 """
 
 import json
@@ -75,23 +76,23 @@ def score(detector: Path, archive: str) -> tuple[Cost, dict[str, Any]]:
 
 
 def planned(short: dict[str, Any], images: int, shards: list[Path]) -> float:
-    """Seconds that the planner gives the archive, from a run of its first fifth.
+    """Seconds that the planner gives an archive of such shards, from a run of the first ones.
 
     Readers and the detector share these cores, and their busy seconds hold each other's: what
     either needs alone, whichever is longer, is what the planner knows.
     """
     size = sum(path.stat().st_size for path in shards)
+    each = short["images"] // SHORT_SHARDS
     archive = Archive(
-        images=images, bytes_per_image=size / images, images_per_object=images / len(shards)
+        images=images, bytes_per_image=size / (each * len(shards)), images_per_object=each
     )
     minutes = short["seconds_to_first_scores"] / 60
     cluster = Cluster(cores=CORES, detectors=1, gigabits=100, start_minutes=minutes)
     return 3600 * estimate(archive, Pace.of_run(short), cluster).hours
 
 
-def rest(whole: Cost, short: Cost, images: int) -> tuple[float, float]:
-    """Seconds, and CPU seconds, of an image behind the first fifth."""
-    count = images * (1 - SHORT_SHARDS / 20)
+def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
+    """Seconds, and CPU seconds, of each of the `count` images that only the whole archive has."""
     cpu = (whole.cpu_seconds - short.cpu_seconds) / count
     # Never less than the work takes on all cores: some of it may hide in the start-up.
     return max((whole.seconds - short.seconds) / count, cpu / CORES), cpu
@@ -152,6 +153,7 @@ def main(
     images: Annotated[int, typer.Option(help="Images, a multiple of 20.")] = 5000,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
     kind: Annotated[str, typer.Option("--format", help="jpg or png")] = "jpg",
+    copies: Annotated[int, typer.Option(help="Of each shard in the archive.", min=1)] = 1,
     limit_of: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print rates and ratios."""
@@ -167,15 +169,19 @@ def main(
     model, side = ("ViT-B-32", 256) if bound is Bound.model else (PHANTOM, 1024)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
     ratios, ours, theirs, starts, plans, drivers, others = [], [], [], [], [], [], []
+    total = copies * images
     with local_s3("limit"):
         for number, path in enumerate(inputs.shards):
-            for archive in (ARCHIVE, SHORT) if number < SHORT_SHARDS else (ARCHIVE,):
-                storage.write_bytes(storage.join(archive, path.name), path.read_bytes())
+            content = path.read_bytes()
+            if number < SHORT_SHARDS:
+                storage.write_bytes(storage.join(SHORT, path.name), content)
+            for copy in range(copies):
+                storage.write_bytes(storage.join(ARCHIVE, f"{copy}-{path.name}"), content)
         for turn in range(repeats):
             short, few = score(inputs.detector, SHORT)
             whole, all_ = score(inputs.detector, ARCHIVE)
-            plans.append(planned(few, images, inputs.shards) / all_["seconds"])
-            seconds, cpu = rest(whole, short, images)
+            plans.append(planned(few, total, inputs.shards) / all_["seconds"])
+            seconds, cpu = rest(whole, short, total - inputs.short_images)
             more = all_["driver_cpu_seconds"] - few["driver_cpu_seconds"]
             drivers.append(1000 * more / (all_["images"] - few["images"]))
             others += [cost.others_seconds / cost.seconds / CORES for cost in (short, whole)]
@@ -188,10 +194,10 @@ def main(
                 ratios.append(cpu / limit)
                 ours.append(1000 * cpu)
                 theirs.append(1000 * limit)
-            starts.append(whole.seconds - images * seconds)
+            starts.append(whole.seconds - total * seconds)
             print(f"  turn {turn + 1}: {ours[-1]:.2f} against {theirs[-1]:.2f}", flush=True)
     unit = "images a second" if bound is Bound.model else "CPU ms an image"
-    print(f"{images} images ({kind}, {side} x {side}), {model}, {CORES} cores")
+    print(f"{total} images ({kind}, {side} x {side}), {model}, {CORES} cores")
     print(f"scoring run        {ranged(ours)} {unit}")
     print(f"limit              {ranged(theirs)} {unit}")
     print(f"ratio              {ranged(ratios)}")
