@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
+import ray
 import typer
 
 from sdmad import storage
@@ -116,6 +117,7 @@ def main(
     )
     train = original.with_name(f"{original.name}-train")
     train_seeds(config, str(train))
+    ray.shutdown()  # Its processes would take from the cores that are measured.
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     driver: list[float] = []
     watched(archives[0], train)  # Not counted: what is read from disk for the first time.

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import ray
 import typer
 
 from sdmad.config import TrainConfig
@@ -102,6 +103,7 @@ def main(
             shots=[2],
         )
         train_seeds(config, str(PLACE / "train"))
+        ray.shutdown()  # Its processes would take from the cores that are measured.
     for name, code in PARTS.items():
         line(name, [part(code) for _ in range(repeats)])
     runs = [whole() for _ in range(repeats)]
