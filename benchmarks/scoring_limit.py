@@ -31,6 +31,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,12 +99,12 @@ def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
     return max((whole.seconds - short.seconds) / count, cpu / CORES), cpu
 
 
-def limit_apart(bound: Bound, detector: Path, images: int) -> float:
-    """Seconds of an image, measured in a new process."""
+def limit_apart(bound: Bound, detector: Path, images: int) -> list[float]:
+    """Seconds of an image by part, measured in a new process."""
     job = [sys.executable, __file__, bound, "--images", str(images), "--limit-of", str(detector)]
     env = os.environ | DETECTOR_ENVIRONMENT
     found = subprocess.run(job, env=env, check=True, capture_output=True, text=True)
-    return float(found.stdout.split()[-1])
+    return [float(seconds) for seconds in found.stdout.splitlines()[-1].split()]
 
 
 def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
@@ -128,19 +129,29 @@ def members(archive: str) -> Iterator[bytes]:
                     yield member.read()
 
 
-def alone(detector: Detector, pixels: np.ndarray, archive: str) -> float:
-    """CPU seconds of an image: read, decoded and scored by this process, on one core."""
+def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
+    """CPU seconds of an image, to read, to decode and to score it by this process on one core."""
     torch.set_num_threads(1)
     detector.score_pixels(pixels)
-    begin, count, batch = time.process_time(), 0, []
-    for content in members(archive):
-        batch.append(decode(content, detector.spec))
-        if len(batch) == BATCH:
+    taken, count, batch = [0.0] * len(PARTS), 0, []
+    clock = time.process_time()
+
+    def spent(part: int) -> None:
+        nonlocal clock
+        now = time.process_time()
+        taken[part] += now - clock
+        clock = now
+
+    for content in chain(members(archive), [None]):
+        spent(0)
+        if content is not None:
+            batch.append(decode(content, detector.spec))
+            spent(1)
+        if len(batch) == BATCH or (batch and content is None):
             detector.score_pixels(np.stack(batch))
+            spent(2)
             count, batch = count + len(batch), []
-    if batch:
-        detector.score_pixels(np.stack(batch))
-    return (time.process_time() - begin) / (count + len(batch))
+    return [seconds / count for seconds in taken]
 
 
 def ranged(values: list[float], digits: int = 2) -> str:
@@ -164,7 +175,7 @@ def main(
         if bound is Bound.model:
             print(in_memory(detector, pixels, min(images, 1024)))
         else:
-            print(alone(detector, pixels, SHORT))
+            print(*alone(detector, pixels, SHORT))
         return
     model, side = ("ViT-B-32", 256) if bound is Bound.model else (PHANTOM, 1024)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
@@ -185,7 +196,8 @@ def main(
             more = all_["driver_cpu_seconds"] - few["driver_cpu_seconds"]
             drivers.append(1000 * more / (all_["images"] - few["images"]))
             others += [cost.others_seconds / cost.seconds / CORES for cost in (short, whole)]
-            limit = limit_apart(bound, inputs.detector, images)
+            parts = limit_apart(bound, inputs.detector, images)
+            limit = sum(parts)
             if bound is Bound.model:
                 ratios.append(limit / seconds)
                 ours.append(1 / seconds)
@@ -205,6 +217,9 @@ def main(
     print(f"planned / measured {ranged(plans)}")
     print(f"CPU of the driver  {ranged(drivers)} ms for each further image")
     print(f"all else           up to {max(others):.0%} of the cores, the S3 server too")
+    if bound is Bound.decode:
+        shown = ", ".join(f"{k} {1000 * v:.3g}" for k, v in zip(PARTS, parts, strict=True))
+        print(f"limit, last turn   {shown} CPU ms an image")
     busy = Pace.of_run(all_).model_dump()
     shown = ", ".join(f"{name} {1000 * busy[name]:.3g}" for name in (*PARTS, "driver"))
     print(f"busy, last turn    {shown} ms an image; {1000 * busy['commit']:.3g} ms a unit")
