@@ -30,7 +30,6 @@ METADATA = {
     "archive": ARCHIVE,
     "detector": "0" * 16,
     "per_seed": "false",
-    "precision": "auto",
     "detector_uri": "s3://bucket/train",
     "categories": "a;b",
 }

@@ -48,6 +48,7 @@ from sdmad.capacity import Archive, Cluster, Pace, estimate
 from sdmad.detector import Detector
 from sdmad.local_s3 import local_s3
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
+from sdmad.scoring.slices import SlicedDetector
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "limit"
@@ -108,13 +109,18 @@ def limit_apart(bound: Bound, detector: Path, images: int) -> list[float]:
 
 
 def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
-    """Seconds of an image: pixels in memory, batches of the job's size, all cores."""
+    """Seconds of an image: pixels in memory, batches of the job's size, all cores; in slices as the
+    job has it or with PyTorch's threads, whichever is faster."""
     torch.set_num_threads(CORES)
-    detector.score_pixels(pixels)
-    begin = time.perf_counter()
-    for _ in range(max(1, images // len(pixels))):
-        detector.score_pixels(pixels)
-    return (time.perf_counter() - begin) / (max(1, images // len(pixels)) * len(pixels))
+    found = []
+    for way in (detector, SlicedDetector(detector, CORES)):
+        way.score_pixels(pixels)
+        begin = time.perf_counter()
+        for _ in range(max(1, images // len(pixels))):
+            way.score_pixels(pixels)
+        seconds = time.perf_counter() - begin
+        found.append(seconds / (max(1, images // len(pixels)) * len(pixels)))
+    return min(found)
 
 
 def members(archive: str) -> Iterator[bytes]:
@@ -133,6 +139,7 @@ def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
     """CPU seconds of an image, to read, to decode and to score it by this process on one core."""
     torch.set_num_threads(1)
     detector.score_pixels(pixels)
+    decode(next(members(archive)), detector.spec)
     taken, count, batch = [0.0] * len(PARTS), 0, []
     clock = time.process_time()
 

@@ -148,7 +148,7 @@ class Detector:
             self.score_pixels(np.stack(pixels[start : start + batch_size]))
             for start in range(0, len(pixels), batch_size)
         ]
-        return _concatenate(parts)
+        return concatenate(parts)
 
     def _fit(self, image: Image.Image | np.ndarray | bytes) -> np.ndarray:
         if isinstance(image, bytes):
@@ -245,7 +245,8 @@ def _float(activations: Activations) -> Activations:
     return replace(activations, **{k: v.float() for k, v in tensors.items()})
 
 
-def _concatenate(parts: list[Scores]) -> Scores:
+def concatenate(parts: list[Scores]) -> Scores:
+    """The scores of several batches as those of one."""
     joined: dict[str, Any] = {}
     for name in ("anomaly", "categories", "spread", "seeds", "similarities"):
         joined[name] = np.concatenate([getattr(part, name) for part in parts])

@@ -29,6 +29,7 @@ from sdmad.errors import UserError
 from sdmad.packed import pack
 
 _NONE = torch.empty(0)
+_HOOKS = threading.Lock()  # PyTorch numbers hooks without one.
 
 
 @dataclass(frozen=True)
@@ -117,20 +118,22 @@ class Tower(ABC):
         captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         caller = threading.get_ident()
 
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # Other threads may be in the same block.
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            # Other threads may be in the same block, and see a hook that is half registered.
             if threading.get_ident() == caller:
-                captured.append((args, kwargs))
+                captured.append((args, kwargs or {}))
                 raise _Stop
 
         block = self.blocks[len(self.blocks) - depth]
-        handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+        with _HOOKS:
+            handle = block.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self.run(inputs)
         except _Stop:
             pass
         finally:
-            handle.remove()
+            with _HOOKS:
+                handle.remove()
         (f_in, *rest), kwargs = captured[0]
         call = (tuple(rest), kwargs)
         activations = self.describe(inputs, Activations(f_in, f_in, call))

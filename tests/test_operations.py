@@ -110,7 +110,7 @@ def hospital(s3: str) -> Iterator[dict[str, str]]:
     for name, size in (("a.tar", 700), ("c.tar", 400), ("d.tar", 900), ("9.png", 50)):
         storage.write_bytes(f"{ARCHIVE}/{name}", b"x" * size)
     storage.write_bytes(f"{ARCHIVE}/labels.csv", LABELS.encode())
-    metadata = {"archive": ARCHIVE, "detector": "d1", "per_seed": "true", "precision": "auto"}
+    metadata = {"archive": ARCHIVE, "detector": "d1", "per_seed": "true"}
     metadata |= {"catalog": "c1", "code_version": "0.1.0"}
     plan = make_plan(ARCHIVE, OUTPUT, metadata)
     left = {}

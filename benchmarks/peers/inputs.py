@@ -80,7 +80,7 @@ def random_checkpoint(folder: Path, model: str) -> Path:
     torch.manual_seed(0)
     clip = open_clip.create_model(model)
     with torch.no_grad():
-        for block in clip.visual.transformer.resblocks:
+        for block in getattr(getattr(clip.visual, "transformer", None), "resblocks", ()):
             block.attn.in_proj_weight *= ATTENTION_GAIN
             block.attn.out_proj.weight *= ATTENTION_GAIN
     folder.mkdir(parents=True, exist_ok=True)

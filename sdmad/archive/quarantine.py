@@ -10,6 +10,7 @@ of the unit. Its memory is limited, and its answers cannot carry code.
 """
 
 import json
+import os
 import resource
 import select
 import signal
@@ -33,6 +34,7 @@ MEMORY_BYTES = 8 << 30
 DECODE_SECONDS = 120.0
 START_SECONDS = 120.0
 _HEADER = struct.Struct("<QQ")
+_READY = (0x73646D6164, 1)
 
 
 @contextmanager
@@ -110,8 +112,14 @@ class Decoder:
         )
         if self.child.stdout is None:
             raise AssertionError("the child has pipes")
-        # Its imports do not count against the file.
-        _header(self.child.stdout, START_SECONDS)
+        # Its imports do not count against the file, and their failure is not the file's.
+        try:
+            ready = _header(self.child.stdout, START_SECONDS)
+        except (TimeoutError, EOFError):
+            ready = None
+        if ready != _READY:
+            self._end()
+            raise RuntimeError("the process that decodes in quarantine did not start")
         return self.child
 
     def _cause(self) -> str:
@@ -150,8 +158,9 @@ def _serve(spec: ImageSpec) -> None:
     """The child: files from stdin, frames to stdout, until stdin ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     # What native decoders print must not get between the frames.
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    sink.write(_HEADER.pack(0, 0))
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sink.write(_HEADER.pack(*_READY))
     sink.flush()
     with suppress(EOFError):
         while True:

@@ -29,6 +29,7 @@ from sdmad.errors import UserError
 from sdmad.images import ImageSpec
 from sdmad.precision import Precision, half_type
 from sdmad.scoring.reading import read_and_decode
+from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns
 
 # Finite: a task or an actor that kills its process again and again ends the run with an error.
@@ -36,14 +37,11 @@ RETRIES = 4
 # What C libraries read when a detector's process starts. glibc hands every large buffer that is
 # freed back to the kernel, which clears its pages anew for the next layer: thousands of page faults
 # an image, a tenth of a detector's time on CPUs. One arena that is never trimmed keeps them; a
-# detector needs the same buffers for every batch. And OpenMP's threads spin for milliseconds at
-# every barrier while the others of their team wait behind a reader for a core: a seventh of the CPU
-# where decoding is most of the work.
+# detector needs the same buffers for every batch.
 DETECTOR_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "GOMP_SPINCOUNT": "1000",
 }
 # Seconds without a row before Ray Data ends a run: nodes may be long in coming.
 LONGEST_WAIT = 4 * 3600.0
@@ -67,6 +65,12 @@ class PipelineConfig(BaseModel):
     reader_cpus: float | None = Field(default=None, gt=0)
     decode_seconds: float = Field(default=120, gt=0, description="longest for one image")
     precision: Precision = "auto"
+
+    @property
+    def computed(self) -> Precision:
+        """The precision that a filled pipeline computes in: `single` or `half`."""
+        half = self.precision == "half" or (self.precision == "auto" and bool(self.detector_gpus))
+        return "half" if half else "single"
 
     def fill(self, resources: Resources) -> "PipelineConfig":
         """Every value set: one GPU a detector where there are GPUs, CPUs shared in halves else."""
@@ -118,11 +122,13 @@ class DetectorActor:
         device: str | None,
         precision: Precision,
     ) -> None:
-        torch.set_num_threads(min(threads, node_cpus()))
-        # In a thread that ends: batches come in another thread than this one, and two OpenMP teams
-        # are more threads than cores, which then sleep at every barrier: an eighth of the speed.
+        threads = min(threads, node_cpus())
+        torch.set_num_threads(threads)
+        # In a thread that ends: two OpenMP teams are more threads than cores, which then sleep at
+        # every barrier: an eighth of the speed.
         with ThreadPoolExecutor(1) as loading:
-            self.detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+            detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+        self.detector = SlicedDetector(detector, threads if device == "cpu" else 1)
         self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:

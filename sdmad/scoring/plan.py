@@ -1,8 +1,8 @@
 """The plan of a scoring run: every work unit of the archive, and what it is scored with.
 
 `plan.parquet` has one row a unit. A later run lists the archive again, keeps the planned units,
-adds units for new objects, and refuses when a planned object has changed, or the detector or its
-precision is another one.
+adds units for new objects, and refuses when a planned object has changed or the detector is
+another one.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
         ("part", pa.list_(pa.int64())),
     ]
 )
-IDENTITY = ("archive", "detector", "per_seed", "precision")
+IDENTITY = ("archive", "detector", "per_seed")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
 
     `metadata` has `IDENTITY`, which must stay the same, and what else the tables shall carry.
     Raises `UserError` when the archive is empty, a planned object has changed or vanished before it
-    was scored, or the output belongs to another archive, detector or precision.
+    was scored, or the output belongs to another archive or detector.
     """
     while (plan := _extended(archive, output, metadata)) is None:
         # Another run over the same output was faster: its plan counts.
@@ -124,7 +124,7 @@ def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
 
 def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) -> None:
     for key in IDENTITY:
-        if before.get(key, now[key]) != now[key]:
+        if before.get(key) != now[key]:
             raise UserError(
                 f"{output} holds scores with {key.replace('_', '-')} {before.get(key)}, "
                 f"and this run has {now[key]}; choose another output or the same {key}"

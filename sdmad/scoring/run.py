@@ -17,6 +17,7 @@ from sdmad import logs, runs
 from sdmad.backbone import load_backbone
 from sdmad.cluster import connect
 from sdmad.detector import Detector
+from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.progress import Tracker
 from sdmad.scoring import tables
@@ -94,7 +95,7 @@ def score_archive(
     runs.write_record(output, record)
     begin = time.monotonic()
     try:
-        first = _stream(plan, source, columns, config, output, metadata, tally, run)
+        first = _stream(plan, source, columns, config, output, metadata, tally, record)
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
         record["status"] = "stopped" if stopped else "failed"
@@ -156,18 +157,23 @@ def _stream(
     output: str,
     metadata: dict[str, str],
     tally: Tally,
-    run: str,
+    record: dict[str, Any],
 ) -> _Moment | None:
     """Run the pipeline and commit; returns when the first scores came."""
+    run = record["run"]
     if not plan.todo:
         return None
     filled = config.fill(connect())
+    record["pipeline"] = filled.model_dump()
+    metadata = metadata | {"precision": filled.computed}
+    _check_precision(output, plan, filled.computed)
+    todo = plan.todo
     ledger, first = Ledger(), None
     metrics = ScoringMetrics(run)
     metrics.busy("list", tally.seconds["list"])
     begin = time.monotonic()
-    with Tracker("scoring", len(plan.todo), "units") as tracker:
-        for batch in stream_scores(plan.todo, source, columns, filled, run):
+    with Tracker("scoring", len(todo), "units") as tracker:
+        for batch in stream_scores(todo, source, columns, filled, run):
             first = first or _Moment(time.monotonic(), time.process_time())
             for stage in ("read", "decode", "model"):
                 tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), metrics)
@@ -175,7 +181,7 @@ def _stream(
                 clock = time.monotonic()
                 scored, failed = _commit(output, unit, rows, columns, metadata, tally)
                 tally.spend("write", time.monotonic() - clock, metrics)
-                metrics.commit(scored, failed, len(plan.todo) - tally.units)
+                metrics.commit(scored, failed, len(todo) - tally.units)
                 if logs.wanted():
                     logs.log(
                         "unit committed", run=run, unit=unit, images=scored, failures=len(failed)
@@ -186,6 +192,18 @@ def _stream(
     if ledger.open_units:
         raise AssertionError(f"{ledger.open_units} units ended without all of their rows")
     return first
+
+
+def _check_precision(output: str, plan: Plan, computed: str) -> None:
+    """Raise `UserError` when finished units were computed in another precision."""
+    if not plan.done:
+        return
+    before = tables.read_metadata(output, min(plan.done)).get("precision")
+    if before in ("single", "half") and before != computed:
+        raise UserError(
+            f"{output} holds scores in {before} precision, and this run would compute in "
+            f"{computed}; give --precision {before}, or choose another output"
+        )
 
 
 def _commit(

@@ -72,6 +72,13 @@ def done_units(output: str) -> set[str]:
     return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
 
 
+def read_metadata(output: str, unit: str) -> dict[str, str]:
+    """What the scores of a finished unit say of how they were made, without the prefix."""
+    content = storage.read_bytes(storage.join(output, "scores", part_name(unit)))
+    pairs = parquet.decode(content).schema.metadata or {}
+    return {key.decode().removeprefix("sdmad."): value.decode() for key, value in pairs.items()}
+
+
 def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterator[pa.Table]:
     """The tables of `kind` ("scores" or "failures"), those of `units` only when given."""
     for entry in storage.list_objects(storage.join(output, kind)):

@@ -1,9 +1,8 @@
-import pyarrow.parquet as pq
 import pytest
 
 from sdmad import storage
 from sdmad.errors import UserError
-from sdmad.scoring.plan import make_plan, plan_uri, read_plan
+from sdmad.scoring.plan import make_plan, read_plan
 from sdmad.scoring.tables import commit_unit, empty_failures
 from tests.helpers import encoded, write_tar
 
@@ -18,7 +17,7 @@ def place(tmp_path):
 
 
 def metadata(archive: str) -> dict[str, str]:
-    return {"archive": archive, "detector": "d1", "per_seed": "false", "precision": "auto"}
+    return {"archive": archive, "detector": "d1", "per_seed": "false"}
 
 
 def commit(output: str, unit: str) -> None:
@@ -84,7 +83,6 @@ def test_a_vanished_object_is_refused_only_when_it_was_not_scored(place, tmp_pat
         ("detector", "d2", "holds scores with detector d1, and this run has d2"),
         ("per_seed", "true", "per-seed false"),
         ("archive", "/elsewhere", "choose another output or the same archive"),
-        ("precision", "half", "holds scores with precision auto, and this run has half"),
     ],
 )
 def test_an_output_belongs_to_one_archive_detector_and_precision(
@@ -94,19 +92,6 @@ def test_an_output_belongs_to_one_archive_detector_and_precision(
     make_plan(archive, output, metadata(archive))
     with pytest.raises(UserError, match=message):
         make_plan(archive, output, metadata(archive) | {key: value})
-
-
-def test_an_output_that_knows_no_precision_yet_goes_on(place) -> None:
-    archive, output = place
-    known = metadata(archive)
-    old = {key: value for key, value in known.items() if key != "precision"}
-    for unit in make_plan(archive, output, known).todo[:1]:
-        commit(output, unit.id)
-    table = pq.read_table(plan_uri(output))
-    kept = {k: v for k, v in table.schema.metadata.items() if k != b"sdmad.precision"}
-    pq.write_table(table.replace_schema_metadata(kept), plan_uri(output))
-    assert read_plan(output)[1] == old
-    assert len(make_plan(archive, output, known).todo) == 2
 
 
 def test_an_archive_without_images_is_refused(tmp_path) -> None:

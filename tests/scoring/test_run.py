@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from sdmad import Detector, storage
+from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
@@ -149,6 +151,21 @@ def test_the_same_command_again_does_nothing_and_new_objects_are_added(
     assert before.items() <= after.items()
     assert len(after) == 2
     assert verify_scores(archive, output).passed
+
+
+def test_an_output_has_scores_of_one_precision(training_run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    archive, output = tmp_path / "archive", str(tmp_path / "scores")
+    archive.mkdir()
+    write_tar(archive / "0.tar", {"1.png": encoded_phantom(1)})
+    score_archive(str(archive), str(training_run), output, PipelineConfig())
+    assert record(output)["pipeline"]["detector_threads"] >= 1
+    write_tar(archive / "1.tar", {"2.png": encoded_phantom(2)})
+    with pytest.raises(UserError, match="holds scores in single precision"):
+        half = PipelineConfig(precision="half")
+        score_archive(str(archive), str(training_run), output, half)
+    single = PipelineConfig(precision="single")  # What auto was, too.
+    assert score_archive(str(archive), str(training_run), output, single).images == 1
 
 
 def test_killed_driver_resumes_without_reading_finished_units_again(tmp_path, training_run) -> None:
