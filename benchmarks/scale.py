@@ -2,9 +2,9 @@
 
     python benchmarks/scale.py
 
-The arithmetic is that of jobs/plan_cluster.py. Its paces are busy times of one core, measured on
-the machine of benchmarks/README.md by the commands beside the options, and of one GPU, which are
-computed: multiplications and additions of ViT-L/14 at 336 pixels over a share of the data sheet's
+The arithmetic is that of jobs/plan_cluster.py. Its paces are CPU times of one core, measured on the
+machines of benchmarks/README.md by the commands beside the options (reading and decoding: what they
+take alone, times what a run takes more), and of one GPU, which are computed: multiplications and additions of ViT-L/14 at 336 pixels over a share of the data sheet's
 peak. Give your own. Prices are on-demand list prices as of writing, us-east-1; they change.
 """
 
@@ -100,9 +100,9 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
 
 
 def main(
-    read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 2.8,
-    decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 6.8,
-    driver_ms: Annotated[float, typer.Option(help="growth.py")] = 0.15,
+    read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.6,
+    decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 3.8,
+    driver_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.27,
     cpu_model_ms: Annotated[
         float, typer.Option(help="A core, ViT-B/32: gpu_forward.py --model ViT-B-32")
     ] = 83.0,
