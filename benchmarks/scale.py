@@ -4,8 +4,9 @@
 
 The arithmetic is that of jobs/plan_cluster.py. Its paces are CPU times of one core, measured on the
 machines of benchmarks/README.md by the commands beside the options (reading and decoding: what they
-take alone, times what a run takes more), and of one GPU, which are computed: multiplications and additions of ViT-L/14 at 336 pixels over a share of the data sheet's
-peak. Give your own. Prices are on-demand list prices as of writing, us-east-1; they change.
+take alone, times what a run takes more), and of one GPU, which are computed: multiplications and
+additions of ViT-L/14 at 336 pixels over a share of the data sheet's peak. Give your own. Prices are
+on-demand list prices as of writing, us-east-1; they change.
 """
 
 from dataclasses import dataclass
