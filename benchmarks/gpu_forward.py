@@ -7,9 +7,9 @@ Random weights of the peers' comparison, phantoms at the model's size in host me
 run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it; on CPUs also
 as PyTorch runs the blocks when they are not packed, and with torch.compile of the blocks when asked
 for, with and without freezing. Each with the largest difference of a score and of a cosine from the
-first line's. Utilisation is multiplications and
-additions of the whole pass over the peak of the device: on GPUs the maker's for half precision, on
-CPUs what one large matrix product in single precision reaches here.
+first line's. Utilisation is multiplications and additions of the whole pass over the peak of the
+device: on GPUs the maker's for half precision, on CPUs what one large matrix product in single
+precision reaches here.
 """
 
 import statistics

@@ -207,18 +207,6 @@ def stream_scores(
     run: str,
 ) -> Iterator[pa.Table]:
     """Score rows of all units as they come, mixed; `config` is filled, `run` names the logs."""
-    for start in range(0, len(units), UNITS_AT_ONCE):
-        yield from _stream(units[start : start + UNITS_AT_ONCE], source, columns, config, run)
-
-
-def _stream(
-    units: list[WorkUnit],
-    source: DetectorSource,
-    columns: ScoreColumns,
-    config: PipelineConfig,
-    run: str,
-) -> Iterator[pa.Table]:
-    """One execution of Ray Data, with detectors of its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -227,46 +215,49 @@ def _stream(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Ray 2.60 has no other way to bound retries than the arguments it deprecates for 2.64.
     warnings.simplefilter("ignore", RayDeprecationWarning)
-    if config.detectors is None or config.detector_cpus is None or config.reader_cpus is None:
+    if config.detectors is None or config.detector_threads is None:
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
     device = None if config.detector_gpus else "cpu"
-    payloads = [{"payload": unit.to_json()} for unit in units]
-    data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
-    data = data.map_batches(
-        read_and_decode,  # type: ignore[arg-type]
-        batch_size=1,
-        batch_format="numpy",
-        fn_kwargs={
-            "spec": source.spec,
-            "rows": config.batch_size,
-            "decode_seconds": config.decode_seconds,
-            "run": run,
-        },
-        num_cpus=config.reader_cpus,
-        max_retries=RETRIES,
-    )
-    data = data.map_batches(
-        DetectorActor,
-        batch_size=config.batch_size,
-        batch_format="numpy",
-        fn_constructor_args=(
-            source.uri,
-            source.backbone,
-            columns,
-            config.detector_threads or THREADS,
-            device,
-            config.precision,
-        ),
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-        num_cpus=config.detector_cpus,
-        num_gpus=config.detector_gpus or None,
-        runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
-    )
-    with mistakes_surface():
-        yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    for start in range(0, len(units), UNITS_AT_ONCE):
+        payloads = [{"payload": unit.to_json()} for unit in units[start : start + UNITS_AT_ONCE]]
+        data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
+        data = data.map_batches(
+            read_and_decode,  # type: ignore[arg-type]
+            batch_size=1,
+            batch_format="numpy",
+            fn_kwargs={
+                "spec": source.spec,
+                "rows": config.batch_size,
+                "decode_seconds": config.decode_seconds,
+                "run": run,
+            },
+            num_cpus=config.reader_cpus,
+            max_retries=RETRIES,
+        )
+        data = data.map_batches(
+            DetectorActor,
+            batch_size=config.batch_size,
+            batch_format="numpy",
+            fn_constructor_args=(
+                source.uri,
+                source.backbone,
+                columns,
+                config.detector_threads,
+                device,
+                config.precision,
+            ),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            num_cpus=config.detector_cpus,
+            num_gpus=config.detector_gpus or None,
+            runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
+        with mistakes_surface():
+            yield from data.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=1
+            )
 
 
 def parse_pool(text: str) -> tuple[int, int]:

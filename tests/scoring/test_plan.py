@@ -85,9 +85,7 @@ def test_a_vanished_object_is_refused_only_when_it_was_not_scored(place, tmp_pat
         ("archive", "/elsewhere", "choose another output or the same archive"),
     ],
 )
-def test_an_output_belongs_to_one_archive_detector_and_precision(
-    place, key, value, message
-) -> None:
+def test_an_output_belongs_to_one_archive_and_one_detector(place, key, value, message) -> None:
     archive, output = place
     make_plan(archive, output, metadata(archive))
     with pytest.raises(UserError, match=message):
