@@ -57,6 +57,7 @@ BATCH = 64
 TIMEOUT = 3 * 3600.0
 CORES = os.cpu_count() or 1
 PARTS = ("read", "decode", "model")
+WAYS = ("PyTorch's threads", "slices")
 
 
 class Bound(StrEnum):
@@ -101,16 +102,16 @@ def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
 
 
 def limit_apart(bound: Bound, detector: Path, images: int) -> list[float]:
-    """Seconds of an image by part, measured in a new process."""
+    """Seconds of an image, by part or by way, measured in a new process."""
     job = [sys.executable, __file__, bound, "--images", str(images), "--limit-of", str(detector)]
     env = os.environ | DETECTOR_ENVIRONMENT
     found = subprocess.run(job, env=env, check=True, capture_output=True, text=True)
     return [float(seconds) for seconds in found.stdout.splitlines()[-1].split()]
 
 
-def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
-    """Seconds of an image: pixels in memory, batches of the job's size, all cores; in slices as the
-    job has it or with PyTorch's threads, whichever is faster."""
+def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> list[float]:
+    """Seconds of an image: pixels in memory, batches of the job's size, all cores; with PyTorch's
+    threads, and in slices as the job has it."""
     torch.set_num_threads(CORES)
     found = []
     for way in (detector, SlicedDetector(detector, CORES)):
@@ -120,7 +121,7 @@ def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
             way.score_pixels(pixels)
         seconds = time.perf_counter() - begin
         found.append(seconds / (max(1, images // len(pixels)) * len(pixels)))
-    return min(found)
+    return found
 
 
 def members(archive: str) -> Iterator[bytes]:
@@ -180,7 +181,7 @@ def main(
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
         if bound is Bound.model:
-            print(in_memory(detector, pixels, min(images, 1024)))
+            print(*in_memory(detector, pixels, min(images, 1024)))
         else:
             print(*alone(detector, pixels, SHORT))
         return
@@ -204,7 +205,7 @@ def main(
             drivers.append(1000 * more / (all_["images"] - few["images"]))
             others += [cost.others_seconds / cost.seconds / CORES for cost in (short, whole)]
             parts = limit_apart(bound, inputs.detector, images)
-            limit = sum(parts)
+            limit = min(parts) if bound is Bound.model else sum(parts)
             if bound is Bound.model:
                 ratios.append(limit / seconds)
                 ours.append(1 / seconds)
@@ -224,9 +225,9 @@ def main(
     print(f"planned / measured {ranged(plans)}")
     print(f"CPU of the driver  {ranged(drivers)} ms for each further image")
     print(f"all else           up to {max(others):.0%} of the cores, the S3 server too")
-    if bound is Bound.decode:
-        shown = ", ".join(f"{k} {1000 * v:.3g}" for k, v in zip(PARTS, parts, strict=True))
-        print(f"limit, last turn   {shown} CPU ms an image")
+    names = WAYS if bound is Bound.model else PARTS
+    shown = ", ".join(f"{k} {1000 * v:.3g}" for k, v in zip(names, parts, strict=True))
+    print(f"limit, last turn   {shown} ms an image")
     busy = Pace.of_run(all_).model_dump()
     shown = ", ".join(f"{name} {1000 * busy[name]:.3g}" for name in (*PARTS, "driver"))
     print(f"busy, last turn    {shown} ms an image; {1000 * busy['commit']:.3g} ms a unit")

@@ -1,9 +1,8 @@
 """A detector on several cores: each thread takes a slice of the batch.
 
 Threads of PyTorch meet at the end of every operator, hundreds of times a batch, and wait there for
-the one whose core a reader or Ray has taken; slices meet once a batch. ViT-B/32 on two cores, in
-memory: 33.0 against 34.9 ms an image, beside a stray load of an eighth of a core 35.0 against 35.7,
-one try each. The gain is small, and did not show in whole runs.
+the one whose core a reader or Ray has taken; slices meet once a batch. The gain is small, and did
+not show in whole runs; `benchmarks/scoring_limit.py model` prints both ways in memory.
 """
 
 from concurrent.futures import ThreadPoolExecutor
