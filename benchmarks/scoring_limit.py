@@ -48,7 +48,6 @@ from sdmad.capacity import Archive, Cluster, Pace, estimate
 from sdmad.detector import Detector
 from sdmad.local_s3 import local_s3
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
-from sdmad.scoring.slices import SlicedDetector
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "limit"
@@ -57,7 +56,6 @@ BATCH = 64
 TIMEOUT = 3 * 3600.0
 CORES = os.cpu_count() or 1
 PARTS = ("read", "decode", "model")
-WAYS = ("PyTorch's threads", "slices")
 
 
 class Bound(StrEnum):
@@ -102,26 +100,22 @@ def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
 
 
 def limit_apart(bound: Bound, detector: Path, images: int) -> list[float]:
-    """Seconds of an image, by part or by way, measured in a new process."""
+    """Seconds of an image, by part when decoding is the limit, measured in a new process."""
     job = [sys.executable, __file__, bound, "--images", str(images), "--limit-of", str(detector)]
     env = os.environ | DETECTOR_ENVIRONMENT
     found = subprocess.run(job, env=env, check=True, capture_output=True, text=True)
     return [float(seconds) for seconds in found.stdout.splitlines()[-1].split()]
 
 
-def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> list[float]:
-    """Seconds of an image: pixels in memory, batches of the job's size, all cores; with PyTorch's
-    threads, and in slices as the job has it."""
+def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
+    """Seconds of an image: pixels in memory, batches of the job's size, all cores."""
     torch.set_num_threads(CORES)
-    found = []
-    for way in (detector, SlicedDetector(detector, CORES)):
-        way.score_pixels(pixels)
-        begin = time.perf_counter()
-        for _ in range(max(1, images // len(pixels))):
-            way.score_pixels(pixels)
-        seconds = time.perf_counter() - begin
-        found.append(seconds / (max(1, images // len(pixels)) * len(pixels)))
-    return found
+    detector.score_pixels(pixels)
+    batches = max(1, images // len(pixels))
+    begin = time.perf_counter()
+    for _ in range(batches):
+        detector.score_pixels(pixels)
+    return (time.perf_counter() - begin) / (batches * len(pixels))
 
 
 def members(archive: str) -> Iterator[bytes]:
@@ -181,7 +175,7 @@ def main(
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
         if bound is Bound.model:
-            print(*in_memory(detector, pixels, min(images, 1024)))
+            print(in_memory(detector, pixels, min(images, 1024)))
         else:
             print(*alone(detector, pixels, SHORT))
         return
@@ -205,7 +199,7 @@ def main(
             drivers.append(1000 * more / (all_["images"] - few["images"]))
             others += [cost.others_seconds / cost.seconds / CORES for cost in (short, whole)]
             parts = limit_apart(bound, inputs.detector, images)
-            limit = min(parts) if bound is Bound.model else sum(parts)
+            limit = sum(parts)
             if bound is Bound.model:
                 ratios.append(limit / seconds)
                 ours.append(1 / seconds)
@@ -225,7 +219,7 @@ def main(
     print(f"planned / measured {ranged(plans)}")
     print(f"CPU of the driver  {ranged(drivers)} ms for each further image")
     print(f"all else           up to {max(others):.0%} of the cores, the S3 server too")
-    names = WAYS if bound is Bound.model else PARTS
+    names = PARTS[-len(parts) :]
     shown = ", ".join(f"{k} {1000 * v:.3g}" for k, v in zip(names, parts, strict=True))
     print(f"limit, last turn   {shown} ms an image")
     busy = Pace.of_run(all_).model_dump()

@@ -29,7 +29,6 @@ from sdmad.errors import UserError
 from sdmad.images import ImageSpec
 from sdmad.precision import Precision, half_type
 from sdmad.scoring.reading import read_and_decode
-from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns
 
 # Finite: a task or an actor that kills its process again and again ends the run with an error.
@@ -127,8 +126,7 @@ class DetectorActor:
         # In a thread that ends: two OpenMP teams are more threads than cores, which then sleep at
         # every barrier: an eighth of the speed.
         with ThreadPoolExecutor(1) as loading:
-            detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
-        self.detector = SlicedDetector(detector, threads if device == "cpu" else 1)
+            self.detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
         self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
