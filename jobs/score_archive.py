@@ -27,6 +27,9 @@ def main(
     detector_gpus: Annotated[
         float | None, typer.Option(help="GPUs of one detector actor.", min=0)
     ] = None,
+    detector_cpus: Annotated[
+        float | None, typer.Option(help="CPUs that Ray counts for one detector actor.", min=0.1)
+    ] = None,
     decode_seconds: Annotated[
         float, typer.Option(help="Longest time for one image; then it is quarantined.", min=1)
     ] = 120,
@@ -50,6 +53,7 @@ def main(
         batch_size=batch_size,
         detectors=parse_pool(detectors) if detectors else None,
         detector_gpus=detector_gpus,
+        detector_cpus=detector_cpus,
         decode_seconds=decode_seconds,
         precision=precision,
     )

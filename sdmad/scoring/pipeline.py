@@ -105,7 +105,8 @@ class PipelineConfig(BaseModel):
             if needed > there:
                 raise UserError(
                     f"{least} detectors and one reader need {needed:g} {name}, and this machine "
-                    f"has {there:g}; give fewer detectors or connect to a cluster with RAY_ADDRESS"
+                    f"has {there:g}; give fewer detectors, or less to each, or connect to a "
+                    "cluster with RAY_ADDRESS"
                 )
 
 
