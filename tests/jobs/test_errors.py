@@ -94,6 +94,14 @@ def test_scoring(tmp_path, archive, training_run, s3, archive_uri, detector, par
     assert not (tmp_path / "out" / "plan.parquet").exists()
 
 
+def test_a_detector_with_more_cpus_than_this_machine_has(tmp_path, archive, training_run) -> None:
+    result = run_job(
+        *("score_archive", "--archive", archive, "--detector", training_run),
+        *("--output", tmp_path / "out", "--detector-cpus", "4096"),
+    )
+    expect(result, "1 detectors and one reader need 4096", "less to each")
+
+
 def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
     """A fit whose provenance names other weights than the backbone has."""
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
