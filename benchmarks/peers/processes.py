@@ -1,7 +1,7 @@
 """A program and all that it starts: how long it takes, and how much of the cores.
 
     cost = run_measured(["python", "job.py"], env, cwd, log, timeout=3600)
-    cost.seconds, cost.cpu_seconds, cost.others_seconds
+    cost.seconds, cost.cpu_seconds, cost.others_seconds, cost.by_title
 
 Processes that the program leaves behind or detaches (Ray does both) are counted, and are gone when
 the call returns. Needs Linux.
@@ -12,9 +12,9 @@ import os
 import signal
 import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -29,11 +29,16 @@ Key = tuple[int, int]
 @dataclass(frozen=True)
 class Cost:
     """Wall seconds until the program ended; CPU seconds of it and of all its descendants, and of
-    everything else on the machine meanwhile."""
+    everything else on the machine meanwhile.
+
+    `by_title` has the CPU seconds of the program and its descendants by what their command lines
+    begin with; a worker of Ray names its task there, and its seconds go to the one seen last.
+    """
 
     seconds: float
     cpu_seconds: float
     others_seconds: float
+    by_title: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,21 @@ class _Process:
     parent: int
     ended: bool
     ticks: int
+
+
+@dataclass
+class _Account:
+    """Ticks of the program's processes, each as last seen, and their sums by title."""
+
+    ticks: dict[Key, int] = field(default_factory=dict)
+    titles: dict[Key, str] = field(default_factory=dict)
+    by_title: Counter[str] = field(default_factory=Counter)
+
+    def note(self, key: Key, ticks: int) -> None:
+        # One that has ended has no command line any more, but may have run since it was seen.
+        self.titles[key] = _title(key[0]) or self.titles.get(key, "")
+        self.by_title[self.titles[key]] += ticks - self.ticks.get(key, 0)
+        self.ticks[key] = ticks
 
 
 def run_measured(
@@ -53,7 +73,7 @@ def run_measured(
     # Descendants whose parent has ended become children of this process, so none gets lost.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     strangers = set(_descendants())
-    ticks: dict[Key, int] = {}
+    account = _Account()
     patience = 0.0
     begin, busy = time.monotonic(), _busy_ticks()
     with log.open("wb") as sink:
@@ -65,35 +85,46 @@ def run_measured(
             time.sleep(POLL_SECONDS)
             if time.monotonic() - sampled > SAMPLE_SECONDS:
                 sampled = time.monotonic()
-                _sample(strangers, ticks)
+                _sample(strangers, account)
             if time.monotonic() - begin > timeout:
                 raise subprocess.TimeoutExpired(command, timeout)
         seconds = time.monotonic() - begin
         patience = LEFT_SECONDS
-        _sample(strangers, ticks)
-        ours, all_busy = sum(ticks.values()), _busy_ticks() - busy
+        _sample(strangers, account)
+        ours, all_busy = sum(account.ticks.values()), _busy_ticks() - busy
+        titles = dict(account.by_title)
     finally:
         if patience == 0:
             process.kill()
         process.wait()
-        _end(strangers, ticks, patience)
+        _end(strangers, account, patience)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     a_second = os.sysconf("SC_CLK_TCK")
-    return Cost(seconds, ours / a_second, max(0, all_busy - ours) / a_second)
+    by_title = {title: ticks / a_second for title, ticks in titles.items()}
+    return Cost(seconds, ours / a_second, max(0, all_busy - ours) / a_second, by_title)
 
 
-def _sample(strangers: set[Key], ticks: dict[Key, int]) -> dict[Key, _Process]:
+def _sample(strangers: set[Key], account: _Account) -> dict[Key, _Process]:
     """Note the CPU times of all processes of the program; returns them."""
     ours = {key: found for key, found in _descendants().items() if key not in strangers}
-    ticks.update({key: found.ticks for key, found in ours.items()})
+    for key, found in ours.items():
+        account.note(key, found.ticks)
     return ours
 
 
-def _end(strangers: set[Key], ticks: dict[Key, int], patience: float) -> None:
+def _title(pid: int) -> str:
+    """The first two words of a command line, paths cut off; empty for a process that has ended."""
+    with suppress(OSError):
+        words = (PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:2]
+        return " ".join(word.rpartition("/")[2] for word in words).strip()
+    return ""
+
+
+def _end(strangers: set[Key], account: _Account, patience: float) -> None:
     """Reap what the program has left behind; what stays longer than `patience` is killed."""
     deadline = time.monotonic() + patience
-    while ours := _sample(strangers, ticks):
+    while ours := _sample(strangers, account):
         for (pid, _), found in ours.items():
             if found.ended and found.parent == os.getpid():
                 os.waitpid(pid, 0)
