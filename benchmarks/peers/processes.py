@@ -21,6 +21,7 @@ PROC = Path("/proc")
 POLL_SECONDS = 0.02
 SAMPLE_SECONDS = 0.5
 LEFT_SECONDS = 15.0
+IDLE = "ray::IDLE"
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 Key = tuple[int, int]
@@ -32,7 +33,7 @@ class Cost:
     everything else on the machine meanwhile.
 
     `by_title` has the CPU seconds of the program and its descendants by what their command lines
-    begin with; a worker of Ray names its task there, and its seconds go to the one seen last.
+    begin with. A worker of Ray names its task there: its seconds go to the task seen last.
     """
 
     seconds: float
@@ -57,7 +58,7 @@ class _Account:
     by_title: Counter[str] = field(default_factory=Counter)
 
     def note(self, key: Key, ticks: int) -> None:
-        # One that has ended has no command line any more, but may have run since it was seen.
+        # One that has ended or idles has no title any more, but may have worked since it was seen.
         self.titles[key] = _title(key[0]) or self.titles.get(key, "")
         self.by_title[self.titles[key]] += ticks - self.ticks.get(key, 0)
         self.ticks[key] = ticks
@@ -114,10 +115,12 @@ def _sample(strangers: set[Key], account: _Account) -> dict[Key, _Process]:
 
 
 def _title(pid: int) -> str:
-    """The first two words of a command line, paths cut off; empty for a process that has ended."""
+    """The first two words of a command line, paths cut off; empty for a process that has ended, or
+    a worker of Ray between two tasks."""
     with suppress(OSError):
         words = (PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:2]
-        return " ".join(word.rpartition("/")[2] for word in words).strip()
+        title = " ".join(word.rpartition("/")[2] for word in words).strip()
+        return "" if title == IDLE else title
     return ""
 
 
