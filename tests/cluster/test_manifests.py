@@ -17,7 +17,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 
 from sdmad.cluster import Resources
-from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+from sdmad.scoring.pipeline import THREADS, PipelineConfig, parse_pool
 from tests.cluster.helpers import holds, image_tag, job_requests, pinned, scoring_requests
 from tests.cluster.kustomize import Manifest, render
 from tests.helpers import ROOT
@@ -247,11 +247,19 @@ def test_the_detectors_of_the_entrypoint_leave_room_for_readers(manifests: list[
     }
     assert bool(options["detector_gpus"]) == bool(total["GPU"])
     pool = parse_pool(options["detectors"])
-    config = PipelineConfig(detectors=pool, detector_gpus=options["detector_gpus"])
+    config = PipelineConfig(
+        detectors=pool,
+        detector_cpus=options["detector_cpus"],
+        detector_gpus=options["detector_gpus"],
+    )
+    if not total["GPU"]:
+        cores = min(min(THREADS, g["resources"]["CPU"]) for g in groups)
+        assert pool[1] * cores == total["CPU"], "detectors fill the cores that readers leave"
     for seen in (Resources(0, 0), Resources(total["CPU"], total["GPU"])):
         reader, detector = scoring_requests(config, seen)
         assert pool[1] * detector["CPU"] + reader["CPU"] <= total["CPU"]
         assert pool[1] * detector.get("GPU", 0) <= total["GPU"]
+        assert any(holds(g["resources"], detector) for g in groups), "else it waits forever"
 
 
 def test_failed_jobs_are_tried_again_and_leave_no_cluster(manifests: list[Manifest]) -> None:
