@@ -5,11 +5,11 @@
 
 Random weights of the peers' comparison, phantoms at the model's size in host memory as in a scoring
 run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it; on CPUs also
-as PyTorch runs the blocks when they are not packed, and with torch.compile of the blocks when asked
-for, with and without freezing. Each with the largest difference of a score and of a cosine from the
-first line's. Utilisation is multiplications and additions of the whole pass over the peak of the
-device: on GPUs the maker's for half precision, on CPUs what one large matrix product in single
-precision reaches here.
+with blocks packed where they are not by default, or the other way round, and with torch.compile of
+the blocks when asked for, with and without freezing. Each with the largest difference of a score
+and of a cosine from the first line's. Utilisation is multiplications and additions of the whole
+pass over the peak of the device: on GPUs the maker's for half precision, on CPUs what one large
+matrix product in single precision reaches here.
 """
 
 import statistics
@@ -34,6 +34,7 @@ from sdmad.catalog import load_catalog
 from sdmad.detector import Detector, Scores
 from sdmad.fits import Fit, Provenance, code_version, pack, unpack
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.packed import can_pack
 from sdmad.phantoms.task import draw_example
 from sdmad.precision import cpu_has_bfloat16, half_type
 
@@ -136,9 +137,9 @@ def main(
             fits = make_fits(backbone, seeds)
             images = [Image.fromarray(draw_example(k, "test").image) for k in range(batch)]
             pixels = np.stack([backbone.spec.fit(image) for image in images])
-            flops = flops_an_image(unpacked(backbone, fits), pixels[:2])
+            flops = flops_an_image(single(backbone, fits, packs=False), pixels[:2])
             print(f"{seeds} adapters, {flops / 1e9:.1f} GFLOP an image")
-            single: Scores | None = None
+            first_scores: Scores | None = None
             for what, detector in detectors(backbone, fits, compiled and seeds == 1):
                 begin = time.perf_counter()
                 scores = detector.score_pixels(pixels)
@@ -147,19 +148,19 @@ def main(
                 _line(what, found, flops, peak if ("half" in what) == (device != "cpu") else None)
                 if "compiled" in what:
                     print(f"    compiling took {first - batch / statistics.median(found):.0f} s")
-                if single is None:
-                    single, varied = scores, scores.similarities.std(0)
+                if first_scores is None:
+                    first_scores, varied = scores, scores.similarities.std(0)
                     print(f"    cosines of different images differ by {np.median(varied):.0e}")
                     continue
-                score = np.abs(single.seeds - scores.seeds).max()
-                cosine = np.abs(single.similarities - scores.similarities).max()
+                score = np.abs(first_scores.seeds - scores.seeds).max()
+                cosine = np.abs(first_scores.similarities - scores.similarities).max()
                 print(f"    differs by up to {score:.0e} (scores), {cosine:.0e} (cosines)")
 
 
-def unpacked(backbone: Backbone, fits: list[Fit]) -> Detector:
-    """A detector in single precision with the blocks as PyTorch runs them."""
+def single(backbone: Backbone, fits: list[Fit], packs: bool) -> Detector:
+    """A detector in single precision, its blocks packed or as PyTorch runs them."""
     detector = Detector(backbone, fits, "single")
-    detector.scorer = detector.model
+    detector.packs = packs
     return detector
 
 
@@ -167,10 +168,13 @@ def detectors(
     backbone: Backbone, fits: list[Fit], compiled: bool
 ) -> Iterator[tuple[str, Detector]]:
     """What is compared, single precision as it is shipped first."""
-    yield "single precision", Detector(backbone, fits, "single")
+    shipped = Detector(backbone, fits, "single")
+    yield "single precision", shipped
     on_cpu = backbone.device.type == "cpu"
-    if on_cpu:
-        yield "single, not packed", unpacked(backbone, fits)
+    if shipped.packs:
+        yield "single, not packed", single(backbone, fits, packs=False)
+    elif on_cpu and can_pack():
+        yield "single, packed", single(backbone, fits, packs=True)
     if not on_cpu or cpu_has_bfloat16():
         half = Detector(backbone, fits, "half")
         yield "half precision", half
@@ -186,7 +190,7 @@ def detectors(
         torch._inductor.config.freezing = frozen
         for block in backbone.image.blocks:
             block.compile()
-        detector = unpacked(backbone, fits)
+        detector = single(backbone, fits, packs=False)
         if not on_cpu:
             detector.autocast = half_type(backbone.device, "half")
         yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector

@@ -5,8 +5,8 @@
     scores.anomaly, scores.findings[0], scores.signs[0]
 
 All seeds of a training run score together in one pass: the frozen part of the backbone runs once
-for each image, the adapted part once for each seed. On CPUs the tower is a packed copy
-(`sdmad.packed`). No Ray involved.
+for each image, the adapted part once for each seed. On CPUs where that is faster the tower is a
+packed copy (`sdmad.packed`). No Ray involved.
 """
 
 import copy
@@ -29,7 +29,7 @@ from sdmad.errors import UserError
 from sdmad.fits import Fit, find_detector, restore, unpack
 from sdmad.images import ImageSpec
 from sdmad.model import SignModel
-from sdmad.packed import can_pack
+from sdmad.packed import packing_pays
 from sdmad.precision import Precision, half_type
 from sdmad.selection import SelectionConfig
 from sdmad.towers import Activations
@@ -78,7 +78,7 @@ class Detector:
     def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
         self.half = half_type(backbone.device, precision)
-        self.packs = backbone.device.type == "cpu" and can_pack(self.half or torch.float32)
+        self.packs = backbone.device.type == "cpu" and packing_pays(self.half or torch.float32)
         self.autocast = None if self.packs else self.half
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
@@ -121,8 +121,8 @@ class Detector:
 
     @cached_property
     def scorer(self) -> SignModel:
-        """The model as it scores, on CPUs with a packed tower. Made for the first batch: a driver,
-        which only asks for names and sizes, does not pay for it."""
+        """The model as it scores, with a packed tower where that pays. Made for the first batch: a
+        driver, which only asks for names and sizes, does without."""
         scorer = copy.copy(self.model)
         if self.packs:
             tower = self.backbone.image.packed(self.half or torch.float32)

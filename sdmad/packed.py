@@ -3,8 +3,9 @@
     tower = image_tower(clip).packed(torch.float32)
 
 PyTorch hands every matrix product of a CPU to MKL, with the weights as they stand. Laid out for
-oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes less time, equal but for the
-order of sums (benchmarks/README.md has how much on which CPU). torch.compile emits the same
+oneDNN beforehand, and with the GELU in the same pass, a ViT-B/32 takes less time on CPUs with
+AVX-512 and more on those without, equal but for the order of sums (benchmarks/README.md has how
+much on which CPU); a detector packs where it pays. torch.compile emits the same
 operators for oneDNN, but needs a compiler on every node; `benchmarks/gpu_forward.py --compiled`
 compares them.
 """
@@ -99,6 +100,11 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     if not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def packing_pays(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether packed blocks are faster than PyTorch's own on this CPU, as far as was measured."""
+    return can_pack(dtype) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _plain(attention: nn.MultiheadAttention) -> bool:

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from sdmad import Detector
+from sdmad.packed import can_pack
 from sdmad.phantoms.task import draw_example
 from sdmad.towers import ImageTower
 
@@ -96,6 +97,7 @@ def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
 def test_a_detector_that_scores_nothing_packs_nothing(training_run, monkeypatch) -> None:
     calls = []
     packed = ImageTower.packed
+    monkeypatch.setattr("sdmad.detector.packing_pays", can_pack)
     monkeypatch.setattr(ImageTower, "packed", lambda *args: calls.append(args) or packed(*args))
     detector = Detector.load(str(training_run), "cpu")
     assert not calls

@@ -9,7 +9,7 @@ from sdmad.detector import load_fits
 from sdmad.errors import UserError
 from sdmad.fits import pack, unpack
 from sdmad.learner import LearnerConfig, fit_batch
-from sdmad.packed import can_pack
+from sdmad.packed import can_pack, packing_pays
 from sdmad.phantoms.task import draw_example
 from sdmad.precision import half_type
 from sdmad.scoring.pipeline import PipelineConfig
@@ -90,8 +90,16 @@ def test_adapted_blocks_compute_in_single_precision(
 
 def test_scores_are_the_same_where_blocks_cannot_be_packed(training_run, monkeypatch) -> None:
     images = [draw_example(k, "test").image for k in range(8)]
+    monkeypatch.setattr("sdmad.detector.packing_pays", can_pack)
     packed = Detector.load(str(training_run), "cpu").score(images)
-    monkeypatch.setattr("sdmad.detector.can_pack", lambda dtype: False)
+    monkeypatch.setattr("sdmad.detector.packing_pays", lambda dtype: False)
     plain = Detector.load(str(training_run), "cpu").score(images)
     assert np.allclose(packed.seeds, plain.seeds, atol=1e-5)
     assert packed.findings == plain.findings
+
+
+@pytest.mark.skipif(not can_pack(), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize(("capability", "pays"), [("AVX512", True), ("AVX2", False)])
+def test_blocks_are_packed_where_that_is_faster(monkeypatch, capability, pays) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert packing_pays() is pays
