@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scoring_limit.py model --images 400 --repeats 1
 	$(BIN)/python benchmarks/scoring_limit.py decode --images 1000 --repeats 1
 	$(BIN)/python benchmarks/growth.py --images 1000 --times 4 --repeats 1
+	$(BIN)/python benchmarks/thread_waits.py --repeats 1
 	$(BIN)/python benchmarks/planning.py --repeats 1
 	$(BIN)/python benchmarks/startup.py --repeats 1
 	$(BIN)/python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 3

@@ -14,7 +14,6 @@ The object store is shared memory and stands apart: each process is charged with
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -27,6 +26,8 @@ from typing import Annotated, Any
 import psutil
 import ray
 import typer
+from job_processes import KINDS, kind_of
+from peers.figures import ranged
 
 from sdmad import storage
 from sdmad.config import TrainConfig
@@ -36,7 +37,6 @@ from sdmad.phantoms.task import write_archive
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "growth"
-KINDS = {"score_archive.py": "driver", "DetectorActor": "detector", "read_and_decode": "reader"}
 SAMPLE_SECONDS = 0.25
 
 
@@ -75,7 +75,7 @@ def watched(archive: Path, detector: Path) -> tuple[dict[str, Any], dict[str, fl
             time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         sys.exit(f"the job failed; see {PLACE / 'score.log'}")
-    if peaks.keys() != set(KINDS.values()):
+    if peaks.keys() != set(KINDS):
         sys.exit(f"of the job's processes only these were seen: {', '.join(peaks)}")
     record: dict[str, Any] = json.loads(storage.read_bytes(str(output / "run.json")))
     return record, dict(peaks)
@@ -89,14 +89,10 @@ def _sample(driver: psutil.Process, peaks: dict[str, float]) -> None:
     for process in (driver, *driver.children(recursive=True)):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             command = " ".join(process.cmdline())
-            kind = next((kind for mark, kind in KINDS.items() if mark in command), None)
+            kind = kind_of(command)
             memory = process.memory_info()
             if kind:
                 peaks[kind] = max(peaks[kind], (memory.rss - memory.shared) / 2**20)
-
-
-def ranged(values: list[float]) -> str:
-    return f"{statistics.median(values):6.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main(

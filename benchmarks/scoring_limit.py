@@ -25,14 +25,13 @@ the cores.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tarfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -41,7 +40,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from peers.inputs import SHORT_SHARDS, make_inputs
+from job_processes import KINDS, kind_of
+from peers.figures import ranged
+from peers.inputs import SHORT_SHARDS, Inputs, make_inputs
 from peers.processes import Cost, run_measured
 
 from sdmad import storage
@@ -59,14 +60,41 @@ BATCH = 64
 TIMEOUT = 3 * 3600.0
 CORES = os.cpu_count() or 1
 PARTS = ("read", "decode", "model")
-# What the command lines of a run's processes contain; the others are Ray's own.
-PROCESSES = {"readers": "read_and_decode", "detector": "DetectorActor", "driver": "score_archive"}
 OTHERS = "Ray"
 
 
 class Bound(StrEnum):
     model = "model"
     decode = "decode"
+
+    @property
+    def unit(self) -> str:
+        return "images a second" if self is Bound.model else "CPU ms an image"
+
+    def shown(self, seconds: float) -> float:
+        """Seconds of an image in this unit."""
+        return 1 / seconds if self is Bound.model else 1000 * seconds
+
+    def ratio(self, ours: float, limit: float) -> float:
+        """Of a run to its limit, both seconds of an image, as the target is given."""
+        return limit / ours if self is Bound.model else ours / limit
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Both sides once. `ours`, `limit` (by part) and `crowded` (the limit on every core at once)
+    are wall clock seconds of an image, CPU seconds when decoding is the limit; `processes` has the
+    CPU seconds of an image by kind, `busy` the pace that the run reports, `planned` what was
+    planned over what it took, `others` the share of the cores that went elsewhere."""
+
+    ours: float
+    limit: list[float]
+    crowded: float
+    start: float
+    planned: float
+    processes: dict[str, float]
+    others: float
+    busy: dict[str, float]
 
 
 def score(detector: Path, archive: str) -> tuple[Cost, dict[str, Any]]:
@@ -100,9 +128,9 @@ def planned(short: dict[str, Any], images: int, shards: list[Path]) -> float:
 
 def by_process(cost: Cost) -> dict[str, float]:
     """CPU seconds of a run by what its processes do."""
-    found = dict.fromkeys((*PROCESSES, OTHERS), 0.0)
+    found = dict.fromkeys((*KINDS, OTHERS), 0.0)
     for title, seconds in cost.by_title.items():
-        found[next((k for k, part in PROCESSES.items() if part in title), OTHERS)] += seconds
+        found[kind_of(title) or OTHERS] += seconds
     return found
 
 
@@ -175,9 +203,53 @@ def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
     return [seconds / count for seconds in taken]
 
 
-def ranged(values: list[float], digits: int = 2) -> str:
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def measure(bound: Bound, inputs: Inputs, images: int) -> Turn:
+    """A turn, with `images` in the archive."""
+    short, few = score(inputs.detector, SHORT)
+    whole, all_ = score(inputs.detector, ARCHIVE)
+    further = images - inputs.short_images
+    seconds, cpu = rest(whole, short, further)
+    before, after = by_process(short), by_process(whole)
+    limit = limit_apart(bound, inputs.detector, inputs.images)
+    decodes = bound is Bound.decode
+    return Turn(
+        ours=cpu if decodes else seconds,
+        limit=limit,
+        crowded=sum(
+            limit_apart(bound, inputs.detector, inputs.images, CORES) if decodes else limit
+        ),
+        start=whole.seconds - images * seconds,
+        planned=planned(few, images, inputs.shards) / all_["seconds"],
+        processes={kind: (after[kind] - before[kind]) / further for kind in after},
+        others=max(cost.others_seconds / cost.seconds / CORES for cost in (short, whole)),
+        busy=Pace.of_run(all_).model_dump(),
+    )
+
+
+def report(bound: Bound, turns: list[Turn]) -> None:
+    """Print medians with their range."""
+    ours = ranged([bound.shown(turn.ours) for turn in turns])
+    limit = ranged([bound.shown(sum(turn.limit)) for turn in turns])
+    print(f"scoring run        {ours} {bound.unit}")
+    print(f"limit              {limit} {bound.unit}")
+    print(f"ratio              {ranged([bound.ratio(t.ours, sum(t.limit)) for t in turns], 3)}")
+    if bound is Bound.decode:
+        crowded = ranged([bound.shown(turn.crowded) for turn in turns])
+        print(f"limit on each core {crowded} {bound.unit}")
+        print(f"ratio to that      {ranged([bound.ratio(t.ours, t.crowded) for t in turns], 3)}")
+    print(f"start-up and end   {ranged([turn.start for turn in turns], 1)} s")
+    print(f"planned / measured {ranged([turn.planned for turn in turns])}")
+    spent = {kind: ranged([1000 * t.processes[kind] for t in turns]) for kind in (*KINDS, OTHERS)}
+    shown = ", ".join(f"{kind} {ms}" for kind, ms in spent.items())
+    print(f"CPU by process     {shown} ms for each further image")
+    most = max(turn.others for turn in turns)
+    print(f"all else           up to {most:.0%} of the cores, the S3 server too")
+    last = turns[-1]
+    parts = zip(PARTS[-len(last.limit) :], last.limit, strict=True)
+    shown = ", ".join(f"{name} {1000 * seconds:.3g}" for name, seconds in parts)
+    print(f"limit, last turn   {shown} ms an image")
+    shown = ", ".join(f"{name} {1000 * last.busy[name]:.3g}" for name in (*PARTS, "driver"))
+    print(f"busy, last turn    {shown} ms an image; {1000 * last.busy['commit']:.3g} ms a unit")
 
 
 def main(
@@ -200,9 +272,7 @@ def main(
         return
     model, side = ("ViT-B-32", 256) if bound is Bound.model else (PHANTOM, 1024)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
-    ratios, ours, theirs, starts, plans, others = [], [], [], [], [], []
-    beside, crowded = [], []
-    processes: defaultdict[str, list[float]] = defaultdict(list)
+    turns: list[Turn] = []
     total = copies * images
     with local_s3("limit"):
         for number, path in enumerate(inputs.shards):
@@ -211,50 +281,12 @@ def main(
                 storage.write_bytes(storage.join(SHORT, path.name), content)
             for copy in range(copies):
                 storage.write_bytes(storage.join(ARCHIVE, f"{copy}-{path.name}"), content)
-        for turn in range(repeats):
-            short, few = score(inputs.detector, SHORT)
-            whole, all_ = score(inputs.detector, ARCHIVE)
-            plans.append(planned(few, total, inputs.shards) / all_["seconds"])
-            seconds, cpu = rest(whole, short, total - inputs.short_images)
-            before, after = by_process(short), by_process(whole)
-            for name in after:
-                spent = (after[name] - before[name]) / (total - inputs.short_images)
-                processes[name].append(1000 * spent)
-            others += [cost.others_seconds / cost.seconds / CORES for cost in (short, whole)]
-            parts = limit_apart(bound, inputs.detector, images)
-            limit = sum(parts)
-            if bound is Bound.model:
-                ratios.append(limit / seconds)
-                ours.append(1 / seconds)
-                theirs.append(1 / limit)
-            else:
-                ratios.append(cpu / limit)
-                ours.append(1000 * cpu)
-                theirs.append(1000 * limit)
-                together = sum(limit_apart(bound, inputs.detector, images, CORES))
-                crowded.append(1000 * together)
-                beside.append(cpu / together)
-            starts.append(whole.seconds - total * seconds)
-            print(f"  turn {turn + 1}: {ours[-1]:.2f} against {theirs[-1]:.2f}", flush=True)
-    unit = "images a second" if bound is Bound.model else "CPU ms an image"
+        for number in range(repeats):
+            turns.append(measure(bound, inputs, total))
+            ours, limit = bound.shown(turns[-1].ours), bound.shown(sum(turns[-1].limit))
+            print(f"  turn {number + 1}: {ours:.2f} against {limit:.2f}", flush=True)
     print(f"{total} images ({kind}, {side} x {side}), {model}, {CORES} cores")
-    print(f"scoring run        {ranged(ours)} {unit}")
-    print(f"limit              {ranged(theirs)} {unit}")
-    print(f"ratio              {ranged(ratios)}")
-    if beside:
-        print(f"limit on each core {ranged(crowded)} {unit}")
-        print(f"ratio to that      {ranged(beside)}")
-    print(f"start-up and end   {ranged(starts, 1)} s")
-    print(f"planned / measured {ranged(plans)}")
-    shown = ", ".join(f"{name} {ranged(spent)}" for name, spent in processes.items())
-    print(f"CPU by process     {shown} ms for each further image")
-    print(f"all else           up to {max(others):.0%} of the cores, the S3 server too")
-    names = PARTS[-len(parts) :]
-    shown = ", ".join(f"{k} {1000 * v:.3g}" for k, v in zip(names, parts, strict=True))
-    print(f"limit, last turn   {shown} ms an image")
-    busy = Pace.of_run(all_).model_dump()
-    shown = ", ".join(f"{name} {1000 * busy[name]:.3g}" for name in (*PARTS, "driver"))
-    print(f"busy, last turn    {shown} ms an image; {1000 * busy['commit']:.3g} ms a unit")
+    report(bound, turns)
 
 
 if __name__ == "__main__":

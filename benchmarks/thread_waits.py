@@ -11,7 +11,6 @@ by turn.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from peers.figures import ranged
 from peers.inputs import NUM_SHARDS, make_inputs
 
 from sdmad.backbone import PHANTOM
@@ -71,10 +71,6 @@ def score(uri: Path) -> tuple[float, float]:
         detector.score_pixels(pixels)
     each = 1000 / (BATCH * BATCHES)
     return each * (time.perf_counter() - wall), each * (time.process_time() - cpu)
-
-
-def ranged(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main(

@@ -35,6 +35,7 @@ import numpy as np
 import open_clip
 import torch
 import typer
+from figures import ranged
 from inputs import FORMATS, SHORT_SHARDS, Inputs, make_inputs
 from make_environments import PEERS, make
 from outputs import SDMAD, Rows, difference, load_embeddings, load_similarities, spread
@@ -159,11 +160,6 @@ class Comparison:
         short = self.run(system, settings, SHORT)
         whole = self.run(system, settings, ARCHIVE)
         return Measured(whole, short, self.inputs.images, self.inputs.short_images)
-
-
-def ranged(values: list[float], digits: int) -> str:
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def show(turns: dict[str, list[Measured]], bounds: list[float], comparison: Comparison) -> None:

@@ -1,0 +1,9 @@
+"""How the benchmarks print what several turns gave."""
+
+import statistics
+
+
+def ranged(values: list[float], digits: int = 2) -> str:
+    """The median, and the range in parentheses."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
