@@ -4,14 +4,16 @@
     python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 4   # tries it on a CPU
 
 Random weights of the peers' comparison, phantoms at the model's size in host memory as in a scoring
-run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it; on CPUs also
-with blocks packed where they are not by default, or the other way round, and with torch.compile of
-the blocks when asked for, with and without freezing. Each with the largest difference of a score
-and of a cosine from the first line's. Utilisation is multiplications and additions of the whole
-pass over the peak of the device: on GPUs the maker's for half precision, on CPUs what one large
-matrix product in single precision reaches here.
+run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it, this also
+with PyTorch's autocast, and on GPUs in bfloat16; on CPUs also with blocks packed where they are not
+by default, or the other way round; with torch.compile of the blocks when asked for, on CPUs with
+and without freezing. Each with the largest difference of a score and of a cosine from the first
+line's. Utilisation is multiplications and additions of the whole pass over the peak of the device:
+on GPUs the maker's for half precision, on CPUs what one large matrix product in single precision
+reaches here.
 """
 
+import copy
 import statistics
 import tempfile
 import time
@@ -36,7 +38,8 @@ from sdmad.fits import Fit, Provenance, code_version, pack, unpack
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.packed import can_pack
 from sdmad.phantoms.task import draw_example
-from sdmad.precision import cpu_has_bfloat16, half_type
+from sdmad.precision import cpu_has_bfloat16
+from sdmad.towers import Activations
 
 SEEDS = (1, 8)
 # Dense, without sparsity, in half precision; from the makers' data sheets.
@@ -176,26 +179,39 @@ def detectors(
     elif on_cpu and can_pack():
         yield "single, packed", single(backbone, fits, packs=True)
     if not on_cpu or cpu_has_bfloat16():
-        half = Detector(backbone, fits, "half")
-        yield "half precision", half
-        if on_cpu:
-            # What PyTorch has for it, without packed blocks.
-            half.scorer = half.model
-            half.autocast = torch.bfloat16
-            yield "half, autocast", half
+        yield "half precision", Detector(backbone, fits, "half")
+        yield "half, autocast", in_autocast(Detector(backbone, fits, "half"))
+    if not on_cpu:
+        other = Detector(backbone, fits, "half")
+        other.half = torch.bfloat16
+        yield "half, bfloat16", other
     # Frozen weights make every block a program of its own.
     torch._dynamo.config.recompile_limit = 2 * len(backbone.image.blocks)
-    for frozen in (False, True) if compiled else ():
+    for frozen in ((False, True) if on_cpu else (False,)) if compiled else ():
         torch._dynamo.reset()
         torch._inductor.config.freezing = frozen
-        for block in backbone.image.blocks:
+        detector = single(backbone, fits, packs=False) if on_cpu else Detector(backbone, fits)
+        blocks = detector.scorer.backbone.image.blocks
+        for block in blocks:
             block.compile()
-        detector = single(backbone, fits, packs=False)
-        if not on_cpu:
-            detector.autocast = half_type(backbone.device, "half")
         yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector
-        for block in backbone.image.blocks:
+        for block in blocks:
             block._compiled_call_impl = None  # There is no public way back.
+
+
+def in_autocast(detector: Detector) -> Detector:
+    """A detector in half precision as PyTorch has it: weights are cast as they are needed, and what
+    blocks add up stays in single precision."""
+    scorer, half = copy.copy(detector.model), detector.half
+    plain = scorer.image_activations
+
+    def cast(images: torch.Tensor, lean: bool = False) -> tuple[Activations, torch.Tensor]:
+        with torch.autocast(images.device.type, half):
+            return plain(images, lean)
+
+    scorer.image_activations = cast  # type: ignore[method-assign]
+    detector.scorer = scorer
+    return detector
 
 
 def _line(name: str, found: list[float], flops: float, peak: float | None) -> None:

@@ -4,8 +4,10 @@
     python benchmarks/scoring_limit.py decode      # the embedded backbone on 1024-pixel images
 
 `model`: images a second of jobs/score_archive.py on tar shards from an S3 server on this machine,
-against the same detector on pixels that are in memory already, in one process on all cores. The
-target is 0.90.
+against the same detector on pixels that are in memory already, in one process on the GPU if there
+is one, on all cores if not. The target is 0.90. On a GPU:
+
+    python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 --copies 6
 
 `decode`: CPU seconds an image of the same job, all its processes together, against a process that
 reads, decodes and scores on one core: by itself, and one on each core at the same time, for cores
@@ -97,14 +99,14 @@ class Turn:
     busy: dict[str, float]
 
 
-def score(detector: Path, archive: str) -> tuple[Cost, dict[str, Any]]:
-    """A scoring run as a user starts it; what it cost, and its run.json."""
+def score(detector: Path, archive: str, options: list[str]) -> tuple[Cost, dict[str, Any]]:
+    """A scoring run as a user starts it, with `options`; what it cost, and its run.json."""
     output = PLACE / "scores"
     for path in sorted(output.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     output.mkdir(parents=True, exist_ok=True)
     job = [sys.executable, str(ROOT / "jobs" / "score_archive.py"), "--archive", archive]
-    job += ["--detector", str(detector), "--output", str(output)]
+    job += ["--detector", str(detector), "--output", str(output), *options]
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
     cost = run_measured(job, env, ROOT, PLACE / "score.log", TIMEOUT)
     return cost, json.loads((output / "run.json").read_text())
@@ -155,7 +157,7 @@ def limit_apart(bound: Bound, detector: Path, images: int, at_once: int = 1) -> 
 
 
 def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
-    """Seconds of an image: pixels in memory, batches of the job's size, all cores."""
+    """Seconds of an image: pixels in memory, batches of the job's size, a GPU or all cores."""
     torch.set_num_threads(CORES)
     detector.score_pixels(pixels)
     batches = max(1, images // len(pixels))
@@ -203,10 +205,10 @@ def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
     return [seconds / count for seconds in taken]
 
 
-def measure(bound: Bound, inputs: Inputs, images: int) -> Turn:
-    """A turn, with `images` in the archive."""
-    short, few = score(inputs.detector, SHORT)
-    whole, all_ = score(inputs.detector, ARCHIVE)
+def measure(bound: Bound, inputs: Inputs, images: int, options: list[str]) -> Turn:
+    """A turn, with `images` in the archive and `options` of the job."""
+    short, few = score(inputs.detector, SHORT, options)
+    whole, all_ = score(inputs.detector, ARCHIVE, options)
     further = images - inputs.short_images
     seconds, cpu = rest(whole, short, further)
     before, after = by_process(short), by_process(whole)
@@ -258,19 +260,26 @@ def main(
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
     kind: Annotated[str, typer.Option("--format", help="jpg or png")] = "jpg",
     copies: Annotated[int, typer.Option(help="Of each shard in the archive.", min=1)] = 1,
+    model: Annotated[str, typer.Option(help="Of open_clip, when it is the limit.")] = "ViT-B-32",
+    side: Annotated[int, typer.Option(help="Pixels of images when the model is the limit.")] = 256,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of the job: --option=--detectors=2; repeat it.")
+    ] = None,
     limit_of: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print rates and ratios."""
     if limit_of is not None:
-        detector = Detector.load(str(limit_of), "cpu")
+        detector = Detector.load(str(limit_of), None if bound is Bound.model else "cpu")
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
         if bound is Bound.model:
-            print(in_memory(detector, pixels, min(images, 1024)))
+            on_gpu = detector.backbone.device.type == "cuda"
+            print(in_memory(detector, pixels, images if on_gpu else min(images, 1024)))
         else:
             print(*alone(detector, pixels, SHORT))
         return
-    model, side = ("ViT-B-32", 256) if bound is Bound.model else (PHANTOM, 1024)
+    if bound is Bound.decode:
+        model, side = PHANTOM, 1024
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
     turns: list[Turn] = []
     total = copies * images
@@ -282,7 +291,7 @@ def main(
             for copy in range(copies):
                 storage.write_bytes(storage.join(ARCHIVE, f"{copy}-{path.name}"), content)
         for number in range(repeats):
-            turns.append(measure(bound, inputs, total))
+            turns.append(measure(bound, inputs, total, option or []))
             ours, limit = bound.shown(turns[-1].ours), bound.shown(sum(turns[-1].limit))
             print(f"  turn {number + 1}: {ours:.2f} against {limit:.2f}", flush=True)
     print(f"{total} images ({kind}, {side} x {side}), {model}, {CORES} cores")

@@ -5,8 +5,8 @@
     scores.anomaly, scores.findings[0], scores.signs[0]
 
 All seeds of a training run score together in one pass: the frozen part of the backbone runs once
-for each image, the adapted part once for each seed. On CPUs where that is faster the tower is a
-packed copy (`sdmad.packed`). No Ray involved.
+for each image, the adapted part once for each seed. The frozen part is a copy of the tower in half
+precision on GPUs, and a packed one (`sdmad.packed`) on CPUs where that is faster. No Ray involved.
 """
 
 import copy
@@ -36,6 +36,7 @@ from sdmad.towers import Activations
 
 FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
+TENSORS = ("f_in", "f_frozen", "patches")  # Of `Activations`, a row for each image.
 LEAST_SHARE = 0.1
 
 
@@ -79,7 +80,6 @@ class Detector:
         first = fits[0].provenance
         self.half = half_type(backbone.device, precision)
         self.packs = backbone.device.type == "cpu" and packing_pays(self.half or torch.float32)
-        self.autocast = None if self.packs else self.half
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
         self.provenance = first
@@ -121,12 +121,15 @@ class Detector:
 
     @cached_property
     def scorer(self) -> SignModel:
-        """The model as it scores, with a packed tower where that pays. Made for the first batch: a
-        driver, which only asks for names and sizes, does without."""
-        scorer = copy.copy(self.model)
+        """The model as it scores: its tower packed, or in half precision. Made for the first batch:
+        a driver, which only asks for names and sizes, does without."""
+        tower = self.backbone.image
         if self.packs:
-            tower = self.backbone.image.packed(self.half or torch.float32)
-            scorer.backbone = replace(self.backbone, image=tower)
+            tower = tower.packed(self.half or torch.float32)
+        elif self.half is not None:
+            tower = tower.cast(self.half)
+        scorer = copy.copy(self.model)
+        scorer.backbone = replace(self.backbone, image=tower)
         return scorer
 
     @property
@@ -160,21 +163,33 @@ class Detector:
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
         """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
-        enabled = self.autocast is not None
-        with torch.autocast(self.backbone.device.type, self.autocast, enabled=enabled):
-            activations, frozen = self.scorer.image_activations(
-                self.backbone.pixels(pixels), lean=True
-            )
-        activations = _float(activations)
-        # Packed blocks in half precision are for the frozen part only.
+        activations, frozen = self._frozen_part(self.backbone.pixels(pixels))
+        # Half precision is for the frozen part only.
         adapted = self.scorer if self.half is None else self.model
-        readings = adapted.read(activations, frozen.float(), self.sign_embeddings)
+        readings = adapted.read(activations, frozen, self.sign_embeddings)
         weight = self.provenance.learner.frozen_weight
         logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
         plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)
         p = torch.sigmoid(logits)
         unselected = torch.sigmoid(plain).mean(0)
         return self._collect(p, unselected, shares, readings.similarities)
+
+    def _frozen_part(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
+        """Activations and unit embeddings (B, E) of normalised images, in single precision again.
+
+        Images whose numbers are too large for half precision are computed in single.
+        """
+        activations, frozen = self.scorer.image_activations(images, lean=True)
+        if self.half is None:
+            return activations, frozen
+        tensors = {name: getattr(activations, name).float() for name in TENSORS}
+        lost = (~torch.isfinite(frozen).all(-1)).nonzero()[:, 0]
+        if len(lost):
+            again, embeddings = self.model.image_activations(images[lost], lean=True)
+            frozen[lost] = embeddings
+            for name, tensor in tensors.items():
+                tensor[lost] = getattr(again, name)
+        return replace(activations, **tensors), frozen
 
     def _collect(
         self, p: torch.Tensor, unselected: torch.Tensor, shares: torch.Tensor, z: torch.Tensor
@@ -237,12 +252,6 @@ def load_fits(uri: str) -> list[Fit]:
                     f"{field.replace('_', ' ')} than {uris[0]}"
                 )
     return fits
-
-
-def _float(activations: Activations) -> Activations:
-    """Single precision again for what follows the frozen part."""
-    tensors = {name: getattr(activations, name) for name in ("f_in", "f_frozen", "patches")}
-    return replace(activations, **{k: v.float() for k, v in tensors.items()})
 
 
 def concatenate(parts: list[Scores]) -> Scores:

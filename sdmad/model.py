@@ -94,13 +94,14 @@ class SignModel(nn.Module):
     def image_activations(
         self, images: torch.Tensor, lean: bool = False
     ) -> tuple[Activations, torch.Tensor]:
-        """Prefix of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E)."""
+        """Prefix of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E), these
+        in single precision whatever the tower's."""
         activations = self.backbone.image.prefix(images, self.config.image.blocks, lean)
         if self.config.image.blocks <= 1:
             frozen = self.backbone.image.frozen(activations)
         else:
             frozen = self.backbone.image.run(images)
-        return activations, F.normalize(frozen, dim=-1)
+        return activations, F.normalize(frozen.float(), dim=-1)
 
     def read(self, activations: Activations, frozen: torch.Tensor, signs: torch.Tensor) -> Readings:
         """Readings of images from their activations, frozen embeddings and the adapted `signs`."""

@@ -4,6 +4,10 @@
 CPUs with bfloat16 instructions gain from it (docs/scale.md has how much, and how far scores move),
 and a cluster of several kinds of CPU would give rows of two precisions. What follows the frozen
 part (adapters, evidence, probabilities) is always in single precision.
+
+On GPUs it is float16: as fast as bfloat16, and ten times closer to single precision
+(benchmarks/README.md). Numbers above 65504 do not fit: a detector scores images that reach them
+again in single precision.
 """
 
 from typing import Literal
@@ -25,8 +29,7 @@ def half_type(device: torch.device, precision: Precision) -> torch.dtype | None:
     if precision == "single" or (precision == "auto" and device.type != "cuda"):
         return None
     if device.type == "cuda":
-        whole = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if whole else torch.float16
+        return torch.float16
     if not cpu_has_bfloat16():
         raise UserError(
             "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX), and would be slower in "

@@ -182,6 +182,7 @@ class ImageTower(Tower):
     def __init__(self, blocks: nn.ModuleList, width: int, class_tokens: int) -> None:
         super().__init__(blocks, width)
         self.class_tokens = class_tokens
+        self.dtype = torch.float32
 
     def describe(self, inputs: torch.Tensor, captured: Activations) -> Activations:
         patches = captured.f_in[:, self.class_tokens :].amax(1)
@@ -198,6 +199,16 @@ class ImageTower(Tower):
         pack(tower.blocks, dtype)
         return tower
 
+    def cast(self, dtype: torch.dtype) -> Self:
+        """The same tower for inference in `dtype`, its activations and embeddings too.
+
+        This one stays as it is, and takes as much memory again.
+        """
+        tower = copy.deepcopy(self)
+        tower.visual.to(dtype)
+        tower.dtype = dtype
+        return tower
+
     @property
     @abstractmethod
     def reads_first_token(self) -> bool:
@@ -212,7 +223,7 @@ class OpenClipImageTower(ImageTower):
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.visual(inputs)
+        return self.visual(inputs.to(self.dtype))
 
     @property
     def reads_first_token(self) -> bool:
@@ -242,7 +253,7 @@ class TimmImageTower(ImageTower):
         self.visual = visual
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.visual(inputs)
+        return self.visual(inputs.to(self.dtype))
 
     @property
     def reads_first_token(self) -> bool:

@@ -46,12 +46,48 @@ def test_half_on_a_cpu_without_them_is_refused_before_anything_runs(capabilities
     assert PipelineConfig(precision="half").fill(Resources(8, 1, fixed=True)).precision == "half"
 
 
-@pytest.mark.parametrize(("bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_gpus_compute_in_the_half_precision_that_they_have(monkeypatch, bfloat16, expected) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
-    assert half_type(GPU, "auto") is expected
-    assert half_type(GPU, "half") is expected
+def test_gpus_compute_in_float16_unless_asked() -> None:
+    assert half_type(GPU, "auto") is torch.float16
+    assert half_type(GPU, "half") is torch.float16
     assert half_type(GPU, "single") is None
+
+
+@pytest.fixture
+def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectors compute in float16 without packed blocks, on this machine's device."""
+    monkeypatch.setattr("sdmad.detector.half_type", lambda device, precision: torch.float16)
+    monkeypatch.setattr("sdmad.detector.packing_pays", lambda dtype: False)
+
+
+def test_scores_in_float16_are_close_to_those_in_single(training_run, as_on_gpus) -> None:
+    images = [draw_example(k, "test").image for k in range(16)]
+    detector = Detector.load(str(training_run))
+    half = detector.score(images)
+    detector.half, detector.scorer = None, detector.model
+    single = detector.score(images)
+    assert half.seeds.dtype == np.float32
+    assert 0 < np.abs(half.seeds - single.seeds).max() < 5e-3
+    assert 0 < np.abs(half.similarities - single.similarities).max() < 5e-3
+
+
+def test_images_too_large_for_half_precision_are_scored_in_single(training_run, as_on_gpus) -> None:
+    pixels = np.stack([draw_example(k, "test").image for k in range(4)])
+    pixels = np.repeat(pixels[..., None], 3, axis=3)
+    detector = Detector.load(str(training_run))
+    right = detector.score_pixels(pixels)
+
+    def overflow(_: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+        output[1] = torch.inf
+        return output
+
+    handle = detector.scorer.backbone.image.blocks[0].register_forward_hook(overflow)
+    found = detector.score_pixels(pixels)
+    handle.remove()
+    detector.half, detector.scorer = None, detector.model
+    single = detector.score_pixels(pixels)
+    assert np.array_equal(found.seeds[[0, 2, 3]], right.seeds[[0, 2, 3]])
+    assert np.allclose(found.seeds[1], single.seeds[1], atol=1e-5)
+    assert not np.allclose(right.seeds[1], single.seeds[1], atol=1e-7)
 
 
 def test_scores_in_half_precision_are_close_to_those_in_single(training_run, capabilities) -> None:
@@ -81,7 +117,7 @@ def test_adapted_blocks_compute_in_single_precision(
     def note(_: torch.nn.Module, args: object, output: torch.Tensor) -> None:
         types.append(output.dtype)
 
-    # The packed copy of this block is for the frozen pass.
+    # The copy of this block is for the frozen pass.
     handle = backbone.image.blocks[-1].register_forward_hook(note)
     detector.score_pixels(pixels)
     handle.remove()

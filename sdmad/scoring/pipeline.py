@@ -95,6 +95,16 @@ class PipelineConfig(BaseModel):
         filled._check_room(resources)
         return filled
 
+    def room(self, resources: Resources) -> tuple[int, int]:
+        """Readers and detectors that `resources` hold of a filled pipeline, each at least one."""
+        if self.detectors is None:
+            raise AssertionError("a filled pipeline says how many detectors it takes")
+        each, gpus = self.detector_cpus or 1.0, self.detector_gpus or 0.0
+        fit = resources.gpus / gpus if gpus else resources.cpus / each
+        detectors = max(1, min(self.detectors[1], int(fit)))
+        readers = (resources.cpus - detectors * each) / (self.reader_cpus or 1.0)
+        return max(1, int(readers)), detectors
+
     def _check_room(self, resources: Resources) -> None:
         """Raise `UserError` for a pool that this machine can never start: it would wait forever."""
         if not resources.fixed or self.detectors is None:

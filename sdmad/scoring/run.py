@@ -32,11 +32,16 @@ STAGES = ("list", "read", "decode", "model", "write")
 
 @dataclass
 class Tally:
-    """What a run has done so far; `seconds` is busy time by stage, summed over processes."""
+    """What a run has done so far; `seconds` is busy time by stage, summed over processes.
+
+    `readers` and `detectors` are how many of them the cluster has room for.
+    """
 
     units: int = 0
     images: int = 0
     failures: int = 0
+    readers: int = 1
+    detectors: int = 1
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def spend(self, stage: str, seconds: float, metrics: ScoringMetrics) -> None:
@@ -49,7 +54,16 @@ class Tally:
         return {stage: round(self.seconds[stage] / busy, 4) for stage in STAGES}
 
     def bottleneck(self) -> str:
-        return max(STAGES, key=lambda stage: self.seconds[stage])
+        """The stage that takes longest, as many at once as there is room for."""
+        reading = (self.seconds["read"] + self.seconds["decode"]) / self.readers
+        model = self.seconds["model"] / self.detectors
+        others = {stage: self.seconds[stage] for stage in ("list", "write")}
+        longest = max(reading, model, *others.values())
+        if longest == model:
+            return "model"
+        if longest == reading:
+            return max("read", "decode", key=lambda stage: self.seconds[stage])
+        return max(others, key=lambda stage: others[stage])
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,7 @@ def _stream(
             rate = (tally.images + tally.failures) / (time.monotonic() - begin)
             note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} a second"
             tracker.update(tally.units, note)
+    tally.readers, tally.detectors = filled.room(connect())
     if ledger.open_units:
         raise AssertionError(f"{ledger.open_units} units ended without all of their rows")
     return first

@@ -19,7 +19,7 @@ from sdmad import Detector, storage
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.scoring.pipeline import PipelineConfig
-from sdmad.scoring.run import score_archive
+from sdmad.scoring.run import Tally, score_archive
 from sdmad.scoring.verify import verify_scores
 from tests.helpers import ROOT, encoded, write_tar
 
@@ -129,7 +129,17 @@ def test_run_json_says_what_was_done_and_where_time_went(scored) -> None:
     assert run["precision"] == "auto"
     assert set(run["stage_share"]) == {"list", "read", "decode", "model", "write"}
     assert sum(run["stage_share"].values()) == pytest.approx(1, abs=0.01)
-    assert run["bottleneck"] == max(run["stage_share"], key=run["stage_share"].get)
+    assert run["bottleneck"] in run["stage_share"]
+
+
+def test_the_bottleneck_is_what_takes_longest_with_as_many_as_there_is_room_for() -> None:
+    tally = Tally(readers=14, detectors=1)
+    tally.seconds |= {"read": 9.0, "decode": 63.0, "model": 31.0, "write": 0.5}
+    assert tally.bottleneck() == "model"
+    tally.readers = 2
+    assert tally.bottleneck() == "decode"
+    tally.seconds["write"] = 40.0
+    assert tally.bottleneck() == "write"
 
 
 def test_the_same_command_again_does_nothing_and_new_objects_are_added(
