@@ -5,8 +5,9 @@
 The arithmetic is that of jobs/plan_cluster.py. Its paces are CPU times of one core, measured on the
 machines of benchmarks/README.md by the commands beside the options (reading and decoding: what they
 take alone, times what a run takes more), and of one GPU, which are computed: multiplications and
-additions of ViT-L/14 at 336 pixels over a share of the data sheet's peak. Give your own. Prices are
-on-demand list prices as of writing, us-east-1; they change.
+additions of ViT-L/14 at 336 pixels over the share of the data sheet's peak that an H100 reached in
+a scoring run, here taken for all GPUs. Give your own. Prices are on-demand list prices as of
+writing, us-east-1; they change.
 """
 
 from dataclasses import dataclass
@@ -110,7 +111,9 @@ def main(
     gflop: Annotated[
         float, typer.Option(help="Of an image, ViT-L/14 at 336: gpu_forward.py")
     ] = 368.0,
-    utilisation: Annotated[float, typer.Option(help="Of the GPU's peak; assumed")] = 0.4,
+    utilisation: Annotated[
+        float, typer.Option(help="Of the GPU's peak, in a run: benchmarks/README.md")
+    ] = 0.29,
     kilobytes: Annotated[float, typer.Option(help="Of an encoded image.")] = 250.0,
 ) -> None:
     """Print two tables."""
@@ -118,7 +121,7 @@ def main(
     print(f"ViT-B/32 at 224 pixels on CPUs, {cpu_model_ms:g} ms of a core an image\n")
     cpu = Pace(model=cpu_model_ms / 1000, **busy)
     table(kilobytes, dict.fromkeys(CPU_FLEETS, cpu))
-    print(f"\nViT-L/14 at 336 pixels on GPUs at {utilisation:.0%} of their peak (assumed)\n")
+    print(f"\nViT-L/14 at 336 pixels on GPUs at {utilisation:.0%} of their peak (as an H100)\n")
     fleets = {
         fleet: Pace(model=gflop / (fleet.peak * 1000 * utilisation), **busy) for fleet in GPU_FLEETS
     }

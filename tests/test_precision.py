@@ -100,11 +100,9 @@ def test_scores_in_half_precision_are_close_to_those_in_single(training_run, cap
     assert 0 < difference < 0.05
 
 
-@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU has no bfloat16 in oneDNN")
 def test_adapted_blocks_compute_in_single_precision(
-    supports, catalog, backbone, training_run, capabilities
+    supports, catalog, backbone, training_run, as_on_gpus
 ) -> None:
-    capabilities["avx512_bf16"] = True
     adapter = AdapterConfig(image=TowerAdapterConfig(blocks=2))
     learner = LearnerConfig(steps=2, adapter=adapter)
     model, rule = fit_batch(backbone, catalog, supports[:1], learner)
@@ -117,7 +115,8 @@ def test_adapted_blocks_compute_in_single_precision(
     def note(_: torch.nn.Module, args: object, output: torch.Tensor) -> None:
         types.append(output.dtype)
 
-    # The copy of this block is for the frozen pass.
+    assert detector.scorer.backbone.image.dtype == torch.float16
+    # Its copy of this block is for the frozen pass.
     handle = backbone.image.blocks[-1].register_forward_hook(note)
     detector.score_pixels(pixels)
     handle.remove()

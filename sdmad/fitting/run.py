@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad import runs, storage
 from sdmad.backbone import check_backbone, load_backbone
@@ -133,6 +133,8 @@ def _fit_missing(
         fit_loop,
         train_loop_config={"task": task},
         scaling_config=scaling,
+        # Ranks send each other no tensors: NCCL between nodes would be one thing more to fail.
+        torch_config=TorchConfig(backend="gloo"),
         run_config=RunConfig(
             name="fits",
             # Fits are written to the output as they are made; Ray Train keeps nothing of its own.
