@@ -6,7 +6,7 @@ import pytest
 from sdmad import Detector
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import cut_units
-from sdmad.cluster import connect
+from sdmad.cluster import Resources, connect
 from sdmad.scoring import pipeline
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, DetectorSource, PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
@@ -38,3 +38,21 @@ def test_units_go_in_portions_and_detectors_have_their_environment(
     assert environments
     for environment in environments:
         assert DETECTOR_ENVIRONMENT.items() <= environment.items()
+
+
+@pytest.mark.parametrize(
+    ("resources", "room"),
+    [
+        (Resources(16, 1, fixed=True), (15, 1)),
+        (Resources(2, 0, fixed=True), (3, 1)),
+        (Resources(32, 4), (28, 4)),
+    ],
+)
+def test_room_is_for_one_detector_a_gpu_and_readers_on_what_is_left(resources, room) -> None:
+    assert PipelineConfig().fill(resources).room(resources) == room
+
+
+def test_a_pool_that_a_cluster_has_no_room_for_is_counted_as_far_as_it_fits() -> None:
+    filled = PipelineConfig(detectors=(1, 8), detector_gpus=1).fill(Resources(0, 0))
+    assert filled.room(Resources(16, 2)) == (30, 2)
+    assert filled.room(Resources(0, 0)) == (1, 1)
