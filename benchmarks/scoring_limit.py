@@ -7,7 +7,7 @@
 against the same detector on pixels that are in memory already, in one process on the GPU if there
 is one, on all cores if not. The target is 0.90. On a GPU:
 
-    python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 --copies 6
+    python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 --images 2000 --copies 10
 
 `decode`: CPU seconds an image of the same job, all its processes together, against a process that
 reads, decodes and scores on one core: by itself, and one on each core at the same time, for cores

@@ -46,7 +46,7 @@ def test_half_on_a_cpu_without_them_is_refused_before_anything_runs(capabilities
     assert PipelineConfig(precision="half").fill(Resources(8, 1, fixed=True)).precision == "half"
 
 
-def test_gpus_compute_in_float16_unless_asked() -> None:
+def test_gpus_compute_in_float16_unless_single_is_asked() -> None:
     assert half_type(GPU, "auto") is torch.float16
     assert half_type(GPU, "half") is torch.float16
     assert half_type(GPU, "single") is None
