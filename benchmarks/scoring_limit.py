@@ -1,4 +1,4 @@
-"""How far a scoring run is from the limit of this machine.
+r"""How far a scoring run is from the limit of this machine.
 
     python benchmarks/scoring_limit.py model       # ViT-B/32 at 224 pixels, random weights
     python benchmarks/scoring_limit.py decode      # the embedded backbone on 1024-pixel images
@@ -7,7 +7,8 @@
 against the same detector on pixels that are in memory already, in one process on the GPU if there
 is one, on all cores if not. The target is 0.90. On a GPU:
 
-    python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 --images 2000 --copies 10
+    python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 \
+        --images 2000 --copies 10
 
 `decode`: CPU seconds an image of the same job, all its processes together, against a process that
 reads, decodes and scores on one core: by itself, and one on each core at the same time, for cores
