@@ -1,13 +1,14 @@
-"""Why the threads of a detector sleep while they wait for each other.
+"""Why the threads of a detector and of a fit sleep while they wait for each other.
 
     python benchmarks/thread_waits.py
 
-A detector with the embedded backbone scores pixels in memory on all cores, in processes that differ
-in OMP_WAIT_POLICY only. Where it is not set, as PyTorch finds it, GNU OpenMP's threads spin at the
-end of each operation, up to milliseconds, until the last of them is there; `passive` ones sleep.
-First by itself, then beside a process that keeps a core busy, as the readers of a run do:
-milliseconds of an image, wall clock and CPU time of the detector's process, and their ratio, turn
-by turn.
+A detector with the embedded backbone scores pixels in memory, and four seeds are fitted to phantoms
+in one batch, each on all cores, in processes that differ in OMP_WAIT_POLICY only. Where it is not
+set, as PyTorch finds it, GNU OpenMP's threads spin at the end of each operation, up to
+milliseconds, until the last of them is there; `passive` ones sleep. By itself; beside a process
+that keeps a core busy, as the readers of a run do; and beside another process of its kind, as two
+jobs on one node are. Wall clock and CPU time of the process, and their ratio, turn by turn:
+milliseconds of an image, seconds of the four fits.
 """
 
 import os
@@ -16,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,76 +28,115 @@ import torch
 import typer
 from peers.figures import ranged
 from peers.inputs import NUM_SHARDS, make_inputs
+from seeds_in_one_batch import phantom_supports
 
-from sdmad.backbone import PHANTOM
+from sdmad.backbone import PHANTOM, BackboneConfig, load_backbone
+from sdmad.catalog import load_catalog
+from sdmad.cluster import THREADS_SLEEP
 from sdmad.detector import Detector
+from sdmad.learner import LearnerConfig, fit_batch
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
 
 BATCH, BATCHES = 64, 16
-POLICIES = (None, "passive")
+SEEDS, SHOTS = 4, 4
 CORES = os.cpu_count() or 1
 
 
+class Work(StrEnum):
+    scoring = "scoring"
+    fitting = "fitting"
+
+    @property
+    def unit(self) -> str:
+        return "ms an image" if self is Work.scoring else f"s for {SEEDS} fits"
+
+
+class Beside(StrEnum):
+    nothing = "by itself"
+    busy = "beside a busy process"
+    another = "beside another of its kind"
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def score(uri: Path) -> tuple[float, float]:
+    """Wall and CPU milliseconds of an image in this process, after the first batch."""
+    detector = Detector.load(str(uri), "cpu")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
+    detector.score_pixels(pixels)
+    wall, cpu = timed(lambda: [detector.score_pixels(pixels) for _ in range(BATCHES)])
+    each = 1000 / (BATCH * BATCHES)
+    return each * wall, each * cpu
+
+
+def fit() -> tuple[float, float]:
+    """Wall and CPU seconds of a batch of fits in this process, after a short one."""
+    backbone, catalog = load_backbone(BackboneConfig(), "cpu"), load_catalog("phantoms")
+    supports, config = phantom_supports(SEEDS, SHOTS), LearnerConfig()
+    fit_batch(backbone, catalog, supports[:1], config.model_copy(update={"steps": 2}))
+    return timed(lambda: fit_batch(backbone, catalog, supports, config))
+
+
+def measure(work: Work, detector: Path, beside: Beside, sleeping: bool) -> tuple[float, float]:
+    """Wall and CPU time of a new process that does the work."""
+    command = [sys.executable, __file__, "--work", work, "--detector", str(detector)]
+    env = os.environ | DETECTOR_ENVIRONMENT
+    for name in () if sleeping else THREADS_SLEEP:
+        del env[name]
+    with _company(command if beside is Beside.another else _busy(beside), env):
+        found = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    wall, cpu = found.stdout.splitlines()[-1].split()
+    return float(wall), float(cpu)
+
+
+def _busy(beside: Beside) -> list[str]:
+    return [sys.executable, "-c", "while True: pass" if beside is Beside.busy else ""]
+
+
 @contextmanager
-def busy_core(wanted: bool) -> Iterator[None]:
-    """A process that computes without end meanwhile."""
-    command = [sys.executable, "-c", "while True: pass" if wanted else ""]
-    with subprocess.Popen(command) as process:
+def _company(command: list[str], env: dict[str, str]) -> Iterator[None]:
+    """A program that runs meanwhile."""
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
         try:
             yield
         finally:
             process.kill()
 
 
-def measure(detector: Path, policy: str | None) -> tuple[float, float]:
-    """Wall and CPU milliseconds of an image in a new process."""
-    command = [sys.executable, __file__, "--detector", str(detector)]
-    env = os.environ | DETECTOR_ENVIRONMENT
-    del env["OMP_WAIT_POLICY"]
-    if policy:
-        env["OMP_WAIT_POLICY"] = policy
-    found = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-    wall, cpu = found.stdout.splitlines()[-1].split()
-    return float(wall), float(cpu)
-
-
-def score(uri: Path) -> tuple[float, float]:
-    """Wall and CPU milliseconds of an image in this process, after the first batch."""
-    torch.set_num_threads(CORES)
-    detector = Detector.load(str(uri), "cpu")
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
-    detector.score_pixels(pixels)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(BATCHES):
-        detector.score_pixels(pixels)
-    each = 1000 / (BATCH * BATCHES)
-    return each * (time.perf_counter() - wall), each * (time.process_time() - cpu)
-
-
 def main(
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
+    work: Annotated[Work | None, typer.Option(hidden=True)] = None,
     detector: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print times and ratios."""
-    if detector is not None:
-        print(*score(detector))
+    torch.set_num_threads(CORES)
+    if work is not None and detector is not None:
+        print(*(score(detector) if work is Work.scoring else fit()))
         return
-    found: defaultdict[tuple[bool, str | None], list[tuple[float, float]]] = defaultdict(list)
+    found: defaultdict[tuple[Work, Beside, bool], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as place:
         fits = make_inputs(Path(place), PHANTOM, NUM_SHARDS, 64, "jpg").detector
         for _ in range(repeats):
-            for beside in (False, True):
-                for policy in POLICIES:
-                    with busy_core(beside):
-                        found[beside, policy].append(measure(fits, policy))
-    print(f"{PHANTOM}, {CORES} threads, batches of {BATCH}, {repeats} turns")
-    for beside in (False, True):
-        print("beside a busy process" if beside else "by itself")
-        for part, name in enumerate(("wall", "CPU")):
-            spun, slept = ([pair[part] for pair in found[beside, policy]] for policy in POLICIES)
-            ratio = ranged([a / b for a, b in zip(spun, slept, strict=True)])
-            print(f"  {name:<5} spinning {ranged(spun)}, sleeping {ranged(slept)} ms; {ratio} x")
+            for each in Work:
+                for beside in Beside:
+                    for sleeping in (False, True):
+                        key = each, beside, sleeping
+                        found[key].append(measure(each, fits, beside, sleeping))
+    print(f"{PHANTOM}, {CORES} threads, {repeats} turns")
+    for each in Work:
+        for beside in Beside:
+            print(f"{each} {beside}")
+            for part, name in enumerate(("wall", "CPU")):
+                spun, slept = ([t[part] for t in found[each, beside, s]] for s in (False, True))
+                ratio = ranged([a / b for a, b in zip(spun, slept, strict=True)])
+                shown = f"spinning {ranged(spun)}, sleeping {ranged(slept)} {each.unit}"
+                print(f"  {name:<5} {shown}; {ratio} x")
 
 
 if __name__ == "__main__":

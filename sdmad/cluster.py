@@ -16,6 +16,11 @@ from ray._private import ray_constants
 from sdmad import logs
 from sdmad.errors import UserError
 
+# What OpenMP reads when a process starts that computes in several threads: threads that wait for
+# each other sleep. By default they spin for milliseconds on cores that others need: two fits on one
+# node then take twice as long or longer (benchmarks/thread_waits.py).
+THREADS_SLEEP = {"OMP_WAIT_POLICY": "passive"}
+
 
 @dataclass(frozen=True)
 class Resources:

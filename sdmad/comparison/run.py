@@ -5,7 +5,6 @@ support, the digest being over the method's settings. What is there is not made 
 command resumes, and a method added or changed later costs only itself.
 """
 
-import os
 import re
 import time
 from datetime import UTC, datetime
@@ -20,7 +19,14 @@ import torch
 from sdmad import parquet, runs, storage
 from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
+from sdmad.cluster import (
+    THREADS_SLEEP,
+    Resources,
+    connect,
+    gpus_each,
+    mistakes_surface,
+    node_cpus,
+)
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import CompareConfig
 from sdmad.config import parse_numbers
@@ -127,10 +133,10 @@ class Comparer:
         truth: np.ndarray,
         pixels: dict[str, Any],
         output: str,
-        actors: int,
+        threads: int,
         device: str | None,
     ) -> None:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // actors))
+        torch.set_num_threads(min(threads, node_cpus()))
         self.config, self.pixels, self.output = config, pixels, output
         images = self._images({archive for archive, _ in test})
         stacked = np.stack([images[name] for name in test])
@@ -182,10 +188,15 @@ def _measure_missing(
         raise UserError(problems[0] + more)
     actors, gpus = _actors(resources, len(todo))
     device = None if gpus else "cpu"
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=-1)(
-        Comparer
-    )
-    arguments = (config, catalog, named, test.labels, pixels, output, actors, device)
+    threads = max(1, int(resources.cpus) // actors)
+    remote: Any = ray.remote(
+        num_cpus=1,
+        num_gpus=gpus,
+        max_restarts=RESTARTS,
+        max_task_retries=-1,
+        runtime_env={"env_vars": THREADS_SLEEP},
+    )(Comparer)
+    arguments = (config, catalog, named, test.labels, pixels, output, threads, device)
     pool = [remote.remote(*arguments) for _ in range(actors)]
     waiting, made = list(todo), 0
     working: dict[Any, Any] = {}

@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from sdmad import runs, storage
 from sdmad.backbone import check_backbone, load_backbone
 from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import Resources, connect, gpus_each, mistakes_surface
+from sdmad.cluster import THREADS_SLEEP, Resources, connect, gpus_each, mistakes_surface
 from sdmad.config import TrainConfig, parse_numbers
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
@@ -119,27 +119,26 @@ def _fit_missing(
     resources = connect()
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
-    workers, scaling = _scaling(config, resources, len(batches))
+    scaling = _scaling(config, resources, len(batches))
     images = {image for support in missing for image in support.images}
     pixels, problems = read_images(images, archive, spec)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     device = None if scaling.use_gpu else "cpu"
-    task = FitTask(
-        batches, pixels, output, config.backbone, catalog, config.learner, workers, device
-    )
+    task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, device)
     trainer = TorchTrainer(
         fit_loop,
         train_loop_config={"task": task},
         scaling_config=scaling,
         # Ranks send each other no tensors: NCCL between nodes would be one thing more to fail.
         torch_config=TorchConfig(backend="gloo"),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # Ray Train V2's
             name="fits",
             # Fits are written to the output as they are made; Ray Train keeps nothing of its own.
             storage_path=tempfile.mkdtemp(prefix="sdmad-train-"),
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
+            worker_runtime_env={"env_vars": THREADS_SLEEP},
         ),
     )
     with mistakes_surface(), _watch(output, missing):
@@ -152,7 +151,7 @@ def _fit_missing(
         )
 
 
-def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[int, ScalingConfig]:
+def _scaling(config: TrainConfig, resources: Resources, batches: int) -> ScalingConfig:
     compute = config.compute
     gpus = gpus_each(
         compute.gpus_per_worker, resources, "compute: {gpus_per_worker: 1, workers: 8}"
@@ -168,7 +167,7 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> tuple[i
             )
     if gpus:
         needs["GPU"] = gpus
-    return workers, ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
+    return ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=needs)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from sdmad import storage
 from sdmad.backbone import Backbone, BackboneConfig, load_backbone
 from sdmad.catalog import Catalog
+from sdmad.cluster import node_cpus
 from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
 from sdmad.labels import LabelTable
 from sdmad.learner import LearnerConfig, SupportImages, fit_batch
@@ -63,7 +63,6 @@ class FitTask:
     backbone: BackboneConfig
     catalog: Catalog
     learner: LearnerConfig
-    workers: int
     device: str | None
 
 
@@ -72,7 +71,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
     task: FitTask = settings["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // task.workers))
+    share_cores()
     done = list_fits(task.output)
     backbone = load_backbone(task.backbone, task.device)
     for first in range(0, len(task.batches), world):
@@ -81,6 +80,12 @@ def fit_loop(settings: dict[str, Any]) -> None:
         if todo:
             _fit_and_write(todo, task, backbone)
         ray.train.report({"round": first // world, "fits": len(todo)})
+
+
+def share_cores() -> None:
+    """Let this rank compute in its share of the CPUs that Ray has on its node."""
+    ranks = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, node_cpus() // ranks))
 
 
 def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) -> None:

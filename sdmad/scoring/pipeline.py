@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import Resources, gpus_each, mistakes_surface, node_cpus
+from sdmad.cluster import THREADS_SLEEP, Resources, gpus_each, mistakes_surface, node_cpus
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
@@ -36,11 +36,9 @@ RETRIES = 4
 # What C libraries read when a detector's process starts. glibc hands every large buffer that is
 # freed back to the kernel, which clears its pages anew for the next layer: thousands of page faults
 # an image, a tenth of a detector's time on CPUs. One arena that is never trimmed keeps them; a
-# detector needs the same buffers for every batch. Threads that wait for each other sleep: by
-# default they spin for milliseconds on cores that readers need, a quarter of a detector's CPU time
-# beside busy readers.
-DETECTOR_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",
+# detector needs the same buffers for every batch. Threads that spin would take a quarter of its CPU
+# time beside busy readers.
+DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 34),

@@ -7,17 +7,25 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
+import ray.train
+import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad import storage
+from sdmad.cluster import THREADS_SLEEP
 from sdmad.config import ComputeConfig, TrainConfig
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import list_fits, unpack
 from sdmad.fitting.run import train_seeds
+from sdmad.fitting.worker import share_cores
 from tests.conftest import QUICK
 from tests.helpers import write_tar
 
@@ -81,7 +89,7 @@ def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) ->
     slow = QUICK.model_copy(update={"steps": 150})
     compute = ComputeConfig(workers=1, cpus_per_worker=0.5, fits_per_batch=1)
     settings = config(archive, learner=slow, shots=[1], seeds="0:5", compute=compute)
-    killed: dict[str, object] = {}
+    killed: dict[str, Any] = {}
 
     def kill_after_the_first_fit() -> None:
         while not times(output):
@@ -89,6 +97,7 @@ def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) ->
         killed["kept"] = times(output)
         for process in psutil.process_iter(["cmdline"]):
             if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+                killed["environment"] = process.environ()
                 os.kill(process.pid, signal.SIGKILL)
                 killed["worker"] = process.pid
 
@@ -96,10 +105,29 @@ def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) ->
     thread.start()
     assert train_seeds(settings, str(output)) == 5
     assert "worker" in killed
+    assert THREADS_SLEEP.items() <= killed["environment"].items()
     assert len(list_fits(str(output))) == 5
     kept = killed["kept"]
-    assert isinstance(kept, dict)
     assert {p: t for p, t in times(output).items() if p in kept} == kept
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ranks_share_the_cores_of_their_node(workers, tmp_path) -> None:
+    def loop() -> None:
+        share_cores()
+        rank = ray.train.get_context().get_world_rank()
+        (tmp_path / str(rank)).write_text(str(torch.get_num_threads()))
+
+    TorchTrainer(
+        loop,
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
+        torch_config=TorchConfig(backend="gloo"),
+        run_config=RunConfig(name="threads", storage_path=str(tmp_path / "train")),
+    ).fit()
+    threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(workers)] == [
+        str(threads)
+    ] * workers
 
 
 def test_an_output_belongs_to_one_configuration(archive, tmp_path) -> None:
