@@ -212,29 +212,31 @@ class Detector:
             similarities=similarities,
             findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
             uncertain=[[names[c] for c in np.flatnonzero(row)] for row in doubtful_rows],
-            signs=[
-                [
-                    e
-                    for c in np.flatnonzero(row)
-                    for e in self._carrying(int(c), share[c], similarity)
-                ]
-                for row, share, similarity in zip(
-                    found_rows, contribution, similarities, strict=True
-                )
-            ],
+            signs=self._carrying(found_rows, contribution, similarities),
         )
 
     def _carrying(
-        self, category: int, share: np.ndarray, similarity: np.ndarray
-    ) -> list[SignEvidence]:
-        """The signs that carry one finding, largest share of the evidence first."""
-        names, name = self.catalog.sign_names, self.catalog.category_names[category]
-        order = np.argsort(-share, kind="stable")[:SIGNS_PER_FINDING]
-        return [
-            SignEvidence(name, names[s], float(similarity[s]))
-            for s in order
-            if share[s] >= LEAST_SHARE
-        ]
+        self, found: np.ndarray, shares: np.ndarray, similarities: np.ndarray
+    ) -> list[list[SignEvidence]]:
+        """For each of B images the signs that carry its findings, of each the largest share first.
+
+        `found` (B, C), `shares` (B, C, M) of the evidence, `similarities` (B, M).
+        """
+        names, categories = self.catalog.sign_names, self.catalog.category_names
+        images, cells = np.nonzero(found)
+        order = np.argsort(-shares[images, cells], axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
+        carries = np.take_along_axis(shares[images, cells], order, axis=-1) >= LEAST_SHARE
+        near = np.take_along_axis(similarities[images], order, axis=-1)
+        evidence: list[list[SignEvidence]] = [[] for _ in found]
+        for finding, rank in np.argwhere(carries).tolist():
+            evidence[images[finding]].append(
+                SignEvidence(
+                    categories[cells[finding]],
+                    names[order[finding, rank]],
+                    float(near[finding, rank]),
+                )
+            )
+        return evidence
 
 
 def load_fits(uri: str) -> list[Fit]:
