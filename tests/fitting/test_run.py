@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -49,28 +50,37 @@ def times(output: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in output.rglob("*.safetensors")}
 
 
-def test_a_grid_is_sharded_over_workers_and_a_second_run_does_only_what_is_missing(
-    archive, tmp_path
-) -> None:
-    output = tmp_path / "train"
+@pytest.fixture(scope="module")
+def trained(archive, tmp_path_factory) -> Path:
+    """The whole grid of `config`; never changed by tests."""
+    output = tmp_path_factory.mktemp("trained") / "train"
     assert train_seeds(config(archive), str(output)) == 6
+    return output
+
+
+def test_a_grid_is_sharded_over_workers(trained) -> None:
     grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
-    assert set(list_fits(str(output))) == grid
-    table = pq.read_table(output / "fits.parquet").to_pylist()
+    assert set(list_fits(str(trained))) == grid
+    table = pq.read_table(trained / "fits.parquet").to_pylist()
     assert {(row["shots"], row["seed"]) for row in table} == grid
     assert all(Path(row["uri"]).is_file() for row in table)
-    run = json.loads((output / "run.json").read_text())
+    run = json.loads((trained / "run.json").read_text())
     assert (run["status"], run["fits_made"], run["fits_skipped"]) == ("finished", 6, 0)
-    provenance = unpack((output / "fits/shots=2/seed=1.safetensors").read_bytes(), "x").provenance
+    provenance = unpack((trained / "fits/shots=2/seed=1.safetensors").read_bytes(), "x").provenance
     assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
 
+
+def test_a_second_run_with_more_seeds_does_only_what_is_missing(archive, trained, tmp_path) -> None:
+    output = Path(shutil.copytree(trained, tmp_path / "train"))
     before = times(output)
-    (output / "fits/shots=1/seed=2.safetensors").unlink()
-    assert train_seeds(config(archive), str(output)) == 1
+    lost = output / "fits/shots=1/seed=2.safetensors"
+    lost.unlink()
+    assert train_seeds(config(archive, seeds="0:4"), str(output)) == 3
     after = times(output)
-    changed = {p for p in after if after[p] != before[p]}
-    assert changed == {output / "fits/shots=1/seed=2.safetensors"}
-    assert train_seeds(config(archive, seeds="0:4"), str(output)) == 2
+    made = {output / f"fits/shots={shots}/seed=3.safetensors" for shots in (1, 2)} | {lost}
+    assert {path for path in after if after[path] != before.get(path)} == made
+    run = json.loads((output / "run.json").read_text())
+    assert (run["fits_made"], run["fits_skipped"]) == (3, 5)
     assert Detector.load(str(output / "fits/shots=2")).num_seeds == 4
 
 
@@ -130,12 +140,10 @@ def test_ranks_share_the_cores_of_their_node(workers, tmp_path) -> None:
     ] * workers
 
 
-def test_an_output_belongs_to_one_configuration(archive, tmp_path) -> None:
-    output = str(tmp_path / "train")
-    train_seeds(config(archive, shots=[1], seeds="0"), output)
+def test_an_output_belongs_to_one_configuration(archive, trained) -> None:
     other = QUICK.model_copy(update={"steps": 11})
     with pytest.raises(UserError, match="holds fits with another learner"):
-        train_seeds(config(archive, learner=other), output)
+        train_seeds(config(archive, learner=other), str(trained))
 
 
 def test_a_labelled_image_that_the_archive_lacks_is_named(archive, tmp_path) -> None:
