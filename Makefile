@@ -40,7 +40,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py --repeats 1
 	$(BIN)/python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 3
 
-# Half an hour: mutated files, large shards, SIGKILL of anything at random moments.
+# An hour: mutated files, large shards, SIGKILL of anything at random moments.
 soak: $(READY)
 	$(BIN)/python benchmarks/fuzz.py --files 20000
 	$(BIN)/python benchmarks/large_shards.py

@@ -8,9 +8,10 @@ run, 1 and 8 adapters, no Ray. In single and in half precision where the device 
 with PyTorch's autocast, and on GPUs in bfloat16; on CPUs also with blocks packed where they are not
 by default, or the other way round; with torch.compile of the blocks when asked for, on CPUs with
 and without freezing. Each with the largest difference of a score and of a cosine from the first
-line's. Utilisation is multiplications and additions of the whole pass over the peak of the device:
-on GPUs the maker's for half precision, on CPUs what one large matrix product in single precision
-reaches here.
+line's. Utilisation is multiplications and additions over the peak of the device: on GPUs the
+maker's for half precision, on CPUs what one large matrix product in single precision reaches here.
+Counted is what a detector computes: the last block for the class token only, 7 % less (ViT-B/32)
+and 4 % less (ViT-L/14-336) than a whole tower.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Memory of a reader on a shard of 50 MB and of 5 GB: the same.
+"""Memory of a reader on a shard of 40 MB and of 5 GB: the same.
 
     python benchmarks/large_shards.py
 

@@ -10,7 +10,10 @@ same fits: the largest difference of a cosine of an image with a sign is printed
 rules, which the plain loop does not make, count against the batch.
 """
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from sdmad import objective
 from sdmad.archive.selected import decode_members
 from sdmad.backbone import Backbone, BackboneConfig, load_backbone
 from sdmad.catalog import Catalog, load_catalog
+from sdmad.cluster import THREADS_SLEEP
 from sdmad.detector import Detector
 from sdmad.fits import Provenance, code_version, pack, unpack
 from sdmad.fitting.worker import SupportRef
@@ -208,6 +212,9 @@ def main(
     ] = None,
 ) -> None:
     """Print the ratios."""
+    if not THREADS_SLEEP.items() <= os.environ.items():  # What a rank of a training run has.
+        again = [sys.executable, *sys.argv]
+        sys.exit(subprocess.run(again, env=os.environ | THREADS_SLEEP).returncode)
     backbone = load_backbone(BackboneConfig(), "cpu")
     catalog, config = load_catalog("fundus" if data else "phantoms"), LearnerConfig()
     drawn = (

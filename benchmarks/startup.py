@@ -35,12 +35,12 @@ PARTS = {
     "a local Ray": "from sdmad.cluster import connect; T = time.perf_counter(); connect()",
     "the detector": (
         "from sdmad.detector import Detector; T = time.perf_counter(); "
-        f"Detector.load({str(PLACE / 'train')!r}, 'cpu')"
+        "Detector.load('{train}', 'cpu')"
     ),
     "the plan": (
         "from sdmad.archive.listing import list_archive; "
         "from sdmad.archive.units import cut_units; T = time.perf_counter(); "
-        f"list(cut_units({str(PLACE / 'archive')!r}, list_archive({str(PLACE / 'archive')!r})))"
+        "list(cut_units('{archive}', list_archive('{archive}')))"
     ),
 }
 
@@ -56,12 +56,12 @@ def part(code: str) -> float:
     return float(found.stdout.split("seconds ")[-1])
 
 
-def whole() -> dict[str, float]:
+def whole(archive: Path, train: Path) -> dict[str, float]:
     """Seconds of the job: until its record is there, from then to the first scores, and so on."""
     record = PLACE / "scores" / "run.json"
     shutil.rmtree(PLACE / "scores", ignore_errors=True)
-    job = [sys.executable, "jobs/score_archive.py", "--archive", str(PLACE / "archive")]
-    job += ["--detector", str(PLACE / "train"), "--output", str(PLACE / "scores")]
+    job = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
+    job += ["--detector", str(train), "--output", str(PLACE / "scores")]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     begin = time.perf_counter()
     with (PLACE / "score.log").open("wb") as log:
@@ -93,20 +93,22 @@ def main(
     repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
 ) -> None:
     """Print the parts, then the whole."""
-    if not (PLACE / "train").exists():
-        labels = write_archive(str(PLACE / "archive"), pool=200, test=images - 200)
+    archive, train = PLACE / f"{images}", PLACE / f"{images}-train"
+    if not train.exists():
+        labels = write_archive(str(archive), pool=200, test=images - 200)
         config = TrainConfig(
-            archive=str(PLACE / "archive"),
+            archive=str(archive),
             labels=labels,
             catalog="phantoms",
             learner=LearnerConfig(steps=10),
             shots=[2],
         )
-        train_seeds(config, str(PLACE / "train"))
+        train_seeds(config, str(train))
         ray.shutdown()  # Its processes would take from the cores that are measured.
     for name, code in PARTS.items():
+        code = code.replace("{train}", str(train)).replace("{archive}", str(archive))
         line(name, [part(code) for _ in range(repeats)])
-    runs = [whole() for _ in range(repeats)]
+    runs = [whole(archive, train) for _ in range(repeats)]
     for name in runs[0]:
         line(name, [run[name] for run in runs])
 

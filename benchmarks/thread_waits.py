@@ -47,6 +47,11 @@ class Work(StrEnum):
     fitting = "fitting"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What the processes of a job get that do this."""
+        return DETECTOR_ENVIRONMENT if self is Work.scoring else THREADS_SLEEP
+
+    @property
     def unit(self) -> str:
         return "ms an image" if self is Work.scoring else f"s for {SEEDS} fits"
 
@@ -86,7 +91,7 @@ def fit() -> tuple[float, float]:
 def measure(work: Work, detector: Path, beside: Beside, sleeping: bool) -> tuple[float, float]:
     """Wall and CPU time of a new process that does the work."""
     command = [sys.executable, __file__, "--work", work, "--detector", str(detector)]
-    env = os.environ | DETECTOR_ENVIRONMENT
+    env = os.environ | work.environment
     for name in () if sleeping else THREADS_SLEEP:
         del env[name]
     with _company(command if beside is Beside.another else _busy(beside), env):

@@ -47,8 +47,8 @@ def main(
     from sdmad.errors import UserError
 
     needed = {"read": read_ms, "decode": decode_ms, "model": model_ms}
-    pace = _pace(run, needed | {"driver": driver_ms, "commit": commit_ms})
     try:
+        pace = _pace(run, needed | {"driver": driver_ms, "commit": commit_ms})
         found = estimate(
             Archive(
                 images=int(images),
@@ -79,10 +79,8 @@ def main(
         f"requests          {found.get_requests:12,.0f} GET, {found.put_requests:,.0f} PUT, "
         f"{found.list_requests:,.0f} LIST"
     )
-    typer.echo(
-        f"cost              {found.node_dollars:12,.0f} $ of nodes, "
-        f"{found.request_dollars:,.2f} $ of requests"
-    )
+    nodes = f"{found.node_dollars:,.0f} $ of nodes, " if dollars else ""
+    typer.echo(f"cost              {nodes}{found.request_dollars:,.2f} $ of requests")
 
 
 def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
