@@ -14,8 +14,8 @@ is one, on all cores if not. The target is 0.90. On a GPU:
 reads, decodes and scores on one core: by itself, and one on each core at the same time, for cores
 that share caches and memory are slower together. The target, against the former, is 1.15.
 
-The limits are measured in a process with the environment of a detector's, start-up and first batch
-excluded.
+The limits are measured in processes with the environment of a detector's, reading and decoding with
+that of a reader's; start-up and first batch excluded.
 
 Both print what jobs/plan_cluster.py would have said of the archive, from the run.json of its first
 shards, against what it took.
@@ -147,14 +147,17 @@ def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
 def limit_apart(bound: Bound, detector: Path, images: int, at_once: int = 1) -> list[float]:
     """Seconds of an image, by part when decoding is the limit; the mean of new processes."""
     job = [sys.executable, __file__, bound, "--images", str(images), "--limit-of", str(detector)]
-    env = os.environ | DETECTOR_ENVIRONMENT
 
-    def measure(_: int) -> list[float]:
+    def one(env: dict[str, str]) -> list[float]:
         found = subprocess.run(job, env=env, check=True, capture_output=True, text=True)
         return [float(seconds) for seconds in found.stdout.splitlines()[-1].split()]
 
-    with ThreadPoolExecutor(at_once) as pool:
-        return np.mean(list(pool.map(measure, range(at_once))), axis=0).tolist()
+    def mean(env: dict[str, str]) -> list[float]:
+        with ThreadPoolExecutor(at_once) as pool:
+            return np.mean(list(pool.map(one, [env] * at_once)), axis=0).tolist()
+
+    found = mean(os.environ | DETECTOR_ENVIRONMENT)
+    return found if bound is Bound.model else mean(dict(os.environ))[:-1] + found[-1:]
 
 
 def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:

@@ -17,7 +17,7 @@ def job_requests(gpus: bool) -> list[Request]:
     """The resources of every task, actor and Ray Train worker of training and scoring."""
     resources = Resources(cpus=64, gpus=8 if gpus else 0)
     config = TrainConfig(archive="a", labels="l", catalog="c")
-    _, scaling = fitting._scaling(config, resources, batches=8)
+    scaling = fitting._scaling(config, resources, batches=8)
     requests = [*scoring_requests(PipelineConfig(), resources), scaling.resources_per_worker]
     return [{"CPU": READER_CPUS}, *requests]
 
