@@ -90,6 +90,13 @@ def test_the_job_prints_limit_hours_and_cost(record_uri) -> None:
     assert "600,000 GET" in output
     # 8 ms of four detectors: 20,000 s.
     assert "5.64 with 5 minutes" in output
+    assert "34 $ of nodes" in output
+
+
+def test_nodes_without_a_price_cost_nothing_that_could_be_said() -> None:
+    output, _ = run("--gigabits", "10", *PACED)
+    assert "$ of nodes" not in output
+    assert "0.34 $ of requests" in output
 
 
 def test_milliseconds_replace_those_of_the_run(record_uri) -> None:
@@ -111,6 +118,7 @@ PACED = ["--read-ms", "1", "--decode-ms", "1", "--model-ms", "1"]
     [
         (["--gigabits", "1"], "give --run, or --read-ms"),
         (["--gigabits", "0", *PACED], "gigabits: Input should be greater than 0"),
+        (["--gigabits", "1", *PACED, "--read-ms", "0"], "read: Input should be greater than 0"),
         (["--gigabits", "1", "--run", "nowhere.json"], "there is no run.json"),
     ],
 )
