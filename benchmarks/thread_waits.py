@@ -1,14 +1,16 @@
-"""Why the threads of a detector and of a fit sleep while they wait for each other.
+"""Why threads of a detector score slices of a batch, and those of a fit sleep while they wait.
 
     python benchmarks/thread_waits.py
 
 A detector with the embedded backbone scores pixels in memory, and four seeds are fitted to phantoms
 in one batch, each on all cores, in processes that differ in OMP_WAIT_POLICY only. Where it is not
 set, as PyTorch finds it, GNU OpenMP's threads spin at the end of each operation, up to
-milliseconds, until the last of them is there; `passive` ones sleep. By itself; beside a process
-that keeps a core busy, as the readers of a run do; and beside another process of its kind, as two
-jobs on one node are. Wall clock and CPU time of the process, and their ratio, turn by turn:
-milliseconds of an image, seconds of the four fits.
+milliseconds, until the last of them is there; `passive` ones sleep. In a scoring run each thread
+of a detector scores a slice of the batch instead, and waits for others at the batch's end only. By
+itself; beside a process that keeps a core busy, as the readers of a run do; and beside another
+process of its kind, as two jobs on one node are. Wall clock and CPU time of the process, in
+milliseconds of an image, seconds of the four fits, and how many times those of the way that jobs
+take, turn by turn.
 """
 
 import os
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -35,7 +38,7 @@ from sdmad.catalog import load_catalog
 from sdmad.cluster import THREADS_SLEEP
 from sdmad.detector import Detector
 from sdmad.learner import LearnerConfig, fit_batch
-from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
+from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, SlicedDetector
 
 BATCH, BATCHES = 64, 16
 SEEDS, SHOTS = 4, 4
@@ -56,6 +59,17 @@ class Work(StrEnum):
         return "ms an image" if self is Work.scoring else f"s for {SEEDS} fits"
 
 
+class Way(StrEnum):
+    """How threads share the work. A job takes the last one of its work."""
+
+    spinning = "spinning"
+    sleeping = "sleeping"
+    slices = "in slices"
+
+
+WAYS = {Work.scoring: tuple(Way), Work.fitting: (Way.spinning, Way.sleeping)}
+
+
 class Beside(StrEnum):
     nothing = "by itself"
     busy = "beside a busy process"
@@ -69,11 +83,13 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def score(uri: Path) -> tuple[float, float]:
+def score(uri: Path, way: Way) -> tuple[float, float]:
     """Wall and CPU milliseconds of an image in this process, after the first batch."""
-    detector = Detector.load(str(uri), "cpu")
+    with ThreadPoolExecutor(1) as loading:  # As the process of a detector does.
+        whole = loading.submit(Detector.load, str(uri), "cpu").result()
+    detector = SlicedDetector(whole, CORES) if way is Way.slices else whole
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (BATCH, *detector.spec.size, 3), np.uint8)
+    pixels = rng.integers(0, 255, (BATCH, *whole.spec.size, 3), np.uint8)
     detector.score_pixels(pixels)
     wall, cpu = timed(lambda: [detector.score_pixels(pixels) for _ in range(BATCHES)])
     each = 1000 / (BATCH * BATCHES)
@@ -88,11 +104,11 @@ def fit() -> tuple[float, float]:
     return timed(lambda: fit_batch(backbone, catalog, supports, config))
 
 
-def measure(work: Work, detector: Path, beside: Beside, sleeping: bool) -> tuple[float, float]:
+def measure(work: Work, detector: Path, beside: Beside, way: Way) -> tuple[float, float]:
     """Wall and CPU time of a new process that does the work."""
-    command = [sys.executable, __file__, "--work", work, "--detector", str(detector)]
+    command = [sys.executable, __file__, "--work", work, "--way", way, "--detector", str(detector)]
     env = os.environ | work.environment
-    for name in () if sleeping else THREADS_SLEEP:
+    for name in THREADS_SLEEP if way is Way.spinning else ():
         del env[name]
     with _company(command if beside is Beside.another else _busy(beside), env):
         found = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
@@ -117,31 +133,35 @@ def _company(command: list[str], env: dict[str, str]) -> Iterator[None]:
 def main(
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
     work: Annotated[Work | None, typer.Option(hidden=True)] = None,
+    way: Annotated[Way, typer.Option(hidden=True)] = Way.sleeping,
     detector: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print times and ratios."""
     torch.set_num_threads(CORES)
     if work is not None and detector is not None:
-        print(*(score(detector) if work is Work.scoring else fit()))
+        print(*(score(detector, way) if work is Work.scoring else fit()))
         return
-    found: defaultdict[tuple[Work, Beside, bool], list[tuple[float, float]]] = defaultdict(list)
+    found: defaultdict[tuple[Work, Beside, Way], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as place:
         fits = make_inputs(Path(place), PHANTOM, NUM_SHARDS, 64, "jpg").detector
         for _ in range(repeats):
             for each in Work:
                 for beside in Beside:
-                    for sleeping in (False, True):
-                        key = each, beside, sleeping
-                        found[key].append(measure(each, fits, beside, sleeping))
+                    for how in WAYS[each]:
+                        found[each, beside, how].append(measure(each, fits, beside, how))
     print(f"{PHANTOM}, {CORES} threads, {repeats} turns")
     for each in Work:
         for beside in Beside:
             print(f"{each} {beside}")
-            for part, name in enumerate(("wall", "CPU")):
-                spun, slept = ([t[part] for t in found[each, beside, s]] for s in (False, True))
-                ratio = ranged([a / b for a, b in zip(spun, slept, strict=True)])
-                shown = f"spinning {ranged(spun)}, sleeping {ranged(slept)} {each.unit}"
-                print(f"  {name:<5} {shown}; {ratio} x")
+            shipped = found[each, beside, WAYS[each][-1]]
+            for how in WAYS[each]:
+                turns = found[each, beside, how]
+                shown = []
+                for part, name in enumerate(("wall", "CPU")):
+                    times = ranged([turn[part] for turn in turns])
+                    ratio = ranged([a[part] / b[part] for a, b in zip(turns, shipped, strict=True)])
+                    shown.append(f"{name} {times} {each.unit}, {ratio} x")
+                print(f"  {how:<10} {'; '.join(shown)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
 from sdmad.cluster import THREADS_SLEEP, Resources, gpus_each, mistakes_surface, node_cpus
-from sdmad.detector import Detector, Scores
+from sdmad.detector import Detector, Scores, concatenate
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
 from sdmad.precision import Precision, half_type
@@ -121,6 +121,25 @@ class PipelineConfig(BaseModel):
                 )
 
 
+class SlicedDetector:
+    """A detector that scores a slice of each batch in each of several threads.
+
+    PyTorch's own way is to share every operation among threads, which wait for each other at its
+    end; benchmarks/thread_waits.py shows what slices save.
+    """
+
+    def __init__(self, detector: Detector, threads: int) -> None:
+        self.detector, self.threads = detector, threads
+        torch.set_num_threads(1)
+        _ = detector.scorer  # Made once, before threads ask for it.
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def score_pixels(self, pixels: np.ndarray) -> Scores:
+        """As `Detector.score_pixels`."""
+        slices = np.array_split(pixels, min(self.threads, len(pixels)))
+        return concatenate(list(self._pool.map(self.detector.score_pixels, slices)))
+
+
 class DetectorActor:
     """One detector in a process of its own: decoded batches in, score rows out."""
 
@@ -138,7 +157,9 @@ class DetectorActor:
         # In a thread that ends: two OpenMP teams are more threads than cores, which then sleep at
         # every barrier: an eighth of the speed.
         with ThreadPoolExecutor(1) as loading:
-            self.detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+            detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+        sliced = detector.backbone.device.type == "cpu" and threads > 1
+        self.detector = SlicedDetector(detector, threads) if sliced else detector
         self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
