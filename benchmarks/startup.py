@@ -35,12 +35,12 @@ PARTS = {
     "a local Ray": "from sdmad.cluster import connect; T = time.perf_counter(); connect()",
     "the detector": (
         "from sdmad.detector import Detector; T = time.perf_counter(); "
-        "Detector.load('{train}', 'cpu')"
+        "Detector.load({train!r}, 'cpu')"
     ),
     "the plan": (
         "from sdmad.archive.listing import list_archive; "
         "from sdmad.archive.units import cut_units; T = time.perf_counter(); "
-        "list(cut_units('{archive}', list_archive('{archive}')))"
+        "list(cut_units({archive!r}, list_archive({archive!r})))"
     ),
 }
 
@@ -106,8 +106,8 @@ def main(
         train_seeds(config, str(train))
         ray.shutdown()  # Its processes would take from the cores that are measured.
     for name, code in PARTS.items():
-        code = code.replace("{train}", str(train)).replace("{archive}", str(archive))
-        line(name, [part(code) for _ in range(repeats)])
+        filled = code.format(train=str(train), archive=str(archive))
+        line(name, [part(filled) for _ in range(repeats)])
     runs = [whole(archive, train) for _ in range(repeats)]
     for name in runs[0]:
         line(name, [run[name] for run in runs])

@@ -3,14 +3,13 @@
     python benchmarks/thread_waits.py
 
 A detector with the embedded backbone scores pixels in memory, and four seeds are fitted to phantoms
-in one batch, each on all cores, in processes that differ in OMP_WAIT_POLICY only. Where it is not
-set, as PyTorch finds it, GNU OpenMP's threads spin at the end of each operation, up to
-milliseconds, until the last of them is there; `passive` ones sleep. In a scoring run each thread
-of a detector scores a slice of the batch instead, and waits for others at the batch's end only. By
-itself; beside a process that keeps a core busy, as the readers of a run do; and beside another
-process of its kind, as two jobs on one node are. Wall clock and CPU time of the process, in
-milliseconds of an image, seconds of the four fits, and how many times those of the way that jobs
-take, turn by turn.
+in one batch, each on all cores. PyTorch's threads share every operation. Where OMP_WAIT_POLICY is
+not set, they spin at the end of each, up to milliseconds, until the last of them is there;
+`passive` ones sleep. In a scoring run each thread of a detector scores a slice of the batch
+instead, and waits for others at the batch's end only. By itself; beside a process that keeps a core
+busy, as the readers of a run do; and beside another process of its kind, as two jobs on one node
+are. Wall clock and CPU time of the process, in milliseconds of an image, seconds of the four fits,
+and how many times those of the way that jobs take, turn by turn.
 """
 
 import os
@@ -38,7 +37,8 @@ from sdmad.catalog import load_catalog
 from sdmad.cluster import THREADS_SLEEP
 from sdmad.detector import Detector
 from sdmad.learner import LearnerConfig, fit_batch
-from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, SlicedDetector
+from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
+from sdmad.scoring.slices import SlicedDetector
 
 BATCH, BATCHES = 64, 16
 SEEDS, SHOTS = 4, 4
@@ -60,13 +60,14 @@ class Work(StrEnum):
 
 
 class Way(StrEnum):
-    """How threads share the work. A job takes the last one of its work."""
+    """How threads share the work."""
 
     spinning = "spinning"
     sleeping = "sleeping"
     slices = "in slices"
 
 
+# The last one is the job's.
 WAYS = {Work.scoring: tuple(Way), Work.fitting: (Way.spinning, Way.sleeping)}
 
 

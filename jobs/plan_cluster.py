@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sdmad.cli import run_job
 
 if TYPE_CHECKING:
-    from sdmad.capacity import Pace
+    from sdmad.capacity import Estimate, Pace
 
 
 def main(
@@ -68,6 +68,10 @@ def main(
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"])).replace("_", "-")
         raise UserError(f"{name}: {problem['msg']}") from None
+    _show(found, pace, start_minutes)
+
+
+def _show(found: "Estimate", pace: "Pace", start_minutes: float) -> None:
     typer.echo(f"busy an image: {_shown(pace)}")
     for part, hours in found.hours_alone.items():
         mark = "  <- the limit" if part == found.limit else ""
@@ -79,7 +83,7 @@ def main(
         f"requests          {found.get_requests:12,.0f} GET, {found.put_requests:,.0f} PUT, "
         f"{found.list_requests:,.0f} LIST"
     )
-    nodes = f"{found.node_dollars:,.0f} $ of nodes, " if dollars else ""
+    nodes = f"{found.node_dollars:,.0f} $ of nodes, " if found.node_dollars else ""
     typer.echo(f"cost              {nodes}{found.request_dollars:,.2f} $ of requests")
 
 

@@ -224,8 +224,9 @@ class Detector:
         """
         names, categories = self.catalog.sign_names, self.catalog.category_names
         images, cells = np.nonzero(found)
-        order = np.argsort(-shares[images, cells], axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
-        carries = np.take_along_axis(shares[images, cells], order, axis=-1) >= LEAST_SHARE
+        theirs = shares[images, cells]  # A row for each finding, as below.
+        order = np.argsort(-theirs, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
+        carries = np.take_along_axis(theirs, order, axis=-1) >= LEAST_SHARE
         near = np.take_along_axis(similarities[images], order, axis=-1)
         evidence: list[list[SignEvidence]] = [[] for _ in found]
         for finding, rank in np.argwhere(carries).tolist():

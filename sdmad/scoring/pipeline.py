@@ -24,11 +24,12 @@ from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
 from sdmad.cluster import THREADS_SLEEP, Resources, gpus_each, mistakes_surface, node_cpus
-from sdmad.detector import Detector, Scores, concatenate
+from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
 from sdmad.images import ImageSpec
 from sdmad.precision import Precision, half_type
 from sdmad.scoring.reading import read_and_decode
+from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns
 
 # Finite: a task or an actor that kills its process again and again ends the run with an error.
@@ -36,8 +37,8 @@ RETRIES = 4
 # What C libraries read when a detector's process starts. glibc hands every large buffer that is
 # freed back to the kernel, which clears its pages anew for the next layer: thousands of page faults
 # an image, a tenth of a detector's time on CPUs. One arena that is never trimmed keeps them; a
-# detector needs the same buffers for every batch. Threads that spin would take a quarter of its CPU
-# time beside busy readers.
+# detector needs the same buffers for every batch. While it loads, and beside a GPU, its threads
+# share operations.
 DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -119,25 +120,6 @@ class PipelineConfig(BaseModel):
                     f"has {there:g}; give fewer detectors, or less to each, or connect to a "
                     "cluster with RAY_ADDRESS"
                 )
-
-
-class SlicedDetector:
-    """A detector that scores a slice of each batch in each of several threads.
-
-    PyTorch's own way is to share every operation among threads, which wait for each other at its
-    end; benchmarks/thread_waits.py shows what slices save.
-    """
-
-    def __init__(self, detector: Detector, threads: int) -> None:
-        self.detector, self.threads = detector, threads
-        torch.set_num_threads(1)
-        _ = detector.scorer  # Made once, before threads ask for it.
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-    def score_pixels(self, pixels: np.ndarray) -> Scores:
-        """As `Detector.score_pixels`."""
-        slices = np.array_split(pixels, min(self.threads, len(pixels)))
-        return concatenate(list(self._pool.map(self.detector.score_pixels, slices)))
 
 
 class DetectorActor:

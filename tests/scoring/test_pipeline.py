@@ -1,25 +1,14 @@
 """The pipeline by itself: rows of every unit, and the processes that make them."""
 
-from collections.abc import Iterator
-
-import numpy as np
 import psutil
 import pytest
-import torch
-from PIL import Image
 
 from sdmad import Detector
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import cut_units
 from sdmad.cluster import Resources, connect
-from sdmad.phantoms.task import draw_example
 from sdmad.scoring import pipeline
-from sdmad.scoring.pipeline import (
-    DETECTOR_ENVIRONMENT,
-    DetectorSource,
-    PipelineConfig,
-    SlicedDetector,
-)
+from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, DetectorSource, PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -67,27 +56,3 @@ def test_a_pool_that_a_cluster_has_no_room_for_is_counted_as_far_as_it_fits() ->
     filled = PipelineConfig(detectors=(1, 8), detector_gpus=1).fill(Resources(0, 0))
     assert filled.room(Resources(16, 2)) == (30, 2)
     assert filled.room(Resources(0, 0)) == (1, 1)
-
-
-@pytest.fixture
-def threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("threads_as_before")
-@pytest.mark.parametrize("count", [1, 2, 23])
-def test_slices_of_a_batch_have_the_scores_of_the_whole_in_its_order(training_run, count) -> None:
-    detector = Detector.load(str(training_run), "cpu")
-    pixels = np.stack(
-        [detector.spec.fit(Image.fromarray(draw_example(k, "test").image)) for k in range(count)]
-    )
-    whole, sliced = detector.score_pixels(pixels), SlicedDetector(detector, 3).score_pixels(pixels)
-    for name in ("anomaly", "categories", "spread", "seeds", "similarities"):
-        found, expected = getattr(sliced, name), getattr(whole, name)
-        assert found.dtype == expected.dtype
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert (sliced.findings, sliced.uncertain) == (whole.findings, whole.uncertain)
-    named = [[(e.category, e.sign) for e in row] for row in whole.signs]
-    assert [[(e.category, e.sign) for e in row] for row in sliced.signs] == named
