@@ -4,7 +4,7 @@
         storage.write_bytes("s3://my-bucket/x", b"...")
 
 The server is moto in a process of its own; the environment points boto3, s3fs and pyarrow to it,
-with credentials that mean nothing.
+with credentials that mean nothing. It keeps objects in memory.
 """
 
 import os
@@ -40,7 +40,8 @@ def local_s3(*buckets: str) -> Iterator[str]:
     before = {name: os.environ.get(name) for name in (*_VARIABLES, "AWS_ENDPOINT_URL")}
     os.environ.update(_VARIABLES, AWS_ENDPOINT_URL=endpoint)
     server = subprocess.Popen(  # noqa: S603 - our own interpreter, no input of others
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-m", "sdmad.local_s3", "-H", "127.0.0.1", "-p", str(port)],
+        env=os.environ | {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(sys.maxsize)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -71,3 +72,17 @@ def _wait(server: subprocess.Popen, buckets: tuple[str, ...]) -> None:
             time.sleep(0.2)
     for bucket in buckets:
         client.create_bucket(Bucket=bucket)
+
+
+def _serve() -> None:
+    """Be the server. Without this getter moto copies a whole object for each range that is read of
+    it, a shard for every block, on cores that are another's."""
+    from moto import server
+    from moto.s3.models import FakeKey
+
+    FakeKey.value = FakeKey.value.getter(lambda key: key._value_buffer._file.getvalue())
+    server.main()
+
+
+if __name__ == "__main__":
+    _serve()
