@@ -41,7 +41,6 @@ def local_s3(*buckets: str) -> Iterator[str]:
     os.environ.update(_VARIABLES, AWS_ENDPOINT_URL=endpoint)
     server = subprocess.Popen(  # noqa: S603 - our own interpreter, no input of others
         [sys.executable, "-m", "sdmad.local_s3", "-H", "127.0.0.1", "-p", str(port)],
-        env=os.environ | {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(sys.maxsize)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -74,15 +73,20 @@ def _wait(server: subprocess.Popen, buckets: tuple[str, ...]) -> None:
         client.create_bucket(Bucket=bucket)
 
 
-def _serve() -> None:
-    """Be the server. Without this getter moto copies a whole object for each range that is read of
-    it, a shard for every block, on cores that are another's."""
-    from moto import server
+def hold_objects_once() -> None:
+    """Make moto of this process hold objects in memory and read ranges where they are.
+
+    By itself it copies the whole object for each range, a shard for every block that is read of it,
+    on cores that are then missing beside it.
+    """
     from moto.s3.models import FakeKey
 
+    os.environ["MOTO_S3_DEFAULT_KEY_BUFFER_SIZE"] = str(sys.maxsize)
     FakeKey.value = FakeKey.value.getter(lambda key: key._value_buffer._file.getvalue())
-    server.main()
 
 
 if __name__ == "__main__":
-    _serve()
+    from moto import server
+
+    hold_objects_once()
+    server.main()
