@@ -82,7 +82,8 @@ def hold_objects_once() -> None:
     from moto.s3.models import FakeKey
 
     os.environ["MOTO_S3_DEFAULT_KEY_BUFFER_SIZE"] = str(sys.maxsize)
-    FakeKey.value = FakeKey.value.getter(lambda key: key._value_buffer._file.getvalue())
+    whole = vars(FakeKey)["value"].getter(lambda key: key._value_buffer._file.getvalue())
+    FakeKey.value = whole  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
