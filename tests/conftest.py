@@ -48,6 +48,14 @@ def ray_cluster(s3: str) -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def joined(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in processes of their own join the Ray of this session: its start is not theirs."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    # Without it Ray takes a loopback address for that of another interface.
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms in two shards (200 and 100 images) with labels.csv; never changed by tests."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 
 from sdmad import s3 as s3_access
 from sdmad import storage
@@ -56,14 +55,6 @@ def killing(kind: str, times: int) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
-
-
-@pytest.fixture
-def joined(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs in processes of their own join the Ray of this session: its start is not theirs."""
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    # Without it Ray takes a loopback address for that of another interface.
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,7 @@ def test_an_output_has_scores_of_one_precision(training_run, tmp_path, monkeypat
     assert score_archive(str(archive), str(training_run), output, single).images == 1
 
 
+@pytest.mark.usefixtures("joined")
 def test_killed_driver_resumes_without_reading_finished_units_again(tmp_path, training_run) -> None:
     """SIGKILL in the middle, then the same command: verified, finished units untouched."""
     archive, output = tmp_path / "archive", tmp_path / "scores"
