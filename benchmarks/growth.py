@@ -4,8 +4,9 @@
 
 Scores phantoms in tar shards on local disk with the embedded backbone: an archive, one of twice and
 one of eleven times its shards, and watches every process of the job. What the second and the third
-took beyond the first counts, from the first scores to the end: start-up is not in it, nor what
-readers decode ahead while the detector starts, which a small archive alone would be done with.
+took beyond the first counts: CPU seconds of all processes, and seconds from the first scores to the
+end. Readers are done with a small archive while the detector still starts: what they take is in the
+CPU seconds of all three, and in the seconds of the largest alone.
 
 The object store is shared memory and stands apart: each process is charged with what is its own
 (PSS without shared memory is not to be had cheaply, so resident memory less shared).
@@ -16,10 +17,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+import threading
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ import ray
 import typer
 from job_processes import KINDS, kind_of
 from peers.figures import ranged
+from peers.processes import run_measured
 
 from sdmad import storage
 from sdmad.config import TrainConfig
@@ -38,6 +40,7 @@ from sdmad.phantoms.task import write_archive
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "growth"
 SAMPLE_SECONDS = 0.25
+TIMEOUT = 3 * 3600.0
 
 
 def make_archives(original: Path, images: int, sizes: Iterable[int]) -> list[Path]:
@@ -59,34 +62,50 @@ def make_archives(original: Path, images: int, sizes: Iterable[int]) -> list[Pat
     return archives
 
 
-def watched(archive: Path, detector: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """The run.json of a run, and the peak MiB of each kind of process."""
+def watched(archive: Path, detector: Path) -> tuple[dict[str, Any], float, dict[str, float]]:
+    """The run.json of a run, its CPU seconds, and the peak MiB of each kind of process."""
     output = PLACE / "scores"
     shutil.rmtree(output, ignore_errors=True)
     job = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
     job += ["--detector", str(detector), "--output", str(output)]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    peaks: defaultdict[str, float] = defaultdict(float)
-    with (PLACE / "score.log").open("wb") as log:
-        process = subprocess.Popen(job, cwd=ROOT, env=env, stdout=log, stderr=log)
-        while process.poll() is None:
-            with suppress(psutil.NoSuchProcess):
-                _sample(psutil.Process(process.pid), peaks)
-            time.sleep(SAMPLE_SECONDS)
-    if process.returncode:
-        sys.exit(f"the job failed; see {PLACE / 'score.log'}")
+    log = PLACE / "score.log"
+    with memory() as peaks:
+        try:
+            cost = run_measured(job, env, ROOT, log, TIMEOUT)
+        except subprocess.SubprocessError:
+            sys.exit(f"the job failed; see {log}")
     if peaks.keys() != set(KINDS):
         sys.exit(f"of the job's processes only these were seen: {', '.join(peaks)}")
     record: dict[str, Any] = json.loads(storage.read_bytes(str(output / "run.json")))
-    return record, dict(peaks)
+    return record, cost.cpu_seconds, peaks
+
+
+@contextmanager
+def memory() -> Iterator[dict[str, float]]:
+    """Peak MiB of each kind of process below this one, while the block runs."""
+    peaks: defaultdict[str, float] = defaultdict(float)
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(SAMPLE_SECONDS):
+            _sample(peaks)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        stop.set()
+        thread.join()
 
 
 def seconds(record: dict[str, Any]) -> float:
     return float(record["seconds"] - record["seconds_to_first_scores"])
 
 
-def _sample(driver: psutil.Process, peaks: dict[str, float]) -> None:
-    for process in (driver, *driver.children(recursive=True)):
+def _sample(peaks: dict[str, float]) -> None:
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             command = " ".join(process.cmdline())
             kind = kind_of(command)
@@ -119,14 +138,17 @@ def main(
     watched(archives[0], train)  # Not counted: what is read from disk for the first time.
     for turn in range(repeats):
         runs = [watched(archive, train) for archive in archives]
-        base, near, far = (seconds(record) for record, _ in runs)
-        ratios["time"].append((far - base) / (near - base))
+        shown = []
+        for name, of in (("time", lambda run: seconds(run[0])), ("CPU", lambda run: run[1])):
+            base, near, far = map(of, runs)
+            ratios[name].append((far - base) / (near - base))
+            shown.append(f"{name} {base:.1f}, {near - base:.1f} and {far - base:.1f} s")
         print(
-            f"  turn {turn + 1}: {images} images in {base:.1f} s, {images} further ones in "
-            f"{near - base:.1f} s, {times * images} further ones in {far - base:.1f} s",
+            f"  turn {turn + 1}: {images} images, {images} further ones, {times * images} further "
+            f"ones: {'; '.join(shown)}",
             flush=True,
         )
-        (first, few), (last, many) = runs[0], runs[-1]
+        (first, _, few), (last, _, many) = runs[0], runs[-1]
         more = last["driver_cpu_seconds"] - first["driver_cpu_seconds"]
         driver.append(1000 * more / (images * times))
         for kind, peak in few.items():
