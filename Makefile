@@ -33,7 +33,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds_in_one_batch.py --repeats 1
 	$(BIN)/python benchmarks/scoring_limit.py model --images 400 --repeats 1
-	$(BIN)/python benchmarks/scoring_limit.py decode --images 1000 --repeats 1
+	$(BIN)/python benchmarks/scoring_limit.py decode --images 1000 --copies 4 --repeats 1
 	$(BIN)/python benchmarks/growth.py --images 1000 --times 4 --repeats 1
 	$(BIN)/python benchmarks/thread_waits.py --repeats 1
 	$(BIN)/python benchmarks/planning.py --repeats 1
