@@ -29,7 +29,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The short form, a quarter of an hour; benchmarks/README.md has the commands of its tables.
+# The short form, twenty minutes; benchmarks/README.md has the commands of its tables.
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds_in_one_batch.py --repeats 1
 	$(BIN)/python benchmarks/scoring_limit.py model --images 400 --repeats 1

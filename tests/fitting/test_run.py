@@ -121,7 +121,8 @@ def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) ->
     assert {p: t for p, t in times(output).items() if p in kept} == kept
 
 
-def test_ranks_share_the_cores_of_their_node(tmp_path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ranks_share_the_cores_of_their_node(workers, tmp_path) -> None:
     def loop() -> None:
         share_cores()
         rank = ray.train.get_context().get_world_rank()
@@ -129,12 +130,14 @@ def test_ranks_share_the_cores_of_their_node(tmp_path) -> None:
 
     TorchTrainer(
         loop,
-        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.5}),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
         torch_config=TorchConfig(backend="gloo"),
         run_config=RunConfig(name="threads", storage_path=str(tmp_path / "train")),
     ).fit()
-    threads = max(1, int(ray.cluster_resources()["CPU"]) // 2)
-    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == [str(threads)] * 2
+    threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(workers)] == [
+        str(threads)
+    ] * workers
 
 
 def test_an_output_belongs_to_one_configuration(archive, trained) -> None:

@@ -67,7 +67,6 @@ def test_kinds_of_reasons_are_few(monkeypatch) -> None:
     assert metrics._kind("something new") == "other"
 
 
-@pytest.mark.usefixtures("joined")
 def test_a_stopped_run_says_so_and_the_same_command_resumes(training_run, tmp_path) -> None:
     """SIGTERM, as `ray job stop` and drained nodes send it, in the middle of a run."""
     archive, output = tmp_path / "archive", tmp_path / "scores"

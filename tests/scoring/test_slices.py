@@ -1,3 +1,5 @@
+"""Slices of a batch, a thread each."""
+
 from collections.abc import Iterator
 
 import numpy as np
