@@ -31,9 +31,9 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
 from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_unit
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.quarantine import Decoder
 from sdmad.archive.units import cut_units
-from sdmad.images import ImageSpec
 
 SPEC = ImageSpec((64, 64), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 MEMORY_LIMIT = 8 << 30

@@ -32,15 +32,15 @@ from peers.inputs import random_checkpoint
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
-from sdmad.catalog import load_catalog
+from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.backbones.packed import can_pack
+from sdmad.backbones.precision import cpu_has_bfloat16
+from sdmad.backbones.towers import Activations
 from sdmad.detector import Detector, Scores
 from sdmad.fits import Fit, Provenance, code_version, pack, unpack
-from sdmad.learner import LearnerConfig, SupportImages, fit_batch
-from sdmad.packed import can_pack
+from sdmad.inputs.catalog import load_catalog
+from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
-from sdmad.precision import cpu_has_bfloat16
-from sdmad.towers import Activations
 
 SEEDS = (1, 8)
 # Dense, without sparsity, in half precision; from the makers' data sheets.

@@ -32,9 +32,9 @@ from peers.figures import ranged
 from peers.processes import run_measured
 
 from sdmad import storage
-from sdmad.config import TrainConfig
+from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
-from sdmad.learner import LearnerConfig
+from sdmad.method.learner import LearnerConfig
 from sdmad.phantoms.task import write_archive
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,8 @@ import typer
 from PIL import Image
 
 from sdmad.archive.listing import list_archive
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import cut_units
-from sdmad.images import ImageSpec
 from sdmad.scoring.reading import read_and_decode
 
 SPEC = ImageSpec((224, 224), (0.5,) * 3, (0.2,) * 3, "bicubic", "shortest")

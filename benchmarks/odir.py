@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from sdmad import storage
-from sdmad.local_s3 import local_s3
+from sdmad.demo.local_s3 import local_s3
 
 ROOT = Path(__file__).parents[1]
 ARCHIVE = "s3://odir/archive"

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 import typer
 
-from sdmad import protocols
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
-from sdmad.catalog import load_catalog
-from sdmad.config import parse_numbers
-from sdmad.demo import zero_shot
+from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.demo.run import zero_shot
 from sdmad.detector import anomaly_score
-from sdmad.labels import LabelTable
-from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.evaluation import protocols
+from sdmad.fitting.config import parse_numbers
+from sdmad.inputs.catalog import load_catalog
+from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.support import draw_support
+from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.phantoms.task import CATEGORIES, draw_example
-from sdmad.support import draw_support
 
 IMAGES = 600
 FIGURES = (

@@ -20,17 +20,17 @@ import typer
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import roc_auc_score
 
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
-from sdmad.catalog import load_catalog
-from sdmad.config import parse_numbers
-from sdmad.demo import zero_shot
-from sdmad.labels import LabelTable
-from sdmad.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.demo.run import zero_shot
+from sdmad.fitting.config import parse_numbers
+from sdmad.inputs.catalog import load_catalog
+from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.support import draw_support
 from sdmad.localisation import occlusion_maps, upsample
-from sdmad.model import SignModel
+from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.model import SignModel
 from sdmad.phantoms.signs import SIGNS
 from sdmad.phantoms.task import CATEGORIES, Example, draw_example
-from sdmad.support import draw_support
 
 POOL = 600
 TOLERANCE = 4.0

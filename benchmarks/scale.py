@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.capacity import Archive, Cluster, Pace, estimate
+from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 IMAGES = (10**7, 10**8, 10**9)
 IMAGES_PER_SHARD = 1000

@@ -50,10 +50,10 @@ from peers.processes import Cost, run_measured
 
 from sdmad import storage
 from sdmad.archive.decode import decode
-from sdmad.backbone import PHANTOM
-from sdmad.capacity import Archive, Cluster, Pace, estimate
+from sdmad.backbones.loading import PHANTOM
+from sdmad.demo.local_s3 import local_s3
 from sdmad.detector import Detector
-from sdmad.local_s3 import local_s3
+from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]

@@ -25,17 +25,16 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from sdmad import objective
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
-from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import THREADS_SLEEP
+from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
 from sdmad.detector import Detector
 from sdmad.fits import Provenance, code_version, pack, unpack
 from sdmad.fitting.worker import SupportRef
-from sdmad.images import ImageSpec
-from sdmad.labels import load_labels
-from sdmad.learner import (
+from sdmad.inputs.catalog import Catalog, load_catalog
+from sdmad.inputs.labels import load_labels
+from sdmad.method import losses
+from sdmad.method.learner import (
     LearnerConfig,
     SupportImages,
     _schedule,
@@ -43,8 +42,9 @@ from sdmad.learner import (
     fit_batch,
     random_generator,
 )
-from sdmad.model import SignModel
+from sdmad.method.model import SignModel
 from sdmad.phantoms.task import CATEGORIES, draw_example
+from sdmad.runtime.cluster import THREADS_SLEEP
 
 ADAPTERS = 8
 
@@ -109,8 +109,8 @@ def plain_loop(
     )
     texts, _ = catalog.texts
     tokens = backbone.tokens(texts)
-    uniform = objective.uniform_log_weights(model.membership)
-    normal = objective.uniform_log_weights(model.normal)
+    uniform = losses.uniform_log_weights(model.membership)
+    normal = losses.uniform_log_weights(model.normal)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
     for step in range(config.steps):
@@ -120,12 +120,10 @@ def plain_loop(
         prompts = backbone.text.prefix(tokens, config.adapter.text.blocks)
         t = model._sign_means(backbone.text.suffix(prompts, model.text_adapters))
         z, y = v @ t.transpose(1, 2), labels[step][None]
-        evidence = objective.category_evidence(z, uniform, normal, model.scale)
-        loss = objective.category_loss(evidence - model.bias[:, None], y)
+        evidence = losses.category_evidence(z, uniform, normal, model.scale)
+        loss = losses.category_loss(evidence - model.bias[:, None], y)
         weight = config.objective.sign_weight
-        loss = loss + weight * objective.sign_loss(
-            z, y, model.membership, model.normal, model.scale
-        )
+        loss = loss + weight * losses.sign_loss(z, y, model.membership, model.normal, model.scale)
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()

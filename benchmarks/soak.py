@@ -32,10 +32,10 @@ import typer
 from ray.cluster_utils import Cluster
 
 from sdmad import storage
-from sdmad.config import TrainConfig
+from sdmad.demo.local_s3 import local_s3
+from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
-from sdmad.learner import AugmentConfig, LearnerConfig
-from sdmad.local_s3 import local_s3
+from sdmad.method.learner import AugmentConfig, LearnerConfig
 from sdmad.phantoms.task import draw_example, encode_png, write_archive
 from sdmad.scoring.verify import verify_scores
 
@@ -58,7 +58,7 @@ def dying(uri, content):
     write(uri, content)
 storage.write_bytes = dying
 from jobs.score_archive import main
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 run_job(main)
 """
 

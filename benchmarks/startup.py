@@ -20,19 +20,19 @@ from typing import Annotated
 import ray
 import typer
 
-from sdmad.config import TrainConfig
+from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
-from sdmad.learner import LearnerConfig
+from sdmad.method.learner import LearnerConfig
 from sdmad.phantoms.task import write_archive
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "startup"
 PARTS = {
-    "Python and the job's imports": "import typer, sdmad.cli, sdmad.scoring.run",
+    "Python and the job's imports": "import typer, sdmad.runtime.cli, sdmad.scoring.run",
     "of these, PyTorch": "import torch",
     "of these, open_clip": "import torch; T = time.perf_counter(); import open_clip",
     "of these, Ray Data": "import ray; T = time.perf_counter(); import ray.data",
-    "a local Ray": "from sdmad.cluster import connect; T = time.perf_counter(); connect()",
+    "a local Ray": "from sdmad.runtime.cluster import connect; T = time.perf_counter(); connect()",
     "the detector": (
         "from sdmad.detector import Detector; T = time.perf_counter(); "
         "Detector.load({train!r}, 'cpu')"

@@ -32,11 +32,11 @@ from peers.figures import ranged
 from peers.inputs import NUM_SHARDS, make_inputs
 from seeds_in_one_batch import phantom_supports
 
-from sdmad.backbone import PHANTOM, BackboneConfig, load_backbone
-from sdmad.catalog import load_catalog
-from sdmad.cluster import THREADS_SLEEP
+from sdmad.backbones.loading import PHANTOM, BackboneConfig, load_backbone
 from sdmad.detector import Detector
-from sdmad.learner import LearnerConfig, fit_batch
+from sdmad.inputs.catalog import load_catalog
+from sdmad.method.learner import LearnerConfig, fit_batch
+from sdmad.runtime.cluster import THREADS_SLEEP
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
 from sdmad.scoring.slices import SlicedDetector
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 
 def main(
@@ -31,7 +31,7 @@ def main(
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
-    from sdmad.config import load_config, parse_numbers
+    from sdmad.fitting.config import load_config, parse_numbers
 
     changes = {
         "seeds": seeds,

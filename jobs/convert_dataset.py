@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
 from sdmad.recipes.registry import RECIPES
+from sdmad.runtime.cli import run_job
 
 NAMES = "; ".join(f"{recipe.name}: {recipe.download}" for recipe in RECIPES.values())
 
@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Write tar shards and labels.csv; print images by split and category."""
     from sdmad import storage
-    from sdmad.catalog import load_catalog
+    from sdmad.inputs.catalog import load_catalog
     from sdmad.recipes.archive_writer import check_empty, write_archive
     from sdmad.recipes.registry import find_recipe
     from sdmad.recipes.summary import print_tally

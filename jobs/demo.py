@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 
 def main(
@@ -15,7 +15,7 @@ def main(
     images: Annotated[int, typer.Option(help="Phantoms in each of pool and test.", min=100)] = 600,
 ) -> None:
     """Fit, score an S3 bucket served here, verify, evaluate, and compare with zero-shot."""
-    from sdmad.demo import run_demo
+    from sdmad.demo.run import run_demo
     from sdmad.report.terminal import print_figures
 
     result = run_demo(output.resolve(), shots, seeds, images)

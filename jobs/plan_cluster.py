@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 if TYPE_CHECKING:
-    from sdmad.capacity import Estimate, Pace
+    from sdmad.scoring.capacity import Estimate, Pace
 
 
 def main(
@@ -43,8 +43,8 @@ def main(
     start_minutes: Annotated[float, typer.Option(help="Until nodes run detectors.")] = 5,
 ) -> None:
     """Print the estimate; docs/scale.md says what it leaves out."""
-    from sdmad.capacity import Archive, Cluster, estimate
     from sdmad.errors import UserError
+    from sdmad.scoring.capacity import Archive, Cluster, estimate
 
     needed = {"read": read_ms, "decode": decode_ms, "model": model_ms}
     try:
@@ -90,8 +90,8 @@ def _show(found: "Estimate", pace: "Pace", start_minutes: float) -> None:
 def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
     """Milliseconds that are given replace those of the run."""
     from sdmad import storage
-    from sdmad.capacity import Pace
     from sdmad.errors import UserError
+    from sdmad.scoring.capacity import Pace
 
     content: dict[str, float] = {}
     if run:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 
 def main(

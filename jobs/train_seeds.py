@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 
 def main(
@@ -29,7 +29,7 @@ def main(
 ) -> None:
     """Fit every (shots, seed) that is not there yet; the same command again resumes."""
     from sdmad import storage
-    from sdmad.config import TrainConfig, load_config, parse_numbers
+    from sdmad.fitting.config import TrainConfig, load_config, parse_numbers
     from sdmad.fitting.run import train_seeds
 
     changes = {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.cli import run_job
+from sdmad.runtime.cli import run_job
 
 SHOWN = 10
 

@@ -6,7 +6,8 @@
 
 All seeds of a training run score together in one pass: the frozen part of the backbone runs once
 for each image, the adapted part once for each seed. The frozen part is a copy of the tower in half
-precision on GPUs, and a packed one (`sdmad.packed`) on CPUs where that is faster. No Ray involved.
+precision on GPUs, and a packed one (`sdmad.backbones.packed`) on CPUs where that is faster. No Ray
+involved.
 """
 
 import copy
@@ -23,16 +24,16 @@ from PIL import Image
 
 from sdmad import storage
 from sdmad.archive.decode import decode, prepare
-from sdmad.backbone import Backbone, load_backbone
-from sdmad.catalog import Catalog
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.backbones.loading import Backbone, load_backbone
+from sdmad.backbones.packed import packing_pays
+from sdmad.backbones.precision import Precision, half_type
+from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
 from sdmad.fits import Fit, find_detector, restore, unpack
-from sdmad.images import ImageSpec
-from sdmad.model import SignModel
-from sdmad.packed import packing_pays
-from sdmad.precision import Precision, half_type
-from sdmad.selection import SelectionConfig
-from sdmad.towers import Activations
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.model import SignModel
+from sdmad.method.selection import SelectionConfig
 
 FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3

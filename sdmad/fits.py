@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sdmad import storage
-from sdmad.adapter import TowerAdapters
-from sdmad.backbone import BackboneConfig
-from sdmad.catalog import Catalog
+from sdmad.backbones.loading import BackboneConfig
 from sdmad.errors import UserError
-from sdmad.learner import LearnerConfig
-from sdmad.model import DecisionRule, SignModel
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.adapter import TowerAdapters
+from sdmad.method.learner import LearnerConfig
+from sdmad.method.model import DecisionRule, SignModel
 
 FORMAT: Literal[2] = 2
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.model import SignModel
+from sdmad.method.model import SignModel
 
 PLACES = 8
 WINDOW = 0.375

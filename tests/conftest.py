@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import ray
 
-from sdmad import s3 as s3_access
-from sdmad.backbone import BackboneConfig, load_backbone
-from sdmad.catalog import load_catalog
-from sdmad.cluster import connect
+from sdmad.backbones.loading import BackboneConfig, load_backbone
+from sdmad.demo.local_s3 import local_s3
 from sdmad.fits import Provenance, code_version, fit_uri, pack
 from sdmad.fitting.worker import SupportRef
-from sdmad.labels import load_labels
-from sdmad.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
-from sdmad.local_s3 import local_s3
+from sdmad.inputs.catalog import load_catalog
+from sdmad.inputs.labels import load_labels
+from sdmad.method.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
 from sdmad.phantoms.task import write_archive
+from sdmad.runtime.cluster import connect
+from sdmad.storage import s3 as s3_access
 from tests.helpers import support_images
 
 QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2))

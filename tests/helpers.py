@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.fitting.worker import SupportRef
-from sdmad.images import ImageSpec
-from sdmad.learner import SupportImages
+from sdmad.method.learner import SupportImages
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from sdmad import Detector
-from sdmad.packed import can_pack
+from sdmad.backbones.packed import can_pack
+from sdmad.backbones.towers import ImageTower
 from sdmad.phantoms.task import draw_example
-from sdmad.towers import ImageTower
 
 
 @pytest.fixture(scope="module")

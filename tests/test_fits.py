@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sdmad.backbone import BackboneConfig
+from sdmad.backbones.loading import BackboneConfig
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import find_detector, list_fits, unpack
 
 
 def test_a_fit_survives_storage(training_run, supports, backbone, catalog) -> None:
-    from sdmad.learner import fit_batch
+    from sdmad.method.learner import fit_batch
     from tests.conftest import QUICK
 
     model, rule = fit_batch(backbone, catalog, supports, QUICK)
@@ -71,7 +71,7 @@ def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
 
 def test_a_detector_refuses_another_backbone(training_run, tmp_path, monkeypatch) -> None:
     from sdmad import detector
-    from sdmad.backbone import load_backbone
+    from sdmad.backbones.loading import load_backbone
 
     other = load_backbone(BackboneConfig(), "cpu")
     changed = type(other)(**{**vars(other), "fingerprint": "f" * 16})
@@ -82,7 +82,7 @@ def test_a_detector_refuses_another_backbone(training_run, tmp_path, monkeypatch
 
 def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_run) -> None:
     from sdmad.fits import pack
-    from sdmad.learner import fit_batch
+    from sdmad.method.learner import fit_batch
     from tests.conftest import QUICK
 
     provenance = load_fits(str(training_run))[0].provenance

@@ -8,12 +8,12 @@ from scipy.ndimage import distance_transform_edt
 from torch import nn
 
 from sdmad import Detector
-from sdmad.adapter import AdapterConfig, TowerAdapterConfig
-from sdmad.backbone import BackboneConfig, wrap
-from sdmad.catalog import parse_catalog
+from sdmad.backbones.loading import BackboneConfig, wrap
 from sdmad.errors import UserError
+from sdmad.inputs.catalog import parse_catalog
 from sdmad.localisation import PLACES, locate, occlusion_maps, place_windows, upsample
-from sdmad.model import SignModel
+from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
+from sdmad.method.model import SignModel
 from sdmad.phantoms.task import draw_example
 from tests.test_towers import EMBED, TEXT, VIT, biomed_clip, own_clip, token_ids
 

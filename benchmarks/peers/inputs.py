@@ -18,12 +18,12 @@ import open_clip
 import torch
 from PIL import Image
 
-from sdmad.backbone import PHANTOM, BackboneConfig, load_backbone
-from sdmad.catalog import Catalog, Category, load_catalog
-from sdmad.demo import zero_shot
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.backbones.loading import PHANTOM, BackboneConfig, load_backbone
+from sdmad.demo.run import zero_shot
 from sdmad.fits import Provenance, code_version, fit_uri, pack
-from sdmad.images import ImageSpec
-from sdmad.learner import SupportImages, fit_batch
+from sdmad.inputs.catalog import Catalog, Category, load_catalog
+from sdmad.method.learner import SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
 
 NUM_SHARDS = 20

@@ -43,8 +43,8 @@ from processes import Cost
 from systems import ROOT, Settings, run_system
 
 from sdmad import storage
-from sdmad.backbone import PHANTOM
-from sdmad.local_s3 import local_s3
+from sdmad.backbones.loading import PHANTOM
+from sdmad.demo.local_s3 import local_s3
 
 PLACE = ROOT / "runs" / "peers"
 ARCHIVE, SHORT = "s3://peers/archive", "s3://peers/short"

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 from sdmad.archive import dicom
 from sdmad.archive.greys import stretch
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError, describe
-from sdmad.images import ImageSpec
+from sdmad.archive.preprocess import ImageSpec
 
 Image.MAX_IMAGE_PIXELS = None  # The check below comes first, and its limit is ours.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -27,7 +27,7 @@ import numpy as np
 
 from sdmad.archive import decode
 from sdmad.archive.decode import Frame
-from sdmad.images import ImageSpec
+from sdmad.archive.preprocess import ImageSpec
 
 ATTEMPTS = 2
 MEMORY_BYTES = 8 << 30

@@ -9,7 +9,7 @@ from sdmad.archive.decode import decode
 from sdmad.archive.limits import DecodeError
 from sdmad.archive.members import read_members
 from sdmad.archive.naming import split_frame
-from sdmad.images import ImageSpec
+from sdmad.archive.preprocess import ImageSpec
 
 
 def decode_members(

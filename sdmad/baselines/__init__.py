@@ -13,12 +13,12 @@ which serves no other purpose.
 
 from collections.abc import Callable
 
-from sdmad.backbone import Backbone
+from sdmad.backbones.loading import Backbone
 from sdmad.baselines import aa_clip, clip_adapter, coop, linear_probe, mvfa, tip_adapter, zero_shot
 from sdmad.baselines.base import BaselineConfig, FrozenImages, Scorer, SupportViews, Task
-from sdmad.catalog import Catalog
 from sdmad.errors import UserError
-from sdmad.learner import SupportImages, random_generator
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.learner import SupportImages, random_generator
 
 __all__ = ["BASELINES", "BaselineConfig", "FrozenImages", "Scorer", "SupportViews", "fit"]
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdmad.backbones.towers import Activations, Tower
 from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, train
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts, text_evidence
-from sdmad.towers import Activations, Tower
 
 ADAPTED_SHARE = 4
 RESIDUAL_WEIGHT = 0.1

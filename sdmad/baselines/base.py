@@ -3,7 +3,7 @@
 A baseline is a function `fit(task) -> Scorer`. It sees a frozen backbone, a catalog and a support,
 nothing else. Whatever it learns, it turns images into *evidence* for each category against normal
 (B, C); a bias for each category and one temperature, both from the support, make probabilities of
-it, as in `sdmad.learner` and `sdmad.calibration`.
+it, as in `sdmad.method.learner` and `sdmad.method.calibration`.
 
 Shapes: B or N images, V views, C categories, E embedding width, T tokens, D token width.
 """
@@ -17,13 +17,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from sdmad.backbone import Backbone
-from sdmad.calibration import fit_temperature
-from sdmad.catalog import Catalog
+from sdmad.backbones.loading import Backbone
+from sdmad.backbones.towers import Activations
 from sdmad.detector import anomaly_score
-from sdmad.learner import IMAGES_AT_ONCE, AugmentConfig, SupportImages, augment
-from sdmad.objective import category_loss, midpoint_bias
-from sdmad.towers import Activations
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.calibration import fit_temperature
+from sdmad.method.learner import IMAGES_AT_ONCE, AugmentConfig, SupportImages, augment
+from sdmad.method.losses import category_loss, midpoint_bias
 
 
 class BaselineConfig(BaseModel):

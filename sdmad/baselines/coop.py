@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from sdmad.backbone import Backbone
+from sdmad.backbones.loading import Backbone
 from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated, train
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts, text_evidence

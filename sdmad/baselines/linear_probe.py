@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from sdmad.baselines.base import FrozenImages, Scorer, Task, calibrated
-from sdmad.objective import category_loss
+from sdmad.method.losses import category_loss
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 DEFAULT_STRENGTH = 10.0

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdmad.adapter import TowerAdapterConfig, TowerAdapters
-from sdmad.towers import Activations, Tower
+from sdmad.backbones.towers import Activations, Tower
+from sdmad.method.adapter import TowerAdapterConfig, TowerAdapters
 
 
 class _Behind(nn.Module):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sdmad.backbone import Backbone
-from sdmad.catalog import Catalog
+from sdmad.backbones.loading import Backbone
+from sdmad.inputs.catalog import Catalog
 
 NORMAL = "no abnormality"
 

@@ -20,8 +20,8 @@ from torch import nn
 
 from sdmad.baselines.base import FrozenImages, Scorer, SupportViews, Task, calibrated, train
 from sdmad.baselines.texts import ClassTexts, text_evidence
-from sdmad.calibration import fit_temperature
-from sdmad.objective import category_loss, midpoint_bias
+from sdmad.method.calibration import fit_temperature
+from sdmad.method.losses import category_loss, midpoint_bias
 
 ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BETAS = (1.0, 3.0, 5.5, 10.0, 20.0)

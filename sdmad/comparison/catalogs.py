@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from sdmad.catalog import Catalog, Category
-from sdmad.learner import random_generator
+from sdmad.inputs.catalog import Catalog, Category
+from sdmad.method.learner import random_generator
 
 
 def keep_signs(catalog: Catalog, count: int) -> Catalog:

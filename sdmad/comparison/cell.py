@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sdmad import baselines, protocols
-from sdmad.backbone import Backbone
+from sdmad import baselines
+from sdmad.backbones.loading import Backbone
+from sdmad.backbones.towers import Activations
 from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, SupportViews
-from sdmad.catalog import Catalog
 from sdmad.comparison.config import Variant
 from sdmad.detector import anomaly_score
-from sdmad.learner import IMAGES_AT_ONCE, LearnerConfig, SupportImages, fit_batch
-from sdmad.model import SignModel
-from sdmad.towers import Activations
+from sdmad.evaluation import protocols
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.learner import IMAGES_AT_ONCE, LearnerConfig, SupportImages, fit_batch
+from sdmad.method.model import SignModel
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sdmad.backbone import BackboneConfig
+from sdmad.backbones.loading import BackboneConfig
 from sdmad.baselines import BASELINES, BaselineConfig
-from sdmad.catalog import Catalog
 from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
-from sdmad.config import Seeds, Shots
-from sdmad.learner import LearnerConfig
+from sdmad.fitting.config import Seeds, Shots
+from sdmad.inputs.catalog import Catalog
+from sdmad.method.learner import LearnerConfig
 
 SD_MAD = "sd_mad"
 

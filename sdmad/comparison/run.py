@@ -16,10 +16,18 @@ import pyarrow as pa
 import ray
 import torch
 
-from sdmad import parquet, runs, storage
-from sdmad.backbone import BackboneConfig, check_backbone, load_backbone
-from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import (
+from sdmad import storage
+from sdmad.backbones.loading import BackboneConfig, check_backbone, load_backbone
+from sdmad.comparison.cell import Bench, TestImages
+from sdmad.comparison.config import CompareConfig
+from sdmad.errors import UserError
+from sdmad.fits import code_version
+from sdmad.fitting.config import parse_numbers
+from sdmad.fitting.reading import read_images
+from sdmad.fitting.worker import SupportRef
+from sdmad.inputs.catalog import Catalog, load_catalog
+from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.runtime.cluster import (
     THREADS_SLEEP,
     Resources,
     connect,
@@ -27,15 +35,8 @@ from sdmad.cluster import (
     mistakes_surface,
     node_cpus,
 )
-from sdmad.comparison.cell import Bench, TestImages
-from sdmad.comparison.config import CompareConfig
-from sdmad.config import parse_numbers
-from sdmad.errors import UserError
-from sdmad.fits import code_version
-from sdmad.fitting.reading import read_images
-from sdmad.fitting.worker import SupportRef
-from sdmad.labels import LabelTable, load_labels
-from sdmad.progress import Tracker
+from sdmad.runtime.progress import Tracker
+from sdmad.storage import parquet, run_record
 
 RESTARTS = 3
 _PATH = re.compile(r"shots=(\d+)/seed=(\d+)/([^/]+)\.parquet$")
@@ -56,7 +57,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     if not (labels.split == "test").any():
         raise UserError(f"the label table {config.labels} has no row with split 'test'")
-    runs.check_identity(output, _identity(config, archive, catalog, labels), "figures")
+    run_record.check_identity(output, _identity(config, archive, catalog, labels), "figures")
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
     names = {method: _stored_name(config, method) for method in config.names}
@@ -72,7 +73,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
         "figures_total": len(wanted),
         "figures_skipped": len(done),
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     todo = [
         (s, [m for m, name in names.items() if (name, s.shots, s.seed) not in done])
         for s in supports
@@ -87,7 +88,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begin, 2),
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     return results
 
 

@@ -1,7 +1,7 @@
 """Sign catalogs drafted by a language model behind any OpenAI-compatible endpoint.
 
-The prompt is `prompt.md` beside this file. An answer counts only as a valid `sdmad.catalog` that
-holds exactly the categories asked for and keeps the rules of the prompt; what is wrong with it
+The prompt is `prompt.md` beside this file. An answer counts only as a valid `sdmad.inputs.catalog`
+that holds exactly the categories asked for and keeps the rules of the prompt; what is wrong with it
 goes back to the model, a finite number of times.
 
     request = parse_request("chest X-ray", "effusion,nodule", signs_per_category=5)
@@ -25,9 +25,9 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import TypeAdapter
 
 from sdmad import storage
-from sdmad.catalog import Catalog, Name
 from sdmad.errors import UserError
-from sdmad.validation import explain
+from sdmad.inputs.catalog import Catalog, Name
+from sdmad.inputs.validation import explain
 
 HERE = Path(__file__).parent
 ANSWER_LIMIT = 65_536

@@ -21,8 +21,8 @@ import torch
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.evaluation import audit_tables
-from sdmad.learner import SupportImages
-from sdmad.selection import pairwise_auc
+from sdmad.method.learner import SupportImages
+from sdmad.method.selection import pairwise_auc
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
-from sdmad.catalog import Catalog
 from sdmad.errors import UserError
-from sdmad.protocols import LEAST_POSITIVES
+from sdmad.evaluation.protocols import LEAST_POSITIVES
+from sdmad.inputs.catalog import Catalog
 
 CLOSE_OVERLAP = 0.5
 CLOSE_COSINE = 0.7

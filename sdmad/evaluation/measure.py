@@ -12,11 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdmad import protocols, storage
+from sdmad import storage
 from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
-from sdmad.labels import LabelTable, load_labels
-from sdmad.protocols import Summary
+from sdmad.evaluation import protocols
+from sdmad.evaluation.protocols import Summary
+from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from sdmad import runs, storage
+from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import write_audit
 from sdmad.evaluation.measure import (
@@ -19,6 +19,7 @@ from sdmad.evaluation.measure import (
 )
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
+from sdmad.storage import run_record
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
             for (protocol, metric), name in HEADLINES.items()
         },
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     return Evaluated(test, figures, others, report)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import ray
 
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
-from sdmad.cluster import mistakes_surface
-from sdmad.images import ImageSpec
+from sdmad.runtime.cluster import mistakes_surface
 
 # Half a core each: reading waits for storage more than it computes.
 READER_CPUS = 0.5

@@ -20,18 +20,19 @@ import pyarrow.parquet as pq
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from sdmad import runs, storage
-from sdmad.backbone import check_backbone, load_backbone
-from sdmad.catalog import Catalog, load_catalog
-from sdmad.cluster import THREADS_SLEEP, Resources, connect, gpus_each, mistakes_surface
-from sdmad.config import TrainConfig, parse_numbers
+from sdmad import storage
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
+from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.reading import read_images
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
-from sdmad.images import ImageSpec
-from sdmad.labels import LabelTable, load_labels
-from sdmad.progress import Tracker
+from sdmad.inputs.catalog import Catalog, load_catalog
+from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.runtime.cluster import THREADS_SLEEP, Resources, connect, gpus_each, mistakes_surface
+from sdmad.runtime.progress import Tracker
+from sdmad.storage import run_record
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -47,7 +48,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
-    runs.check_identity(output, identity, "fits")
+    run_record.check_identity(output, identity, "fits")
     grid = [
         (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
     ]
@@ -65,7 +66,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "fits_total": len(grid),
         "fits_skipped": len(grid) - len(missing),
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     if missing and spec:
         _fit_missing(missing, config, catalog, archive, output, spec)
     _write_table(supports, output)
@@ -75,7 +76,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "fits_made": len(missing),
         "seconds": round(time.monotonic() - begin, 2),
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     return len(missing)
 
 

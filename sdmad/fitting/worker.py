@@ -11,13 +11,13 @@ import ray.train
 import torch
 
 from sdmad import storage
-from sdmad.backbone import Backbone, BackboneConfig, load_backbone
-from sdmad.catalog import Catalog
-from sdmad.cluster import node_cpus
+from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
 from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
-from sdmad.labels import LabelTable
-from sdmad.learner import LearnerConfig, SupportImages, fit_batch
-from sdmad.support import draw_support
+from sdmad.inputs.catalog import Catalog
+from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.support import draw_support
+from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.runtime.cluster import node_cpus
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from sdmad import storage
 from sdmad.errors import UserError
-from sdmad.labels import SPLITS
+from sdmad.inputs.labels import SPLITS
 from sdmad.recipes.records import Record
 
 SHARD_IMAGES = 1000

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from sdmad.catalog import Catalog
-from sdmad.labels import SPLITS
+from sdmad.inputs.catalog import Catalog
+from sdmad.inputs.labels import SPLITS
 from sdmad.recipes.archive_writer import NORMAL, Tally
 
 

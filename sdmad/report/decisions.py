@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.calibration import calibration_curve
 
-from sdmad.protocols import LEAST_POSITIVES
+from sdmad.evaluation.protocols import LEAST_POSITIVES
 
 BINS = 10
 SPECIFICITY = 0.9

@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.metrics import roc_curve
 
 from sdmad.evaluation.measure import ScoredTest
-from sdmad.protocols import LEAST_POSITIVES
+from sdmad.evaluation.protocols import LEAST_POSITIVES
 from sdmad.report.decisions import at_prevalence, reliability
 
 INK, MUTED, GRID = "#1c2733", "#5b6975", "#dfe5ea"

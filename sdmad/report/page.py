@@ -13,9 +13,9 @@ from sdmad import storage
 from sdmad.detector import FINDING_THRESHOLD
 from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
+from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
 from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
 from sdmad.fits import code_version
-from sdmad.protocols import LEAST_POSITIVES, Summary
 from sdmad.report import figures
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap

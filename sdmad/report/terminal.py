@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
+from sdmad.evaluation.protocols import Summary
 from sdmad.evaluation.run import Evaluated
-from sdmad.protocols import Summary
 
 
 def print_figures(result: Evaluated) -> None:

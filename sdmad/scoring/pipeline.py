@@ -22,12 +22,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray.util.annotations import RayDeprecationWarning
 
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import THREADS_SLEEP, Resources, gpus_each, mistakes_surface, node_cpus
+from sdmad.backbones.precision import Precision, half_type
 from sdmad.detector import Detector, Scores
 from sdmad.errors import UserError
-from sdmad.images import ImageSpec
-from sdmad.precision import Precision, half_type
+from sdmad.runtime.cluster import THREADS_SLEEP, Resources, gpus_each, mistakes_surface, node_cpus
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sdmad import parquet, storage
+from sdmad import storage
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.stored import StoredObject
+from sdmad.storage import parquet
+from sdmad.storage.objects import StoredObject
 
 _SCHEMA = pa.schema(
     [

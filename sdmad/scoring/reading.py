@@ -14,11 +14,11 @@ from sdmad.archive import decode
 from sdmad.archive.decode import Frame
 from sdmad.archive.members import Member, read_unit
 from sdmad.archive.naming import clean, frame_name, image_uri
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.quarantine import Decoder, watchdog
 from sdmad.archive.units import WorkUnit
-from sdmad.cluster import attempt
-from sdmad.images import ImageSpec
 from sdmad.logs import log
+from sdmad.runtime.cluster import attempt
 
 END_OF_UNIT = -1
 _TEXT = ("unit", "uri", "archive", "member", "stage", "reason")

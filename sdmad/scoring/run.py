@@ -13,19 +13,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdmad import logs, runs
-from sdmad.backbone import load_backbone
-from sdmad.cluster import connect
+from sdmad import logs
+from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import code_version
-from sdmad.progress import Tracker
+from sdmad.runtime.cluster import connect
+from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.metrics import ScoringMetrics
 from sdmad.scoring.pipeline import DetectorSource, PipelineConfig, stream_scores
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.tables import ScoreColumns
+from sdmad.storage import run_record
 
 STAGES = ("list", "read", "decode", "model", "write")
 
@@ -106,7 +107,7 @@ def score_archive(
         "units_total": len(plan.units),
         "units_skipped": len(plan.done),
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
     begin = time.monotonic()
     try:
         first = _stream(plan, source, columns, config, output, metadata, tally, record)
@@ -137,7 +138,7 @@ def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
         "images": tally.images,
         "failures": tally.failures,
     }
-    runs.write_record(output, record)
+    run_record.write_record(output, record)
 
 
 def _metadata(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sdmad import parquet, storage
+from sdmad import storage
+from sdmad.storage import parquet
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")

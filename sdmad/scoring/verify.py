@@ -24,10 +24,10 @@ from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_members
 from sdmad.archive.tars import StrictTarInfo
 from sdmad.errors import UserError
-from sdmad.patience import storage_error
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
-from sdmad.stored import StoredObject
+from sdmad.storage.objects import StoredObject
+from sdmad.storage.retries import storage_error
 
 Name = tuple[str, str]
 HEADER_BLOCK = 64 << 10

@@ -6,7 +6,7 @@ from PIL import Image
 
 from sdmad.archive.decode import decode
 from sdmad.archive.limits import DecodeError
-from sdmad.images import ImageSpec
+from sdmad.archive.preprocess import ImageSpec
 from tests.helpers import encoded
 
 SPEC = ImageSpec((32, 48), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")

@@ -20,7 +20,7 @@ from pydicom.uid import (
 
 from sdmad.archive.decode import count_frames, decode, frames
 from sdmad.archive.limits import DecodeError
-from sdmad.images import ImageSpec
+from sdmad.archive.preprocess import ImageSpec
 
 SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "nearest", "squash")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"

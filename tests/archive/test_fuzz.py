@@ -11,8 +11,8 @@ import pytest
 from sdmad.archive.decode import frames
 from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_unit
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import cut_units
-from sdmad.images import ImageSpec
 from tests.helpers import ROOT
 
 SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")

@@ -131,16 +131,16 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
     """Otherwise an expired token would be committed as if every image were bad."""
     from botocore.exceptions import ClientError, EndpointConnectionError
 
-    from sdmad import patience
-    from sdmad import s3 as s3_access
     from sdmad.errors import UserError
+    from sdmad.storage import retries
+    from sdmad.storage import s3 as s3_access
 
     base = f"{s3}/refused-{tmp_path.name}"
     storage.write_bytes(f"{base}/1.png", encoded())
     content = write_tar(tmp_path / "s.tar", {"2.png": encoded()}).read_bytes()
     storage.write_bytes(f"{base}/s.tar", content)
     planned = units(base)
-    monkeypatch.setattr(patience, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.0)
 
     class Refusing:
         def __init__(self, error: Exception) -> None:
@@ -164,7 +164,7 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
 
 
 def test_an_object_that_changed_since_it_was_planned_is_refused(tmp_path, s3) -> None:
-    from sdmad.patience import ChangedError
+    from sdmad.storage.retries import ChangedError
 
     content = write_tar(tmp_path / "s.tar", {"2.png": encoded()}).read_bytes()
     for base in (str(tmp_path / "a"), f"{s3}/changed-{tmp_path.name}"):

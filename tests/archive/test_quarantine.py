@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from sdmad.archive.decode import frames
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.quarantine import Decoder
-from sdmad.images import ImageSpec
 from tests.helpers import CRASH, HANG, encoded, killers
 
 SPEC = ImageSpec((16, 16), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from sdmad.backbones.towers import Tower
 from sdmad.baselines import BaselineConfig, FrozenImages, SupportViews
 from sdmad.baselines.base import Task, balanced_batches
-from sdmad.learner import AugmentConfig, augment
-from sdmad.towers import Tower
+from sdmad.method.learner import AugmentConfig, augment
 
 CONFIG = BaselineConfig(steps=6, augment=AugmentConfig(views=3))
 

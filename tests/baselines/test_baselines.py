@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from sdmad import protocols
-from sdmad.backbone import fingerprint
+from sdmad.backbones.loading import fingerprint
 from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, Scorer, SupportViews, fit
 from sdmad.baselines.base import whole_evidence
 from sdmad.errors import UserError
+from sdmad.evaluation import protocols
 from sdmad.fitting.worker import SupportRef
-from sdmad.labels import load_labels
-from sdmad.learner import AugmentConfig, SupportImages
-from sdmad.objective import category_loss
-from sdmad.support import draw_support
+from sdmad.inputs.labels import load_labels
+from sdmad.inputs.support import draw_support
+from sdmad.method.learner import AugmentConfig, SupportImages
+from sdmad.method.losses import category_loss
 from tests.helpers import support_images
 
 QUICK = BaselineConfig(steps=5, augment=AugmentConfig(views=2))

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sdmad.backbones.towers import Activations, image_tower
 from sdmad.baselines.aa_clip import AdaptedTower, ResidualAdapter
 from sdmad.baselines.coop import CONTEXT, PromptLearner
 from sdmad.baselines.mvfa import RESIDUAL_WEIGHT, LevelAdapter
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts
 from sdmad.baselines.tip_adapter import Cache
-from sdmad.towers import Activations, image_tower
 from tests.test_towers import biomed_clip, own_clip
 
 

@@ -1,10 +1,10 @@
 import torch
 import torch.nn.functional as F
 
-from sdmad.adapter import AdapterConfig
 from sdmad.baselines.texts import ClassTexts, text_evidence
-from sdmad.catalog import parse_catalog
-from sdmad.model import SignModel
+from sdmad.inputs.catalog import parse_catalog
+from sdmad.method.adapter import AdapterConfig
+from sdmad.method.model import SignModel
 
 
 def test_a_class_is_the_unit_mean_of_its_signs(backbone, catalog) -> None:

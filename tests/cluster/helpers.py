@@ -3,10 +3,10 @@
 import re
 import tomllib
 
-from sdmad.cluster import Resources
-from sdmad.config import TrainConfig
 from sdmad.fitting import run as fitting
+from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.reading import READER_CPUS
+from sdmad.runtime.cluster import Resources
 from sdmad.scoring.pipeline import PipelineConfig
 from tests.helpers import ROOT
 

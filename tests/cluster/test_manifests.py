@@ -16,7 +16,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _generate_available_node_types_from_ray_cr_spec as node_types_of,
 )
 
-from sdmad.cluster import Resources
+from sdmad.runtime.cluster import Resources
 from sdmad.scoring.pipeline import THREADS, PipelineConfig, parse_pool
 from tests.cluster.helpers import holds, image_tag, job_requests, pinned, scoring_requests
 from tests.cluster.kustomize import Manifest, render

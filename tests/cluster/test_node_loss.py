@@ -15,10 +15,10 @@ import json, os, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from sdmad.config import TrainConfig
+from sdmad.fitting.config import TrainConfig
 from sdmad.fits import list_fits
 from sdmad.fitting.run import train_seeds
-from sdmad.learner import AugmentConfig, LearnerConfig
+from sdmad.method.learner import AugmentConfig, LearnerConfig
 
 # Nodes are added from a thread, where no signal handler can be set.
 ray._private.utils.set_sigterm_handler = lambda handler: None

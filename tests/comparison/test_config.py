@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
 from sdmad.comparison.config import CompareConfig, Variant
-from sdmad.config import load_config
 from sdmad.errors import UserError
-from sdmad.learner import LearnerConfig
+from sdmad.fitting.config import load_config
+from sdmad.method.learner import LearnerConfig
 from tests.helpers import ROOT
 
 DATA = {"archive": "a", "labels": "b", "catalog": "phantoms"}

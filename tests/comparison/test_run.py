@@ -8,7 +8,7 @@ from sdmad.comparison.cell import Bench, TestImages, figures
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import compare, list_figures
 from sdmad.errors import UserError
-from sdmad.runs import read_record
+from sdmad.storage.run_record import read_record
 
 QUICK = {"steps": 3, "augment": {"views": 2}}
 
@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_method_by_itself(
 ) -> None:
     """Ray, storage and reading by shard change nothing."""
     from sdmad.archive.selected import decode_members
-    from sdmad.labels import load_labels
+    from sdmad.inputs.labels import load_labels
 
     _, results = compared
     setting = config(archive)

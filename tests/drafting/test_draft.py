@@ -5,7 +5,6 @@ import pytest
 import yaml
 
 from sdmad import storage
-from sdmad.catalog import load_catalog, parse_catalog
 from sdmad.drafting.draft import (
     ANSWER_LIMIT,
     MOST_PROMPTS,
@@ -21,6 +20,7 @@ from sdmad.drafting.draft import (
     render_prompt,
 )
 from sdmad.errors import UserError
+from sdmad.inputs.catalog import load_catalog, parse_catalog
 from tests.drafting import GOOD, KEY, Reply, Stub, refusal, serve
 from tests.helpers import ROOT
 

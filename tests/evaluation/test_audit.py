@@ -9,14 +9,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from sdmad import Detector
-from sdmad.catalog import parse_catalog
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import auc_on_support, audit, sign_weights, write_audit
 from sdmad.evaluation.audit_tables import of_pairs
 from sdmad.evaluation.remarks import remarks
+from sdmad.inputs.catalog import parse_catalog
+from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import CATEGORIES, draw_example
 from sdmad.scoring.tables import ScoreColumns
-from sdmad.selection import SelectionConfig
 
 SCHEMA = ScoreColumns(["c"], 1, False).schema
 NO_FINDINGS = np.zeros((0, 2), object)

@@ -20,13 +20,13 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad import storage
-from sdmad.cluster import THREADS_SLEEP
-from sdmad.config import ComputeConfig, TrainConfig
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import list_fits, unpack
+from sdmad.fitting.config import ComputeConfig, TrainConfig
 from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
+from sdmad.runtime.cluster import THREADS_SLEEP
 from tests.conftest import QUICK
 from tests.helpers import write_tar
 

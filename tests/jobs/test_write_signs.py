@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdmad.catalog import load_catalog
+from sdmad.inputs.catalog import load_catalog
 from tests.drafting import GOOD, KEY, Reply, Stub, refusal, serve
 from tests.helpers import ROOT
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from sdmad import storage
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.errors import UserError
-from sdmad.images import ImageSpec
 from sdmad.recipes.archive_writer import write_archive
 from sdmad.recipes.records import Record
 from tests.recipes.trees import image

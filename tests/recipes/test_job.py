@@ -1,7 +1,7 @@
 """jobs/convert_dataset.py as a user runs it."""
 
-from sdmad.catalog import load_catalog
-from sdmad.labels import load_labels
+from sdmad.inputs.catalog import load_catalog
+from sdmad.inputs.labels import load_labels
 from sdmad.recipes.registry import RECIPES
 from tests.helpers import run_job
 from tests.recipes import trees

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sdmad.catalog import load_catalog
-from sdmad.config import TrainConfig, load_config
 from sdmad.errors import UserError
-from sdmad.labels import load_labels
+from sdmad.fitting.config import TrainConfig, load_config
+from sdmad.inputs.catalog import load_catalog
+from sdmad.inputs.labels import load_labels
 from sdmad.recipes.archive_writer import write_archive
 from sdmad.recipes.registry import RECIPES, find_recipe
 from tests.helpers import ROOT

@@ -9,7 +9,7 @@ import pyarrow as pa
 from sdmad import Detector
 from sdmad.archive.selected import decode_members
 from sdmad.evaluation.measure import ScoredTest
-from sdmad.labels import LabelTable, load_labels
+from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.scoring.tables import ScoreColumns
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdmad import s3 as s3_access
 from sdmad import storage
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
+from sdmad.storage import s3 as s3_access
 from tests.faulty_s3 import faulty_s3
 from tests.helpers import CRASH, HANG, ROOT, encoded, killers, write_tar
 from tests.scoring.test_run import encoded_phantom, finished, record, tables
@@ -97,7 +97,7 @@ def test_death_between_failures_and_scores_leaves_the_unit_undone(
         "    write(uri, content)\n"
         "storage.write_bytes = dying\n"
         "from jobs.score_archive import main\n"
-        "from sdmad.cli import run_job\n"
+        "from sdmad.runtime.cli import run_job\n"
         "run_job(main)\n"
     )
     arguments = ["--archive", shards, "--detector", training_run, "--output", output]
@@ -187,8 +187,8 @@ def test_frames_of_a_file_are_images_of_their_own(training_run, tmp_path) -> Non
     """In a shard, loose, and in the label table's way of naming them; one frame is damaged."""
     import numpy as np
 
+    from sdmad.archive.preprocess import ImageSpec
     from sdmad.archive.selected import decode_members
-    from sdmad.images import ImageSpec
     from tests.archive.test_dicom import dataset, saved
 
     stack = np.random.default_rng(0).integers(0, 4000, (3, 64, 64), np.uint16)

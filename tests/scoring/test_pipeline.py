@@ -6,7 +6,7 @@ import pytest
 from sdmad import Detector
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import cut_units
-from sdmad.cluster import Resources, connect
+from sdmad.runtime.cluster import Resources, connect
 from sdmad.scoring import pipeline
 from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, DetectorSource, PipelineConfig
 from sdmad.scoring.tables import ScoreColumns

@@ -1,0 +1,1 @@
+"""The whole job on the embedded default, on an S3 server of this machine (`make demo`)."""

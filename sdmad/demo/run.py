@@ -1,0 +1,101 @@
+"""The whole main job on the embedded default, as `make demo` shows it."""
+
+import shutil
+import time
+from pathlib import Path
+
+import typer
+
+from sdmad import storage
+from sdmad.demo.local_s3 import local_s3
+from sdmad.errors import UserError
+from sdmad.evaluation.run import Evaluated, evaluate_run
+from sdmad.fitting.config import TrainConfig
+from sdmad.fitting.run import train_seeds
+from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
+from sdmad.method.learner import AugmentConfig, LearnerConfig
+from sdmad.method.probe import ProbeConfig
+from sdmad.method.selection import SelectionConfig
+from sdmad.phantoms.task import write_archive
+from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.run import score_archive
+from sdmad.scoring.verify import verify_scores
+
+BUCKET = "sdmad-demo"
+MARKER = ".sdmad-demo"
+DETECTORS = ("sd-mad", "zero-shot")
+
+
+def zero_shot() -> LearnerConfig:
+    """The frozen backbone with the same signs: no adapters, no selection, no probe, only the zero
+    point of each category from the support."""
+    frozen = TowerAdapterConfig(blocks=0)
+    return LearnerConfig(
+        steps=0,
+        frozen_weight=0.0,
+        adapter=AdapterConfig(image=frozen, text=frozen),
+        augment=AugmentConfig(views=1),
+        selection=SelectionConfig(mode="none"),
+        probe=ProbeConfig(weight_per_shot=0),
+    )
+
+
+def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
+    """Phantoms into a bucket on this machine, fit, score, verify, evaluate; all under `output`."""
+    begin = time.monotonic()
+    _clear(output)
+    with local_s3(BUCKET) as endpoint:
+        archive = f"s3://{BUCKET}/archive"
+        _say(f"writing {2 * images} phantoms as tar shards to {archive} (S3 on {endpoint})")
+        labels = write_archive(archive, pool=images, test=images, damaged=3)
+        for name in DETECTORS:
+            learner = LearnerConfig() if name == "sd-mad" else zero_shot()
+            run = str(output / name)
+            config = TrainConfig(
+                archive=archive,
+                labels=labels,
+                catalog="phantoms",
+                learner=learner,
+                shots=[shots],
+                seeds=f"0:{seeds}",
+            )
+            _say(f"{name}: fitting {seeds} seeds at {shots} shots with Ray Train")
+            train_seeds(config, storage.join(run, "train"))
+            _say(f"{name}: scoring the bucket with Ray Data")
+            score_archive(
+                archive,
+                storage.join(run, "train"),
+                storage.join(run, "scores"),
+                PipelineConfig(),
+                per_seed=True,
+            )
+            verdict = verify_scores(archive, storage.join(run, "scores"))
+            _say(
+                f"{name}: {verdict.images} images in the bucket, {verdict.scored} scored, "
+                f"{verdict.failed} damaged, {len(verdict.lost)} lost, "
+                f"{len(verdict.doubled)} doubled"
+            )
+        _say("evaluating")
+        result = evaluate_run(
+            storage.join(str(output), "sd-mad", "scores"),
+            labels,
+            storage.join(str(output), "report"),
+            {"zero-shot": storage.join(str(output), "zero-shot", "scores")},
+        )
+    _say(f"finished in {time.monotonic() - begin:.0f} s")
+    return result
+
+
+def _clear(output: Path) -> None:
+    """Begin anew where an earlier demo stood; `UserError` for a folder with anything else in it."""
+    marker = output / MARKER
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise UserError(f"{output} is not empty and not a demo's; choose another --output")
+    for name in (*DETECTORS, "report"):
+        shutil.rmtree(output / name, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _say(text: str) -> None:
+    typer.secho(f"== {text}", err=True, bold=True)

@@ -1,0 +1,92 @@
+"""Configuration files of training runs: YAML, typed, validated before any work starts."""
+
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from sdmad import storage
+from sdmad.backbones.loading import BackboneConfig
+from sdmad.errors import UserError
+from sdmad.inputs.validation import explain
+from sdmad.method.learner import LearnerConfig
+
+
+def parse_numbers(text: str, what: str) -> list[int]:
+    """`0:16` (without the last) or `1,2,4` as a list of distinct numbers, none negative."""
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            numbers = list(range(first, last))
+        else:
+            numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise UserError(f"{what} {text!r} is not a range like 0:8 or a list like 0,1,2")
+    return numbers
+
+
+def _shots(shots: list[int]) -> list[int]:
+    if min(shots) < 1:
+        raise ValueError(f"shots are 1 or more, not {min(shots)}")
+    return shots
+
+
+def _seeds(seeds: str) -> str:
+    parse_numbers(seeds, "seeds")
+    return seeds
+
+
+Shots = Annotated[list[int], Field(min_length=1), AfterValidator(_shots)]
+Seeds = Annotated[str, AfterValidator(_seeds)]
+
+
+class ComputeConfig(BaseModel):
+    """The Ray Train worker group; what is None follows the cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    workers: int | None = Field(default=None, ge=1)
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    fits_per_batch: int = Field(default=8, ge=1, description="fits that share one batch on a rank")
+    max_failures: int = Field(default=3, ge=0, description="restarts of the worker group")
+
+
+class TrainConfig(BaseModel):
+    """A training run: data, signs, backbone, learner, grid of fits, compute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    archive: str
+    labels: str
+    catalog: str
+    backbone: BackboneConfig = BackboneConfig()
+    learner: LearnerConfig = LearnerConfig()
+    shots: Shots = [4]
+    seeds: Seeds = Field(default="0:8", description="first:behind-last, or a list 0,3,5")
+    compute: ComputeConfig = ComputeConfig()
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(
+    uri: str,
+    changes: dict[str, Any],
+    kind: type[Config],
+) -> Config:
+    """Read a configuration; `changes` from the command line replace its values.
+
+    Raises `UserError` that names the file, the key and what is wrong with it.
+    """
+    try:
+        content = yaml.safe_load(storage.read_file(uri, "configuration"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration {uri} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"configuration {uri} is not a mapping of keys to values")
+    content |= {key: value for key, value in changes.items() if value is not None}
+    try:
+        return kind.model_validate(content)
+    except ValueError as error:
+        raise UserError(f"configuration {uri}: {explain(error)}") from None

@@ -1,0 +1,1 @@
+"""What users write: the sign catalog, the label table, and the supports drawn from it."""

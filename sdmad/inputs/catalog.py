@@ -1,0 +1,154 @@
+"""Sign catalogs: which radiological signs a reader looks for in each anomaly category.
+
+A catalog is a YAML file that a physician can read and edit:
+
+    name: chest_x_ray
+    modality: frontal chest radiograph
+    templates: ["a chest radiograph with {}"]
+    signs:
+      blunted_angle:
+        prompts: [a blunted costophrenic angle, a meniscus at the costophrenic angle]
+    categories:
+      effusion: {signs: [blunted_angle], source: "Webb & Higgins, Thoracic Imaging, 3rd ed."}
+    normal: {signs: [sharp_angles]}
+
+A sign may belong to several categories. In the notation of docs/method.md, `membership` is R
+without its first row and `normal_membership` is that row (S_0).
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from sdmad import storage
+from sdmad.errors import UserError
+from sdmad.inputs.validation import explain
+
+SHIPPED = Path(__file__).parent / "catalogs"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+
+class Sign(BaseModel):
+    """One radiological sign: the phrases that name it, and where its description comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompts: list[Prompt] = Field(min_length=1)
+    source: str | None = None
+
+
+class Category(BaseModel):
+    """One anomaly category (or normal): the names of its signs and their source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    signs: list[Name] = Field(min_length=1)
+    title: str | None = None
+    source: str | None = None
+
+
+class Catalog(BaseModel):
+    """A validated sign catalog; the order of categories and signs is that of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Name
+    modality: str
+    templates: list[str] = Field(default=["{}"], min_length=1)
+    sources: list[str] = []
+    signs: dict[Name, Sign] = Field(min_length=1)
+    categories: dict[Name, Category] = Field(min_length=1)
+    normal: Category
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Catalog":
+        if "normal" in self.categories:
+            raise ValueError("'normal' is not a category; describe it under the key 'normal'")
+        listed = {**self.categories, "normal": self.normal}
+        for name, category in listed.items():
+            unknown = [s for s in category.signs if s not in self.signs]
+            if unknown:
+                raise ValueError(f"{name} lists the sign {unknown[0]!r}, which 'signs' lacks")
+            if len(set(category.signs)) < len(category.signs):
+                raise ValueError(f"{name} lists a sign twice")
+        used = {s for category in listed.values() for s in category.signs}
+        unused = [s for s in self.signs if s not in used]
+        if unused:
+            raise ValueError(f"the sign {unused[0]!r} belongs to no category; add or remove it")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"the template {template!r} needs exactly one {{}}")
+        return self
+
+    @property
+    def category_names(self) -> list[str]:
+        return list(self.categories)
+
+    @property
+    def sign_names(self) -> list[str]:
+        return list(self.signs)
+
+    @cached_property
+    def membership(self) -> np.ndarray:
+        """Which signs each category shows: bool (categories, signs)."""
+        return np.array([[s in c.signs for s in self.signs] for c in self.categories.values()])
+
+    @cached_property
+    def normal_membership(self) -> np.ndarray:
+        """Which signs normal images show: bool (signs,)."""
+        return np.array([s in self.normal.signs for s in self.signs])
+
+    @cached_property
+    def texts(self) -> tuple[list[str], np.ndarray]:
+        """Every prompt in every template, and the index of the sign that each belongs to."""
+        texts, owner = [], []
+        for k, sign in enumerate(self.signs.values()):
+            for prompt in sign.prompts:
+                for template in self.templates:
+                    texts.append(template.format(prompt))
+                    owner.append(k)
+        return texts, np.array(owner)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the canonical content: comments and layout of the file do not count."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def title(self, category: str) -> str:
+        """The name of a category as people write it."""
+        return self.categories[category].title or category.replace("_", " ")
+
+
+def parse_catalog(content: Any, where: str) -> Catalog:
+    """Validate the parsed content of a catalog file.
+
+    Raises `UserError` that names `where`, the entry and what is wrong with it.
+    """
+    try:
+        return Catalog.model_validate(content)
+    except ValueError as error:
+        raise UserError(f"sign catalog {where}: {explain(error)}") from None
+
+
+def load_catalog(uri: str) -> Catalog:
+    """Read a catalog: the name of a shipped one (`fundus`, ...), a path or an s3:// URI.
+
+    Raises `UserError` when there is no such catalog or it is not valid.
+    """
+    shipped = SHIPPED / f"{uri}.yaml"
+    if shipped.is_file():
+        uri = str(shipped)
+    elif not storage.exists(uri):
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+        raise UserError(f"there is no sign catalog {uri}; give a YAML file or one of: {names}")
+    try:
+        content = yaml.safe_load(storage.read_file(uri, "sign catalog"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"sign catalog {uri} is not valid YAML: {error}") from None
+    return parse_catalog(content, uri)

@@ -1,0 +1,1 @@
+"""What surrounds every job: the command line, the connection to Ray, progress."""

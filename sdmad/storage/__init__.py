@@ -1,0 +1,59 @@
+"""The one door to files: local paths and `s3://` URIs alike, faults that pass tried again.
+
+    from sdmad import storage
+    for entry in storage.list_objects("s3://bucket/archive"):
+        storage.read_bytes(entry.uri, planned=entry)
+
+`files` does the work, `s3` speaks to boto3, `retries` decides which faults pass, `parquet` and
+`run_record` are the two formats that jobs share.
+"""
+
+from sdmad.storage.files import (
+    check_readable,
+    check_visible,
+    check_writable,
+    describe,
+    exists,
+    folder,
+    is_object,
+    is_s3,
+    join,
+    list_objects,
+    located,
+    name,
+    open_read,
+    read_bytes,
+    read_file,
+    relative,
+    replace,
+    resolve,
+    size,
+    write_bytes,
+)
+from sdmad.storage.objects import StoredObject
+from sdmad.storage.retries import ChangedError
+
+__all__ = [
+    "ChangedError",
+    "StoredObject",
+    "check_readable",
+    "check_visible",
+    "check_writable",
+    "describe",
+    "exists",
+    "folder",
+    "is_object",
+    "is_s3",
+    "join",
+    "list_objects",
+    "located",
+    "name",
+    "open_read",
+    "read_bytes",
+    "read_file",
+    "relative",
+    "replace",
+    "resolve",
+    "size",
+    "write_bytes",
+]

@@ -1,0 +1,169 @@
+"""S3 by boto3: listings, and reads that notice when an object is no longer the planned one."""
+
+import io
+import threading
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from sdmad.errors import UserError
+from sdmad.storage.objects import StoredObject
+from sdmad.storage.retries import ADAPTIVE, MISSING, ChangedError, error_code, patiently
+
+READ_SECONDS = 30
+_SETTINGS = Config(
+    retries=ADAPTIVE,
+    connect_timeout=10,
+    read_timeout=READ_SECONDS,
+    max_pool_connections=32,
+)
+_creating = threading.Lock()
+
+
+@cache
+def _made_client() -> Any:
+    return boto3.Session().client("s3", config=_SETTINGS)
+
+
+def client() -> Any:
+    """The one client of this process; making one is not thread-safe, using it is."""
+    with _creating:
+        return _made_client()
+
+
+def refresh() -> None:
+    """Take credentials from their source again at the next request."""
+    _made_client.cache_clear()
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def list_objects(uri: str) -> Iterator[StoredObject]:
+    """Every object at or below a prefix in the order of keys, a page at a time.
+
+    A page that fails is asked for again, from the last key that was seen.
+    """
+    bucket, key = split(uri)
+    request = {"Bucket": bucket, "Prefix": key}
+    while True:
+        page = patiently(lambda: client().list_objects_v2(**request), uri, refresh)
+        for entry in page.get("Contents", []):
+            below = entry["Key"] == key or not key or entry["Key"].startswith(f"{key}/")
+            if below and not entry["Key"].endswith("/"):
+                etag = entry["ETag"].strip('"')
+                yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], etag)
+        if not page.get("IsTruncated"):
+            return
+        request["StartAfter"] = page["Contents"][-1]["Key"]
+
+
+def check_bucket(uri: str) -> None:
+    """Raise `UserError` when the bucket does not exist or is not ours."""
+    bucket, _ = split(uri)
+    try:
+        patiently(lambda: client().head_bucket(Bucket=bucket), f"s3://{bucket}", refresh)
+    except FileNotFoundError:
+        raise UserError(
+            f"{uri}: the bucket {bucket!r} does not exist; check its name and AWS_ENDPOINT_URL"
+        ) from None
+
+
+def describe(uri: str) -> StoredObject:
+    """Size and ETag of an object; `FileNotFoundError` when it does not exist."""
+    bucket, key = split(uri)
+    head = patiently(lambda: client().head_object(Bucket=bucket, Key=key), uri, refresh)
+    return StoredObject(uri, head["ContentLength"], head["ETag"].strip('"'))
+
+
+def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> bytes:
+    """Bytes `start` to `stop` of an object, in one request.
+
+    Raises `ChangedError` when it has not the `etag` given, `FileNotFoundError` when it is gone.
+    """
+    bucket, key = split(uri)
+    request = {"Bucket": bucket, "Key": key}
+    if etag:
+        request["IfMatch"] = f'"{etag}"'
+    if start or stop is not None:
+        request["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+
+    def get() -> bytes:
+        try:
+            answer = client().get_object(**request)
+        except Exception as error:
+            if error_code(error) in ("PreconditionFailed", "412"):
+                raise changed(uri) from None
+            raise
+        with answer["Body"] as body:
+            content = body.read()
+        if len(content) != answer["ContentLength"]:
+            raise ConnectionResetError("the body ended early")
+        return content
+
+    return patiently(get, uri, refresh)
+
+
+def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
+    """Write in place of `before` (None: of nothing); False when something else is there by now."""
+    bucket, key = split(uri)
+    condition = {"IfMatch": f'"{before.etag}"'} if before else {"IfNoneMatch": "*"}
+
+    def put() -> bool:
+        try:
+            client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        except ClientError as error:
+            code = error_code(error)
+            if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                return False
+            if before and code in MISSING:
+                return False
+            raise
+        return True
+
+    return patiently(put, uri, refresh)
+
+
+def changed(uri: str) -> ChangedError:
+    return ChangedError(
+        f"{uri} has changed since it was planned; score the changed archive to another output"
+    )
+
+
+class Stream(io.RawIOBase):
+    """An object as a seekable stream: each read is one conditional range request, tried again by
+    itself when it fails, so that a long stream never begins anew."""
+
+    def __init__(self, entry: StoredObject) -> None:
+        self.entry = entry
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.entry.size}
+        self.position = max(0, base[whence] + offset)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self.position + len(buffer), self.entry.size)
+        if stop <= self.position:
+            return 0
+        content = read(self.entry.uri, self.entry.etag, self.position, stop)
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)

@@ -1,0 +1,109 @@
+import copy
+
+import numpy as np
+import pytest
+import yaml
+
+from sdmad.errors import UserError
+from sdmad.inputs.catalog import SHIPPED, load_catalog, parse_catalog
+
+SMALL = {
+    "name": "small",
+    "modality": "test",
+    "signs": {
+        "a": {"prompts": ["an a", "the letter a"]},
+        "b": {"prompts": ["a b"]},
+        "calm": {"prompts": ["nothing"]},
+    },
+    "categories": {"one": {"signs": ["a", "b"]}, "two": {"signs": ["b"]}},
+    "normal": {"signs": ["calm"]},
+}
+
+
+def test_a_sign_may_belong_to_several_categories() -> None:
+    catalog = parse_catalog(SMALL, "small")
+    assert catalog.membership.tolist() == [[True, True, False], [False, True, False]]
+    assert catalog.normal_membership.tolist() == [False, False, True]
+
+
+def test_texts_are_prompts_in_templates_with_their_sign() -> None:
+    catalog = parse_catalog(SMALL | {"templates": ["{}", "seen: {}"]}, "small")
+    texts, owner = catalog.texts
+    assert texts[:2] == ["an a", "seen: an a"]
+    assert owner.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("colour",), "red", "unknown key 'colour'"),
+        (("categories", "one", "signs"), ["a", "z"], "one lists the sign 'z'"),
+        (("categories", "one", "signs"), ["a", "a"], "one lists a sign twice"),
+        (("categories", "two", "signs"), ["a"], None),
+        (("normal", "signs"), ["a"], "the sign 'calm' belongs to no category"),
+        (("signs", "a", "prompts"), [], "signs.a.prompts"),
+        (("categories", "normal"), {"signs": ["a"]}, "'normal' is not a category"),
+        (("categories", "Bad Name"), {"signs": ["a"]}, "Bad Name"),
+        (("templates",), ["no place"], "needs exactly one {}"),
+    ],
+)
+def test_mistakes_are_named(path, value, message) -> None:
+    content = copy.deepcopy(SMALL)
+    target = content
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    if message is None:
+        parse_catalog(content, "x.yaml")
+        return
+    with pytest.raises(UserError) as caught:
+        parse_catalog(content, "x.yaml")
+    assert message in str(caught.value)
+    assert "x.yaml" in str(caught.value)
+
+
+def test_digest_is_of_the_content_not_of_the_layout(tmp_path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(SMALL, sort_keys=False))
+    first = load_catalog(str(file)).digest
+    file.write_text("# a comment\n" + yaml.safe_dump(SMALL, sort_keys=False, indent=4))
+    assert load_catalog(str(file)).digest == first
+    changed = copy.deepcopy(SMALL)
+    changed["signs"]["a"]["prompts"] = ["another a"]
+    assert parse_catalog(changed, "x").digest != first
+
+
+def test_missing_catalog_names_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="fundus"):
+        load_catalog("nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_catalogs_are_valid_and_have_sources(path) -> None:
+    catalog = load_catalog(path.stem)
+    assert all(category.source for category in catalog.categories.values())
+    shared = catalog.membership.sum(axis=0) > 1
+    assert shared.any() or len(catalog.categories) == 1, "some sign is shared between categories"
+
+
+def test_fundus_has_the_categories_of_odir() -> None:
+    assert load_catalog("fundus").category_names == [
+        "diabetic_retinopathy",
+        "glaucoma",
+        "cataract",
+        "age_related_macular_degeneration",
+        "hypertensive_retinopathy",
+        "pathological_myopia",
+        "other_abnormality",
+    ]
+
+
+def test_phantom_catalog_lists_all_true_signs_and_a_quarter_wrong_ones() -> None:
+    from sdmad.phantoms.task import SHOWN_SIGNS
+
+    catalog = load_catalog("phantoms")
+    listed = {name: set(c.signs) for name, c in catalog.categories.items()}
+    wrong = {name: signs - set(SHOWN_SIGNS[name]) for name, signs in listed.items()}
+    assert all(set(SHOWN_SIGNS[name]) <= signs for name, signs in listed.items())
+    share = sum(map(len, wrong.values())) / sum(map(len, listed.values()))
+    assert np.isclose(share, 0.25, atol=0.03)

@@ -1,0 +1,55 @@
+import torch
+import torch.nn.functional as F
+
+from sdmad.method.adapter import ShiftAdapter, TowerAdapterConfig
+
+
+def made(seeds: int = 1, **settings: object) -> ShiftAdapter:
+    adapter = ShiftAdapter(seeds, 12, TowerAdapterConfig(bottleneck=4, **settings))
+    for seed in range(seeds):
+        adapter.initialise(seed, torch.Generator().manual_seed(seed))
+    return adapter
+
+
+def test_the_published_formula() -> None:
+    """f_out = lambda f^_out + (1 - lambda) a(W2 a(W1 f_in)), SD-MAD."""
+    adapter = made(frozen_weight=0.25, activation="leaky_relu", match_norm=False)
+    f_in, f_frozen = torch.randn(1, 2, 3, 12), torch.randn(1, 2, 3, 12)
+    f_ada = F.leaky_relu(F.leaky_relu(f_in @ adapter.down[0]) @ adapter.up[0])
+    assert torch.allclose(adapter(f_in, f_frozen), 0.25 * f_frozen + 0.75 * f_ada, atol=1e-6)
+
+
+def test_lambda_one_is_bit_for_bit_the_frozen_output() -> None:
+    f_in, f_frozen = torch.randn(1, 2, 3, 12), torch.randn(1, 2, 3, 12)
+    assert torch.equal(made(frozen_weight=1.0)(f_in, f_frozen), f_frozen)
+
+
+def test_norm_matching_gives_the_shift_the_norm_of_the_frozen_output() -> None:
+    adapter = made(frozen_weight=0.0, match_norm=True)
+    f_frozen = torch.randn(1, 2, 3, 12)
+    out = adapter(torch.randn(1, 2, 3, 12), f_frozen)
+    assert torch.allclose(out.norm(dim=-1), f_frozen.norm(dim=-1), atol=1e-4)
+
+
+def test_shared_activations_serve_every_seed() -> None:
+    adapter = made(seeds=3, frozen_weight=0.5)
+    f_in, f_frozen = torch.randn(2, 5, 12), torch.randn(2, 5, 12)
+    shared = adapter(f_in, f_frozen)
+    assert shared.shape == (3, 2, 5, 12)
+    assert torch.allclose(
+        shared, adapter(f_in.expand(3, -1, -1, -1), f_frozen.expand(3, -1, -1, -1))
+    )
+
+
+def test_every_activation_trains() -> None:
+    for activation in ("gelu", "leaky_relu"):
+        adapter = made(frozen_weight=0.5, activation=activation)
+        adapter(torch.randn(1, 4, 2, 12), torch.randn(1, 4, 2, 12)).square().sum().backward()
+        assert adapter.down.grad.abs().sum() > 0
+        assert adapter.up.grad.abs().sum() > 0
+
+
+def test_initialisation_depends_on_the_seed_alone() -> None:
+    one, three = made(seeds=1), made(seeds=3)
+    assert torch.equal(one.down[0], three.down[0])
+    assert not torch.equal(three.down[0], three.down[1])

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+
+from sdmad.method import losses
+
+MEMBERSHIP = torch.tensor([[True, True, False, False], [False, True, True, False]])
+NORMAL = torch.tensor([False, False, False, True])
+
+
+def test_soft_maximum_lies_between_mean_and_maximum() -> None:
+    scores = torch.tensor([1.0, 2.0, 5.0])
+    weights = losses.uniform_log_weights(torch.tensor([True, True, True]))
+    value = losses.soft_maximum(scores, weights)
+    assert scores.mean() < value < scores.max()
+    by_hand = math.log((math.e + math.e**2 + math.e**5) / 3)
+    assert value == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_signs_of_other_categories_do_not_count() -> None:
+    weights = losses.uniform_log_weights(MEMBERSHIP)
+    normal = losses.uniform_log_weights(NORMAL)
+    z = torch.zeros(1, 1, 4)
+    z[..., 2] = 0.5
+    evidence = losses.category_evidence(z, weights, normal, scale=10.0)
+    assert evidence[0, 0, 0] == pytest.approx(0.0, abs=1e-6)
+    assert evidence[0, 0, 1] > 1
+
+
+def test_midpoint_bias_is_between_the_means_of_images_with_and_without() -> None:
+    evidence = torch.tensor([[[4.0], [2.0], [-1.0], [-3.0]]])
+    labels = torch.tensor([[[1.0], [1.0], [0.0], [0.0]]])
+    assert losses.midpoint_bias(evidence, labels).tolist() == [[0.5]]
+
+
+def test_category_loss_weighs_both_sides_alike() -> None:
+    """One positive against nine negatives: undecided logits cost log 2, whatever the balance."""
+    labels = torch.zeros(1, 10, 1)
+    labels[0, 0] = 1
+    assert losses.category_loss(torch.zeros(1, 10, 1), labels)[0] == pytest.approx(math.log(2))
+    only_positive = torch.zeros(1, 10, 1)
+    only_positive[0, 0] = 20.0
+    only_negative = torch.full((1, 10, 1), -20.0)
+    only_negative[0, 0] = 0.0
+    # Certain about the one positive gains as much as certain about the nine negatives.
+    gains = [losses.category_loss(x, labels)[0] for x in (only_positive, only_negative)]
+    assert gains[0] == pytest.approx(float(gains[1]), abs=1e-6)
+
+
+def test_a_sign_shared_with_a_present_category_is_never_a_negative() -> None:
+    labels = torch.tensor([[[1.0, 0.0]]])
+    z = torch.tensor([[[0.1, 0.2, 0.3, 0.0]]], requires_grad=True)
+    losses.sign_loss(z, labels, MEMBERSHIP, NORMAL, scale=5.0).sum().backward()
+    gradient = z.grad[0, 0]
+    assert gradient[0] < 0
+    assert gradient[1] < 0, "the shared sign is pulled, not pushed"
+    assert gradient[2] > 0
+    assert gradient[3] > 0
+
+
+def test_normal_images_are_pulled_to_normal_signs() -> None:
+    z = torch.zeros(1, 1, 4, requires_grad=True)
+    losses.sign_loss(z, torch.zeros(1, 1, 2), MEMBERSHIP, NORMAL, 5.0).sum().backward()
+    assert (z.grad[0, 0] < 0).tolist() == [False, False, False, True]
+
+
+def test_discrepancy_is_zero_for_orthogonal_and_large_for_equal_prototypes() -> None:
+    labels = torch.eye(2)[None]
+    apart = torch.eye(4)[None]
+    images_apart, images_equal = torch.eye(4)[None, :2], torch.eye(4)[None, [0, 0]]
+    equal = apart.clone()
+    equal[0, 2] = equal[0, 0]
+    found = [
+        losses.discrepancy_loss(i, s, labels, MEMBERSHIP, margin=0.3)[0]
+        for i, s in ((images_apart, apart), (images_equal, equal))
+    ]
+    assert found[0] == 0
+    assert found[1] == pytest.approx(2 * 0.7, abs=1e-5)
+
+
+def test_losses_of_one_seed_do_not_depend_on_the_others() -> None:
+    z, labels = torch.randn(3, 5, 4), (torch.rand(3, 5, 2) < 0.5).float()
+    together = losses.sign_loss(z, labels, MEMBERSHIP, NORMAL, 5.0)
+    alone = losses.sign_loss(z[1:2], labels[1:2], MEMBERSHIP, NORMAL, 5.0)
+    assert torch.allclose(together[1:2], alone)
