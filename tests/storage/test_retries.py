@@ -10,6 +10,7 @@ from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_unit
 from sdmad.archive.units import cut_units
 from sdmad.errors import UserError
+from sdmad.storage import files
 from sdmad.storage import s3 as s3_access
 from tests.faulty_s3 import FaultyS3, faulty_s3
 from tests.helpers import encoded, write_tar
@@ -17,7 +18,7 @@ from tests.helpers import encoded, write_tar
 
 def forget_clients() -> None:
     s3_access.refresh()
-    storage._refresh()
+    files._refresh()
 
 
 @pytest.fixture
