@@ -4,7 +4,7 @@ import pytest
 from moto.s3.models import FakeKey
 
 from sdmad import storage
-from sdmad.demo.run import local_s3
+from sdmad.demo import local_s3
 from sdmad.storage import s3 as access
 
 
