@@ -23,7 +23,7 @@ import typer
 from sdmad import storage
 from sdmad.scoring import plan
 from sdmad.scoring.tables import part_name
-from sdmad.storage.objects import StoredObject
+from sdmad.storage import StoredObject
 
 ARCHIVE = "s3://bucket/archive"
 METADATA = {

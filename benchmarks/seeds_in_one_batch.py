@@ -116,9 +116,9 @@ def plain_loop(
     for step in range(config.steps):
         batch = backbone.pixels(views[images[step].numpy(), chosen[step].numpy()])
         activations = backbone.image.prefix(batch, config.adapter.image.blocks)
-        v = F.normalize(backbone.image.suffix(activations, model.image_adapters), dim=-1)
+        v = F.normalize(backbone.image.suffix(activations, model.image_adapters.layers), dim=-1)
         prompts = backbone.text.prefix(tokens, config.adapter.text.blocks)
-        t = model._sign_means(backbone.text.suffix(prompts, model.text_adapters))
+        t = model._sign_means(backbone.text.suffix(prompts, model.text_adapters.layers))
         z, y = v @ t.transpose(1, 2), labels[step][None]
         evidence = losses.category_evidence(z, uniform, normal, model.scale)
         loss = losses.category_loss(evidence - model.bias[:, None], y)

@@ -15,7 +15,7 @@ from sdmad.localisation import PLACES, locate, occlusion_maps, place_windows, up
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.model import SignModel
 from sdmad.phantoms.task import draw_example
-from tests.test_towers import EMBED, TEXT, VIT, biomed_clip, own_clip, token_ids
+from tests.backbones.test_towers import EMBED, TEXT, VIT, biomed_clip, own_clip, token_ids
 
 TINY = parse_catalog(
     {

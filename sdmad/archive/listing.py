@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sdmad import storage
 from sdmad.archive.limits import DAMAGE
 from sdmad.errors import UserError
-from sdmad.storage.objects import StoredObject
+from sdmad.storage import StoredObject
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 

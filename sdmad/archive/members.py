@@ -15,8 +15,7 @@ from sdmad import storage
 from sdmad.archive import naming, parquets, tars, zips
 from sdmad.archive.limits import DAMAGE, Entry, describe, is_damage, too_large
 from sdmad.archive.units import WorkUnit
-from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import storage_error
+from sdmad.storage import StoredObject, storage_error
 
 WHOLE_SHARD_BYTES = 16 << 20
 READ_BLOCK = 4 << 20

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from sdmad import storage
 from sdmad.archive import naming, parquets, zips
 from sdmad.archive.limits import DAMAGE, is_damage
-from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import storage_error
+from sdmad.storage import StoredObject, storage_error
 
 LOOSE_OBJECTS_PER_UNIT = 256
 FOOTER_BLOCK = 256 << 10

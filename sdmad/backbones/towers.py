@@ -10,6 +10,7 @@ latter two).
 import copy
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -26,8 +27,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sdmad.backbones.packed import pack
 from sdmad.errors import UserError
-from sdmad.method.adapter import TowerAdapters
 
+BlockAdapter = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From input f_in and frozen output f^_out of one block, (S, B, T, D) or (B, T, D) where all seeds
+share them, to its adapted output (S, B, T, D)."""
 _NONE = torch.empty(0)
 _HOOKS = threading.Lock()  # PyTorch numbers hooks without one.
 
@@ -156,13 +159,19 @@ class Tower(ABC):
         output = output[0] if isinstance(output, tuple) else output
         return output.reshape(tokens.shape)
 
-    def suffix(self, activations: Activations, adapters: TowerAdapters) -> torch.Tensor:
-        """Embeddings (S, B, E), not normalised, of S adapted towers."""
+    def suffix(
+        self, activations: Activations, adapters: Sequence[BlockAdapter], seeds: int = 1
+    ) -> torch.Tensor:
+        """Embeddings (S, B, E), not normalised, of S = `seeds` adapted towers.
+
+        `adapters` belong to the tower's last blocks, first adapted block first; without any, all
+        seeds have the frozen embeddings.
+        """
         f_in, f_frozen = activations.f_in, activations.f_frozen
         if len(adapters) == 0:
-            f_in = f_frozen.expand(adapters.seeds, *f_frozen.shape[-3:])
+            f_in = f_frozen.expand(seeds, *f_frozen.shape[-3:])
         first = len(self.blocks) - len(adapters)
-        for k, adapter in enumerate(adapters.layers):
+        for k, adapter in enumerate(adapters):
             if k > 0:
                 f_frozen = self._block(first + k, f_in, activations)
             f_in = adapter(f_in, f_frozen)

@@ -1,13 +1,11 @@
 """Adapters behind the frozen output of some blocks, in the seam of `Tower.suffix`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from sdmad.backbones.towers import Activations, Tower
-from sdmad.method.adapter import TowerAdapterConfig, TowerAdapters
 
 
 class _Behind(nn.Module):
@@ -22,18 +20,6 @@ class _Behind(nn.Module):
         return tokens if self.module is None else self.module(tokens)
 
 
-class _Blocks(TowerAdapters):
-    """The adapters of one fit for consecutive blocks up to the tower's last."""
-
-    def __init__(self, behind: list[_Behind]) -> None:
-        super().__init__(1, 0, TowerAdapterConfig(blocks=0))
-        self.extend(behind)
-
-    @property
-    def layers(self) -> list[Any]:
-        return list(self)
-
-
 def adapted_tower(
     tower: Tower, activations: Activations, adapters: Mapping[int, nn.Module]
 ) -> torch.Tensor:
@@ -44,4 +30,4 @@ def adapted_tower(
     """
     first = min(adapters, default=0)
     behind = [_Behind(adapters.get(block)) for block in range(first, len(tower.blocks))]
-    return tower.suffix(activations, _Blocks(behind))[0]
+    return tower.suffix(activations, behind)[0]

@@ -85,11 +85,16 @@ class SignModel(nn.Module):
 
     def sign_embeddings(self) -> torch.Tensor:
         """Adapted sign embeddings t_s (S, M, E)."""
-        return self._sign_means(self.backbone.text.suffix(self.prompts, self.text_adapters))
+        adapters = self.text_adapters
+        return self._sign_means(
+            self.backbone.text.suffix(self.prompts, adapters.layers, adapters.seeds)
+        )
 
     def image_embeddings(self, activations: Activations) -> torch.Tensor:
         """Adapted unit image embeddings v (S, B, E)."""
-        return F.normalize(self.backbone.image.suffix(activations, self.image_adapters), dim=-1)
+        adapters = self.image_adapters
+        embeddings = self.backbone.image.suffix(activations, adapters.layers, adapters.seeds)
+        return F.normalize(embeddings, dim=-1)
 
     def image_activations(
         self, images: torch.Tensor, lean: bool = False

@@ -15,8 +15,7 @@ from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.storage import parquet
-from sdmad.storage.objects import StoredObject
+from sdmad.storage import StoredObject, parquet
 
 _SCHEMA = pa.schema(
     [

@@ -26,8 +26,7 @@ from sdmad.archive.tars import StrictTarInfo
 from sdmad.errors import UserError
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
-from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import storage_error
+from sdmad.storage import StoredObject, storage_error
 
 Name = tuple[str, str]
 HEADER_BLOCK = 64 << 10

@@ -31,7 +31,7 @@ from sdmad.storage.files import (
     write_bytes,
 )
 from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import ChangedError
+from sdmad.storage.retries import ChangedError, storage_error
 
 __all__ = [
     "ChangedError",
@@ -55,5 +55,6 @@ __all__ = [
     "replace",
     "resolve",
     "size",
+    "storage_error",
     "write_bytes",
 ]

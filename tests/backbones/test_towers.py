@@ -102,7 +102,9 @@ def test_lambda_one_is_the_frozen_model(towers, blocks) -> None:
         with torch.no_grad():
             expected = tower.run(inputs)
             activations = tower.prefix(inputs, blocks)
-            got = tower.suffix(activations, adapters(tower, 1, blocks=blocks, frozen_weight=1.0))
+            got = tower.suffix(
+                activations, adapters(tower, 1, blocks=blocks, frozen_weight=1.0).layers
+            )
         if isinstance(tower, OpenClipTextTower) and tower.pool_type == "argmax":
             # Padding is cut, sums are shorter: a few units in the last place.
             assert torch.allclose(got[0], expected, atol=2e-6, rtol=2e-6)
@@ -116,10 +118,10 @@ def test_seeds_in_one_batch_equal_seeds_alone(towers, blocks) -> None:
         with torch.no_grad():
             together = adapters(tower, 3, blocks=blocks, frozen_weight=0.6)
             activations = tower.prefix(inputs, blocks)
-            all_seeds = tower.suffix(activations, together)
+            all_seeds = tower.suffix(activations, together.layers, together.seeds)
             assert not torch.allclose(all_seeds[0], all_seeds[1], atol=1e-3)
             for seed in range(3):
-                alone = tower.suffix(activations, together.seed(seed))
+                alone = tower.suffix(activations, together.seed(seed).layers)
                 assert torch.allclose(all_seeds[seed], alone[0], atol=1e-5)
 
 

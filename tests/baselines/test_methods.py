@@ -12,7 +12,7 @@ from sdmad.baselines.mvfa import RESIDUAL_WEIGHT, LevelAdapter
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts
 from sdmad.baselines.tip_adapter import Cache
-from tests.test_towers import biomed_clip, own_clip
+from tests.backbones.test_towers import biomed_clip, own_clip
 
 
 @pytest.fixture
