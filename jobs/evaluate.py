@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the figures."""
     from sdmad import storage
-    from sdmad.evaluation.run import evaluate_run, parse_baselines
+    from sdmad.report.run import evaluate_run, parse_baselines
     from sdmad.report.terminal import print_figures
 
     target = storage.resolve(output)

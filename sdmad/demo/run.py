@@ -9,7 +9,6 @@ import typer
 from sdmad import storage
 from sdmad.demo.local_s3 import local_s3
 from sdmad.errors import UserError
-from sdmad.evaluation.run import Evaluated, evaluate_run
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
@@ -17,6 +16,7 @@ from sdmad.method.learner import AugmentConfig, LearnerConfig
 from sdmad.method.probe import ProbeConfig
 from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import write_archive
+from sdmad.report.run import Evaluated, evaluate_run
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
 from sdmad.evaluation.protocols import Summary
-from sdmad.evaluation.run import Evaluated
+from sdmad.report.run import Evaluated
 
 
 def print_figures(result: Evaluated) -> None:

@@ -17,7 +17,7 @@ from sdmad.evaluation.measure import (
     over_seeds,
     paired_difference,
 )
-from sdmad.evaluation.run import evaluate_run, parse_baselines
+from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.scoring.plan import _encode
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 

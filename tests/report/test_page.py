@@ -16,9 +16,9 @@ from PIL import Image
 from sdmad import Detector
 from sdmad.evaluation.audit import audit
 from sdmad.evaluation.measure import measure
-from sdmad.evaluation.run import evaluate_run
 from sdmad.report.inspection import Inspection, inspect
 from sdmad.report.page import write_report
+from sdmad.report.run import evaluate_run
 from sdmad.scoring.pipeline import PipelineConfig
 from sdmad.scoring.run import score_archive
 from tests.report.made import label_table, scored_archive, scored_test
