@@ -23,8 +23,9 @@ from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.metrics import ScoringMetrics
-from sdmad.scoring.pipeline import DetectorSource, PipelineConfig, stream_scores
+from sdmad.scoring.pipeline import DetectorSource, stream_scores
 from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
 from sdmad.storage import run_record
 

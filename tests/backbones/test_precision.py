@@ -12,7 +12,7 @@ from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example
 from sdmad.runtime.cluster import Resources
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from sdmad.scoring.metrics import MOST_KINDS, ScoringMetrics
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from tests.helpers import ROOT, write_tar
 from tests.scoring.test_run import encoded_phantom, finished, record
