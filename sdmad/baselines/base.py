@@ -67,7 +67,7 @@ class FrozenImages:
                 for part in self._parts()
             ]
             tokens = torch.cat([part.f_frozen for part in parts])
-            self._after[block] = Activations(tokens, tokens, parts[0].call)
+            self._after[block] = parts[0].of_images(tokens, tokens)
         return self._after[block]
 
     def take(self, rows: torch.Tensor) -> "FrozenImages":

@@ -47,9 +47,7 @@ class PromptLearner(nn.Module):
         """Class features (1 + C, E) of the prompts with their context."""
         tokens = self.prompts.f_in.clone()
         tokens[self.where] += self.context.repeat(len(tokens), 1)
-        args, kwargs = self.prompts.call
-        output = self.tower.blocks[0](tokens, *args, **kwargs)
-        output = output[0] if isinstance(output, tuple) else output
+        output = self.tower.block(0, tokens, self.prompts)
         prompts = replace(self.prompts, f_in=tokens, f_frozen=output)
         return self.texts.features(adapted_tower(self.tower, prompts, {}))
 
