@@ -176,6 +176,25 @@ class Tower(ABC):
         """What blocks take besides the tokens of a seeds-major batch."""
         return activations.call
 
+    def part(self, activations: Activations, seeds: slice, inputs: slice) -> Activations:
+        """The activations of some seeds and inputs."""
+        of_seeds = activations.f_in.dim() == 4
+        rows = (seeds, inputs) if of_seeds else (inputs,)
+        read, mask, patches = activations.read, activations.mask, activations.patches
+        return replace(
+            activations,
+            f_in=activations.f_in[rows],
+            f_frozen=activations.f_frozen[rows],
+            call=self.call_of_part(activations, inputs),
+            read=None if read is None else read[inputs],
+            mask=None if mask is None else mask[inputs],
+            patches=patches[rows] if patches.numel() else patches,
+        )
+
+    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+        """What blocks take besides the tokens of some inputs."""
+        return activations.call
+
     def suffix(
         self, activations: Activations, adapters: Sequence[BlockAdapter], seeds: int = 1
     ) -> torch.Tensor:
@@ -207,11 +226,18 @@ class TextTower(Tower):
     """A text encoder, whose blocks may take a mask for each text."""
 
     def call_for(self, activations: Activations, seeds: int) -> Call:
-        args, kwargs = activations.call
         if seeds == 1:
-            return args, kwargs
-        repeated = {name: _repeat(value, seeds) for name, value in kwargs.items()}
-        return tuple(_repeat(value, seeds) for value in args), repeated
+            return activations.call
+        return _of_masks(activations.call, lambda mask: torch.cat([mask] * seeds))
+
+    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+        count = activations.f_in.shape[-3]
+
+        def some(mask: torch.Tensor) -> torch.Tensor:
+            # A mask for each text, or for each text and head.
+            return mask.unflatten(0, (count, -1))[inputs].flatten(0, 1)
+
+        return _of_masks(activations.call, some)
 
 
 class ImageTower(Tower):
@@ -259,8 +285,12 @@ class ImageTower(Tower):
         """Whether the head reads the class token and no other."""
 
 
-def _repeat(value: Any, times: int) -> Any:
-    """Attention masks that carry a batch dimension, repeated for seeds-major batches."""
-    if isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[0] > 1:
-        return value.repeat(times, *[1] * (value.dim() - 1))
-    return value
+def _of_masks(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+    """`call` with its attention masks that have a batch dimension changed."""
+
+    def changed(value: Any) -> Any:
+        batched = isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[0] > 1
+        return change(value) if batched else value
+
+    args, kwargs = call
+    return tuple(map(changed, args)), {name: changed(value) for name, value in kwargs.items()}

@@ -36,7 +36,7 @@ class OpenClipImageTower(ImageTower):
 
 
 class OpenClipTextTower(TextTower):
-    """open_clip's text transformer, as part of `CLIP` or standing alone (`CustomTextCLIP`, `CoCa`)."""
+    """open_clip's text transformer, part of `CLIP` or a module of its own (`CustomTextCLIP`)."""
 
     def __init__(self, clip: Any) -> None:
         text = clip.text if hasattr(clip, "text") else clip
