@@ -6,7 +6,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sdmad import storage
-from sdmad.backbones.loading import BackboneConfig
+from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
 from sdmad.method.learner import LearnerConfig
