@@ -23,7 +23,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint cluster/Dockerfile
-	$(BIN)/python -m tests.audit
+	$(BIN)/python -m tests.vulnerabilities
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -16,10 +16,10 @@ def main(
 ) -> None:
     """Fit, score an S3 bucket served here, verify, evaluate, and compare with zero-shot."""
     from sdmad.demo.run import run_demo
-    from sdmad.report.terminal import print_figures
+    from sdmad.report.terminal import print_metrics
 
     result = run_demo(output.resolve(), shots, seeds, images)
-    print_figures(result)
+    print_metrics(result)
     typer.echo(f"report: {result.report}")
 
 

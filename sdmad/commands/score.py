@@ -43,7 +43,7 @@ def main(
 ) -> None:
     """Score what is not scored yet; the same command again resumes, or scores only what is new."""
     from sdmad import storage
-    from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+    from sdmad.scoring.pools import PipelineConfig, parse_pool
     from sdmad.scoring.run import score_archive
 
     source, target = storage.resolve(archive), storage.resolve(output)

@@ -14,16 +14,16 @@ from sdmad.runtime.cli import run_job
 def main(
     scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
     labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet.")],
-    output: Annotated[str, typer.Option(help="Where report.html and the figures go.")],
+    output: Annotated[str, typer.Option(help="Where report.html and the metrics go.")],
     baseline: Annotated[
         list[str] | None,
         typer.Option(help="Another scoring run to compare with, as name=URI; may be repeated."),
     ] = None,
 ) -> None:
-    """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the figures."""
+    """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the metrics."""
     from sdmad import storage
     from sdmad.report.run import evaluate_run, parse_baselines
-    from sdmad.report.terminal import print_figures
+    from sdmad.report.terminal import print_metrics
 
     target = storage.resolve(output)
     storage.check_writable(target)
@@ -33,7 +33,7 @@ def main(
         target,
         parse_baselines(baseline or []),
     )
-    print_figures(result)
+    print_metrics(result)
     typer.echo(f"report: {result.report}")
 
 

@@ -12,7 +12,7 @@ from sdmad.runtime.cli import run_job
 
 def main(
     config: Annotated[str, typer.Option(help="Configuration, YAML: docs/comparison.md.")],
-    output: Annotated[str, typer.Option(help="Where the figures go, a path or s3:// URI.")],
+    output: Annotated[str, typer.Option(help="Where the results go, a path or s3:// URI.")],
     seeds: Annotated[
         str | None, typer.Option(help="Seeds, e.g. 0:16; replaces the configuration's.")
     ] = None,
@@ -26,7 +26,7 @@ def main(
         str | None, typer.Option(help="Label table; replaces the configuration's.")
     ] = None,
 ) -> None:
-    """Make every figure that is not there yet; write results.parquet, comparison.md and charts."""
+    """Compute every cell that is not there yet; write results.parquet, comparison.md and charts."""
     from sdmad import storage
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
@@ -43,7 +43,7 @@ def main(
     target = storage.resolve(output)
     results = compare(settings, target)
     typer.echo(write_pages(results, settings, target))
-    typer.echo(f"figures are at {target}/results.parquet, these tables at {target}/comparison.md")
+    typer.echo(f"results are at {target}/results.parquet, these tables at {target}/comparison.md")
 
 
 if __name__ == "__main__":
