@@ -1,16 +1,14 @@
 """Compare SD-MAD with CLIP-based baselines, or with variants of itself, on the same supports.
 
-python jobs/compare.py --config configs/comparisons/phantoms.yaml --output runs/compare
+sdmad compare --config configs/comparisons/phantoms.yaml --output runs/compare
 """
 
 from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def compare(
     config: Annotated[str, typer.Option(help="Configuration, YAML: docs/comparison.md.")],
     output: Annotated[str, typer.Option(help="Where the results go, a path or s3:// URI.")],
     seeds: Annotated[
@@ -44,7 +42,3 @@ def main(
     results = compare(settings, target)
     typer.echo(write_pages(results, settings, target))
     typer.echo(f"results are at {target}/results.parquet, these tables at {target}/comparison.md")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -1,6 +1,6 @@
 """Convert a public download into an archive of tar shards and its label table.
 
-python jobs/convert_dataset.py --recipe chest_xray --source downloads/ChestX-ray14 \\
+sdmad convert --recipe chest_xray --source downloads/ChestX-ray14 \\
         --output s3://bucket/chest-xray/archive
 """
 
@@ -9,14 +9,9 @@ from typing import Annotated
 
 import typer
 
-from sdmad.recipes.registry import RECIPES
-from sdmad.runtime.cli import run_job
 
-NAMES = "; ".join(f"{recipe.name}: {recipe.download}" for recipe in RECIPES.values())
-
-
-def main(
-    recipe: Annotated[str, typer.Option(help=f"Which download it is. {NAMES}.")],
+def convert(
+    recipe: Annotated[str, typer.Option(help="Which download it is: docs/datasets.md.")],
     source: Annotated[Path, typer.Option(help="The folder that the download was unpacked in.")],
     output: Annotated[str, typer.Option(help="Where the archive goes, a path or s3:// URI.")],
 ) -> None:
@@ -33,7 +28,3 @@ def main(
     tally = write_archive(chosen.records(source), target, chosen.name)
     print_tally(tally, load_catalog(chosen.name))
     typer.echo(f"wrote {sum(tally.images.values())} images in {tally.shards} shards to {target}")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -1,6 +1,6 @@
 """Evaluate score tables by the three protocols and write a report.
 
-python jobs/evaluate.py --scores s3://bucket/scores --labels s3://bucket/labels.csv \\
+sdmad evaluate --scores s3://bucket/scores --labels s3://bucket/labels.csv \\
         --output runs/report
 """
 
@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def evaluate(
     scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
     labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet.")],
     output: Annotated[str, typer.Option(help="Where report.html and the metrics go.")],
@@ -35,7 +33,3 @@ def main(
     )
     print_metrics(result)
     typer.echo(f"report: {result.report}")
-
-
-if __name__ == "__main__":
-    run_job(main)

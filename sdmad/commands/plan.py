@@ -1,6 +1,6 @@
 """Hours, requests, bytes and cost of scoring an archive, and what will limit it.
 
-python jobs/plan_cluster.py --images 1e8 --kilobytes 300 --run s3://bucket/scores/run.json \
+sdmad plan --images 1e8 --kilobytes 300 --run s3://bucket/scores/run.json \
     --cores 128 --detectors 8 --gigabits 50 --dollars 12
 """
 
@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
-from sdmad.runtime.cli import run_job
-
 if TYPE_CHECKING:
     from sdmad.scoring.capacity import Estimate, Pace
 
 
-def main(
+def plan(
     images: Annotated[float, typer.Option(help="Images of the archive.")],
     kilobytes: Annotated[float, typer.Option(help="Mean size of an encoded image.")],
     cores: Annotated[float, typer.Option(help="Cores that read and decode.")],
@@ -112,7 +110,3 @@ def _shown(pace: "Pace") -> str:
     shown = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in parts.items())
     driver = f"{1000 * pace.driver:.3g} ms and {1000 * pace.commit:.3g} ms a unit"
     return f"{shown}, driver {driver}"
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -1,6 +1,6 @@
 """Train the embedded backbone on phantoms with Ray Train; the shipped weights come from this.
 
-python jobs/pretrain_backbone.py --output sdmad/phantoms/weights
+sdmad pretrain-backbone --output sdmad/phantoms/weights
 """
 
 from pathlib import Path
@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def pretrain_backbone(
     output: Annotated[Path, typer.Option(help="Directory for the open_clip checkpoint.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=2)] = 1600,
     workers: Annotated[int, typer.Option(help="Ray Train workers.", min=1)] = 2,
@@ -22,7 +20,3 @@ def main(
 
     pretrain(PretrainConfig(steps=steps, workers=workers, seed=seed), output)
     typer.echo(f"wrote {output}")
-
-
-if __name__ == "__main__":
-    run_job(main)

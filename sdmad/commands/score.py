@@ -1,6 +1,6 @@
 """Score a whole archive with Ray Data and write Parquet score tables.
 
-    python jobs/score_archive.py --archive s3://bucket/odir --detector runs/odir/train \\
+    sdmad score --archive s3://bucket/odir --detector runs/odir/train \\
         --output s3://bucket/odir-scores
 """
 
@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def score(
     archive: Annotated[str, typer.Option(help="Prefix of shards and images, a path or s3:// URI.")],
     detector: Annotated[
         str, typer.Option(help="A fit, the folder of one shots value, or a training run.")
@@ -64,7 +62,3 @@ def main(
         f"scored {tally.images} images, {tally.failures} failures, in {tally.units} units; "
         f"tables are at {target}"
     )
-
-
-if __name__ == "__main__":
-    run_job(main)

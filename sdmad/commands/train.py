@@ -1,6 +1,6 @@
 """Fit Shift Adapters for every (shots, seed) of a configuration, with Ray Train.
 
-python jobs/train_seeds.py --config configs/odir.yaml --output runs/odir/train
+sdmad train --config configs/odir.yaml --output runs/odir/train
 ray job submit --working-dir . -- python jobs/train_seeds.py --config ... --output s3://...
 """
 
@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def train(
     config: Annotated[str, typer.Option(help="YAML configuration, a path or s3:// URI.")],
     output: Annotated[str, typer.Option(help="Where fits go, a path or s3:// URI.")],
     seeds: Annotated[
@@ -42,7 +40,3 @@ def main(
     target = storage.resolve(output)
     made = train_seeds(settings, target)
     typer.echo(f"fitted {made} new adapters; detectors are at {target}/fits/shots=<k>")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -1,18 +1,16 @@
 """Prove that every image of an archive stands exactly once in scores or failures.
 
-python jobs/verify_scores.py --archive s3://bucket/odir --scores s3://bucket/odir-scores
+sdmad verify --archive s3://bucket/odir --scores s3://bucket/odir-scores
 """
 
 from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
-
 SHOWN = 10
 
 
-def main(
+def verify(
     archive: Annotated[str, typer.Option(help="The archive that was scored.")],
     scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
 ) -> None:
@@ -35,7 +33,3 @@ def main(
             typer.echo(f"  {what}: {'/'.join(filter(None, (shard, member)))}")
     if not verdict.passed:
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -2,7 +2,7 @@
 
 Any OpenAI-compatible endpoint: OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL.
 
-python jobs/write_signs.py --modality "chest X-ray" --categories "effusion,cardiomegaly,nodule" \\
+sdmad write-signs --modality "chest X-ray" --categories "effusion,cardiomegaly,nodule" \\
         --output chest.yaml
 """
 
@@ -10,10 +10,8 @@ from typing import Annotated
 
 import typer
 
-from sdmad.runtime.cli import run_job
 
-
-def main(
+def write_signs(
     modality: Annotated[str, typer.Option(help="The kind of image, e.g. chest X-ray.")],
     categories: Annotated[
         str, typer.Option(help="Anomaly categories as in the label table, separated by commas.")
@@ -36,6 +34,10 @@ def main(
     """Draft a sign catalog and write it as YAML; a person must review it before use."""
     from datetime import UTC, datetime
 
+    from sdmad.runtime.cli import require_extra
+
+    require_extra("openai", extra="drafting")
+
     from sdmad import storage
     from sdmad.drafting.draft import (
         Endpoint,
@@ -54,7 +56,3 @@ def main(
     today = datetime.now(UTC).date()
     storage.write_bytes(target, render_draft(catalog, request, endpoint.model, today).encode())
     typer.echo(f"drafted {len(catalog.signs)} signs; review {target} before use (docs/signs.md)")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -1,0 +1,10 @@
+"""Compare SD-MAD with CLIP-based baselines, or with variants of itself, on the same supports.
+
+python jobs/compare.py --config configs/comparisons/phantoms.yaml --output runs/compare
+"""
+
+from sdmad.commands.compare import compare
+from sdmad.runtime.cli import run_command
+
+if __name__ == "__main__":
+    run_command(compare)

@@ -1,0 +1,11 @@
+"""Fit Shift Adapters for every (shots, seed) of a configuration, with Ray Train.
+
+python jobs/train_seeds.py --config configs/odir.yaml --output runs/odir/train
+ray job submit --working-dir . -- python jobs/train_seeds.py --config ... --output s3://...
+"""
+
+from sdmad.commands.train import train
+from sdmad.runtime.cli import run_command
+
+if __name__ == "__main__":
+    run_command(train)
