@@ -1,6 +1,6 @@
 """The main job on the ODIR-5K shards, from a bucket served on this machine.
 
-    python benchmarks/odir.py --data DIRECTORY --output runs/odir
+    python benchmarks/odir.py --data DIRECTORY --output runs/odir --backbone FOLDER
 
 DIRECTORY holds the tar shards and labels.csv. Runs the jobs as a user would, one process each,
 with zero-shot CLIP as the baseline, and prints the seconds of each.
@@ -36,6 +36,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/odir"),
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "0:8",
     shots: Annotated[int, typer.Option(help="Shots.")] = 4,
+    backbone: Annotated[str, typer.Option(help="Backbone, e.g. a folder.")] = "phantom",
 ) -> None:
     """Upload, fit, score, verify, evaluate."""
     output = output.resolve()
@@ -48,7 +49,7 @@ def main(
             seconds[f"{name}: fit"] = run(
                 "train_seeds",
                 *("--config", f"configs/{config}.yaml", "--output", train),
-                *("--seeds", seeds, "--shots", str(shots)),
+                *("--seeds", seeds, "--shots", str(shots), "--backbone", backbone),
             )
             seconds[f"{name}: score"] = run(
                 "score_archive",

@@ -50,7 +50,7 @@ from peers.processes import Cost, run_measured
 
 from sdmad import storage
 from sdmad.archive.decode import decode
-from sdmad.backbones.loading import PHANTOM
+from sdmad.backbones.config import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 from sdmad.detector import Detector
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT

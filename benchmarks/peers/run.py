@@ -43,7 +43,7 @@ from processes import Cost
 from systems import ROOT, Settings, run_system
 
 from sdmad import storage
-from sdmad.backbones.loading import PHANTOM
+from sdmad.backbones.config import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 
 PLACE = ROOT / "runs" / "peers"
