@@ -12,6 +12,7 @@ classes is each category against normal.
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sdmad.backbones.loading import Backbone
@@ -37,7 +38,9 @@ class PromptLearner(nn.Module):
         )
         self.prompts = self.tower.prefix(tokens, len(self.tower.blocks))
         # The two placeholders differ exactly where the context stands, in any tokenizer.
-        self.where = (tokens != other)[:, : self.prompts.f_in.shape[1]]
+        # Padding behind the last token may be cut, and a class token may stand behind all.
+        length = self.prompts.f_in.shape[1]
+        self.where = F.pad(tokens != other, (0, length - tokens.shape[1]))
         if not bool((self.where.sum(1) == CONTEXT).all()):
             raise ValueError("the tokenizer needs one token for each placeholder of the context")
         drawn = torch.empty(CONTEXT, self.tower.width).normal_(0, 0.02, generator=generator)

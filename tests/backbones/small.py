@@ -9,6 +9,7 @@ activation, pooling, class token, norms, masks, projections, position embeddings
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import open_clip
 import timm
 import torch
@@ -25,6 +27,11 @@ from timm.models import vision_transformer_hybrid as hybrid
 from timm.models.vitamin import VitCfg, VitConvCfg
 from torch import nn
 from transformers import AutoConfig
+
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, wrap
+from sdmad.inputs.catalog import parse_catalog
+from sdmad.method.augment import SupportImages
 
 WIDTH = 32
 """Of both towers and of the embedding: some architectures have no projection between them."""
@@ -78,6 +85,17 @@ FASTVIT = {
 _UNSIZED = 64
 """Side of the images of architectures that take no size."""
 
+TINY = parse_catalog(
+    {
+        "name": "tiny",
+        "modality": "noise",
+        "signs": {name: {"prompts": [name]} for name in ("round", "flat", "even")},
+        "categories": {"one": {"signs": ["round", "flat"]}},
+        "normal": {"signs": ["even"]},
+    },
+    "tiny",
+)
+
 
 @dataclass(frozen=True)
 class Small:
@@ -99,14 +117,28 @@ class Small:
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def token_ids(self, count: int) -> torch.Tensor:
-        """Texts of different lengths (count, L): each ends with the tokenizer's end, then pads."""
-        generator = torch.Generator().manual_seed(2)
-        ids = torch.full((count, CONTEXT), self.pad_id)
-        for row in range(count):
-            length = 2 + (5 * row + 3) % (CONTEXT - 3)
-            ids[row, :length] = torch.randint(5, 90, (length,), generator=generator)
-            ids[row, length] = self.eos_id
+        """Texts of different lengths (count, L)."""
+        texts = [" ".join(f"{row}.{k}" for k in range(2 + 5 * row % 7)) for row in range(count)]
+        return self.tokens(texts)
+
+    def tokens(self, texts: list[str]) -> torch.Tensor:
+        """One token a word, then the tokenizer's end, then padding: (N, L)."""
+        ids = torch.full((len(texts), CONTEXT), self.pad_id)
+        for row, text in enumerate(texts):
+            words = [5 + zlib.crc32(word.encode()) % 85 for word in text.split()][: CONTEXT - 1]
+            ids[row, : len(words)] = torch.tensor(words)
+            ids[row, len(words)] = self.eos_id
         return ids
+
+    def backbone(self) -> Backbone:
+        return wrap(self.clip, self.tokens, BackboneConfig(), "cpu")
+
+    def support(self, seed: int) -> SupportImages:
+        """Two images of noise with and two without the category of `TINY`."""
+        generator = np.random.default_rng(seed)
+        pixels = generator.integers(0, 255, (4, *self.size, 3), np.uint8)
+        labels = np.array([[0], [1], [0], [1]])
+        return SupportImages(2, seed, [f"{seed}-{row}" for row in range(4)], pixels, labels)
 
 
 def build(name: str, folder: Path) -> Small:

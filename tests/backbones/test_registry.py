@@ -15,32 +15,22 @@ import torch
 import torch.nn.functional as F
 
 from sdmad.backbones import architectures
-from sdmad.backbones.loading import Backbone, BackboneConfig, wrap
+from sdmad.backbones.loading import Backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import Tower, image_tower, text_tower
 from sdmad.errors import UserError
-from sdmad.inputs.catalog import parse_catalog
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig, TowerAdapters
-from sdmad.method.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import AugmentConfig
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
-from tests.backbones.small import Small, build
+from tests.backbones.small import TINY, Small, build
 
 NAMES = open_clip.list_models()
 REFUSED = {name for names in architectures.refused().values() for name in names}
 ADAPTED = [name for name in NAMES if name not in REFUSED]
-HALF = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
-"""Largest difference of a cosine from single precision: four units of the type's 11 or 8 bits,
-which a tower of three blocks accumulates."""
-TINY = parse_catalog(
-    {
-        "name": "tiny",
-        "modality": "noise",
-        "signs": {name: {"prompts": [name]} for name in ("round", "flat", "even")},
-        "categories": {"one": {"signs": ["round", "flat"]}},
-        "normal": {"signs": ["even"]},
-    },
-    "tiny",
-)
+HALF = {torch.float16: 0.01, torch.bfloat16: 0.06}
+"""Largest distance of a unit embedding from that of single precision, and so of its cosine with any
+sign. Measured on these towers: 0.008 and 0.05 for MobileCLIP, 0.003 and 0.02 for all others."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,7 +122,7 @@ def test_seeds_in_one_batch_equal_seeds_alone(one: Small) -> None:
 
 @once
 def test_fits_train_and_scores_come_out(one: Small) -> None:
-    backbone = backbone_of(one)
+    backbone = one.backbone()
     two = TowerAdapterConfig(blocks=2, bottleneck=4)
     config = LearnerConfig(
         steps=4,
@@ -140,7 +130,7 @@ def test_fits_train_and_scores_come_out(one: Small) -> None:
         augment=AugmentConfig(views=1),
         adapter=AdapterConfig(image=two, text=two),
     )
-    supports = [support(one, seed) for seed in range(2)]
+    supports = [one.support(seed) for seed in range(2)]
     before = SignModel(backbone, TINY, config.adapter, 2)
     losses: list[float] = []
     model, rule = fit_batch(
@@ -166,8 +156,7 @@ def test_half_precision_is_close_to_single(one: Small) -> None:
                 activations = half.prefix(inputs, blocks, lean=True)
                 got = F.normalize(half.frozen(activations).float(), dim=-1)
             assert activations.f_in.dtype == dtype
-            assert ((got * expected).sum(-1) - 1).abs().max() < bound
-            assert (got - expected).abs().max() < bound
+            assert (got - expected).norm(dim=-1).max() < bound
 
 
 @pytest.mark.skipif(not can_pack(), reason="this PyTorch has no oneDNN")
@@ -206,17 +195,6 @@ def test_the_table_in_the_documentation_is_current() -> None:
     _, _, rest = page.partition(architectures.BEGIN)
     written, _, _ = rest.partition(architectures.END)
     assert written.strip() == architectures.table()
-
-
-def backbone_of(one: Small) -> Backbone:
-    return wrap(one.clip, lambda texts: one.token_ids(len(texts)), BackboneConfig(), "cpu")
-
-
-def support(one: Small, seed: int) -> SupportImages:
-    generator = np.random.default_rng(seed)
-    pixels = generator.integers(0, 255, (4, *one.size, 3), np.uint8)
-    labels = np.array([[0], [1], [0], [1]])
-    return SupportImages(2, seed, [f"{seed}-{row}" for row in range(4)], pixels, labels)
 
 
 def probabilities(model, rule, backbone: Backbone, config: LearnerConfig) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 
@@ -33,7 +34,7 @@ def text_tower(clip: Any) -> TextTower:
     if hasattr(getattr(text or clip, "transformer", None), "resblocks"):
         return OpenClipTextTower(clip)
     # Only a model with such a tower needs the transformers library.
-    from sdmad.backbones.towers.hugging_face import HFTextEncoder, HuggingFaceTextTower, layers_of
+    from sdmad.backbones.towers.hugging_face import HuggingFaceTextTower, layers_of
 
     if isinstance(text, HFTextEncoder) and layers_of(text.transformer) is not None:
         return HuggingFaceTextTower(text)

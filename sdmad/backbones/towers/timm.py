@@ -89,6 +89,6 @@ def timm_tower(visual: TimmModel) -> ImageTower | None:
     if isinstance(trunk, SwinTransformer):
         return TimmStageTower(visual)
     if isinstance(trunk, FastVit):
-        last = trunk.stages[-1].blocks
-        return TimmStageTower(visual) if isinstance(last[-1], AttentionBlock) else None
+        stages: Any = trunk.stages
+        return TimmStageTower(visual) if isinstance(stages[-1].blocks[-1], AttentionBlock) else None
     return None
