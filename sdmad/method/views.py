@@ -104,6 +104,7 @@ class SupportCache:
 
 
 def encode(model: SignModel, supports: list[SupportImages], config: AugmentConfig) -> SupportCache:
+    """Encode all views of all images of the supports; images that they share once."""
     unique: dict[str, np.ndarray] = {}
     for support in supports:
         unique.update(zip(support.keys, support.pixels, strict=True))
