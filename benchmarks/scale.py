@@ -17,7 +17,7 @@ import typer
 
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
-IMAGES = (10**7, 10**8, 10**9)
+IMAGES = (10**6, 10**8)
 IMAGES_PER_SHARD = 1000
 HEAD_DOLLARS = 0.2016  # m7i.xlarge, for the driver of each job.
 
