@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS := --extra demo --extra drafting --extra recipes
 
 .PHONY: demo test test-cluster lint format bench soak requirements clean
 
@@ -22,8 +23,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint cluster/Dockerfile
-	$(BIN)/python -m tests.audit
+	$(BIN)/python -m tests.vulnerabilities
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -48,8 +50,8 @@ soak: $(READY)
 
 # Pins for every platform; `--upgrade` in UV_FLAGS renews them.
 requirements: $(READY)
-	$(BIN)/uv pip compile -q pyproject.toml --group dev --universal --python-version 3.11 \
-		--no-annotate --no-header $(UV_FLAGS) -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml $(EXTRAS) --group dev --universal \
+		--python-version 3.11 --no-annotate --no-header $(UV_FLAGS) -o requirements.txt
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

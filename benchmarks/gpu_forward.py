@@ -42,7 +42,7 @@ from sdmad.backbones.packed import can_pack
 from sdmad.backbones.precision import cpu_has_bfloat16
 from sdmad.backbones.towers import Activations
 from sdmad.detector import Detector, Scores
-from sdmad.fits import Fit, Provenance, code_version, pack, unpack
+from sdmad.fits import Fit, Provenance, code_version, deserialize, serialize
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
@@ -81,7 +81,9 @@ def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
         support_digest="",
     )
     provenances = [about.model_copy(update={"seed": seed}) for seed in range(seeds)]
-    return [unpack(pack(fitted, rule, k, found), "") for k, found in enumerate(provenances)]
+    return [
+        deserialize(serialize(fitted, rule, k, found), "") for k, found in enumerate(provenances)
+    ]
 
 
 def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:

@@ -64,7 +64,7 @@ def metrics(
     test = table.split == "test"
     activations, frozen = model.image_activations(backbone.pixels(pixels[test]))
     readings = model.read(activations, frozen, model.sign_embeddings())
-    logits, _ = rule.evidence(model, readings, config.selection, config.frozen_weight)
+    logits, _ = rule.evidence(model, readings, config.selection, config.zero_shot_weight)
     truth, rows_out = table.labels[test], []
     for p in torch.sigmoid(logits).cpu().numpy():
         one = protocols.anomaly_detection(truth, anomaly_score(p, axis=1))

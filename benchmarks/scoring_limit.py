@@ -54,8 +54,8 @@ from sdmad.archive.decode import decode
 from sdmad.backbones.loading import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 from sdmad.detector import Detector
+from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
-from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "limit"

@@ -29,7 +29,7 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
 from sdmad.detector import Detector
-from sdmad.fits import Provenance, code_version, pack, unpack
+from sdmad.fits import Provenance, code_version, deserialize, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import load_labels
@@ -193,7 +193,7 @@ def scoring(task: Task, repeats: int) -> None:
         support_images=0,
         support_digest="",
     )
-    fits = [unpack(pack(model, rule, k, provenance), "") for k in range(ADAPTERS)]
+    fits = [deserialize(serialize(model, rule, k, provenance), "") for k in range(ADAPTERS)]
     one, eight = Detector(backbone, fits[:1]), Detector(backbone, fits)
     images = np.random.default_rng(0).integers(0, 255, (256, *one.spec.size, 3), np.uint8)
     ratios = []

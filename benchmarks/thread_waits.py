@@ -41,7 +41,7 @@ from sdmad.detector import Detector
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.runtime.cluster import THREADS_SLEEP
-from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT
+from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.slices import SlicedDetector
 
 BATCH, BATCHES = 64, 16

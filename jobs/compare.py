@@ -3,48 +3,8 @@
 python jobs/compare.py --config configs/comparisons/phantoms.yaml --output runs/compare
 """
 
-from typing import Annotated
-
-import typer
-
-from sdmad.runtime.cli import run_job
-
-
-def main(
-    config: Annotated[str, typer.Option(help="Configuration, YAML: docs/comparison.md.")],
-    output: Annotated[str, typer.Option(help="Where the figures go, a path or s3:// URI.")],
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds, e.g. 0:16; replaces the configuration's.")
-    ] = None,
-    shots: Annotated[
-        str | None, typer.Option(help="Shots, e.g. 1,2,4,8; replaces the configuration's.")
-    ] = None,
-    archive: Annotated[
-        str | None, typer.Option(help="Archive; replaces the configuration's.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Label table; replaces the configuration's.")
-    ] = None,
-) -> None:
-    """Make every figure that is not there yet; write results.parquet, comparison.md and charts."""
-    from sdmad import storage
-    from sdmad.comparison.config import CompareConfig
-    from sdmad.comparison.pages import write_pages
-    from sdmad.comparison.run import compare
-    from sdmad.fitting.config import load_config, parse_numbers
-
-    changes = {
-        "seeds": seeds,
-        "shots": parse_numbers(shots, "shots") if shots else None,
-        "archive": archive,
-        "labels": labels,
-    }
-    settings = load_config(config, changes, CompareConfig)
-    target = storage.resolve(output)
-    results = compare(settings, target)
-    typer.echo(write_pages(results, settings, target))
-    typer.echo(f"figures are at {target}/results.parquet, these tables at {target}/comparison.md")
-
+from sdmad.commands.compare import compare
+from sdmad.runtime.cli import run_command
 
 if __name__ == "__main__":
-    run_job(main)
+    run_command(compare)

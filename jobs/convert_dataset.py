@@ -4,36 +4,8 @@ python jobs/convert_dataset.py --recipe chest_xray --source downloads/ChestX-ray
         --output s3://bucket/chest-xray/archive
 """
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from sdmad.recipes.registry import RECIPES
-from sdmad.runtime.cli import run_job
-
-NAMES = "; ".join(f"{recipe.name}: {recipe.download}" for recipe in RECIPES.values())
-
-
-def main(
-    recipe: Annotated[str, typer.Option(help=f"Which download it is. {NAMES}.")],
-    source: Annotated[Path, typer.Option(help="The folder that the download was unpacked in.")],
-    output: Annotated[str, typer.Option(help="Where the archive goes, a path or s3:// URI.")],
-) -> None:
-    """Write tar shards and labels.csv; print images by split and category."""
-    from sdmad import storage
-    from sdmad.inputs.catalog import load_catalog
-    from sdmad.recipes.archive_writer import check_empty, write_archive
-    from sdmad.recipes.registry import find_recipe
-    from sdmad.recipes.summary import print_tally
-
-    chosen, target = find_recipe(recipe), storage.resolve(output)
-    storage.check_writable(target)
-    check_empty(target)
-    tally = write_archive(chosen.records(source), target, chosen.name)
-    print_tally(tally, load_catalog(chosen.name))
-    typer.echo(f"wrote {sum(tally.images.values())} images in {tally.shards} shards to {target}")
-
+from sdmad.commands.convert import convert
+from sdmad.runtime.cli import run_command
 
 if __name__ == "__main__":
-    run_job(main)
+    run_command(convert)

@@ -4,38 +4,8 @@ python jobs/evaluate.py --scores s3://bucket/scores --labels s3://bucket/labels.
         --output runs/report
 """
 
-from typing import Annotated
-
-import typer
-
-from sdmad.runtime.cli import run_job
-
-
-def main(
-    scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
-    labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet.")],
-    output: Annotated[str, typer.Option(help="Where report.html and the figures go.")],
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(help="Another scoring run to compare with, as name=URI; may be repeated."),
-    ] = None,
-) -> None:
-    """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the figures."""
-    from sdmad import storage
-    from sdmad.report.run import evaluate_run, parse_baselines
-    from sdmad.report.terminal import print_figures
-
-    target = storage.resolve(output)
-    storage.check_writable(target)
-    result = evaluate_run(
-        storage.resolve(scores),
-        storage.resolve(labels),
-        target,
-        parse_baselines(baseline or []),
-    )
-    print_figures(result)
-    typer.echo(f"report: {result.report}")
-
+from sdmad.commands.evaluate import evaluate
+from sdmad.runtime.cli import run_command
 
 if __name__ == "__main__":
-    run_job(main)
+    run_command(evaluate)

@@ -3,26 +3,8 @@
 python jobs/pretrain_backbone.py --output sdmad/phantoms/weights
 """
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from sdmad.runtime.cli import run_job
-
-
-def main(
-    output: Annotated[Path, typer.Option(help="Directory for the open_clip checkpoint.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=2)] = 1600,
-    workers: Annotated[int, typer.Option(help="Ray Train workers.", min=1)] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of weights and phantoms.")] = 0,
-) -> None:
-    """Train the embedded backbone on phantoms of the seen organs (20 minutes on two cores)."""
-    from sdmad.phantoms.pretraining import PretrainConfig, pretrain
-
-    pretrain(PretrainConfig(steps=steps, workers=workers, seed=seed), output)
-    typer.echo(f"wrote {output}")
-
+from sdmad.commands.pretrain_backbone import pretrain_backbone
+from sdmad.runtime.cli import run_command
 
 if __name__ == "__main__":
-    run_job(main)
+    run_command(pretrain_backbone)

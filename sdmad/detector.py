@@ -30,7 +30,7 @@ from sdmad.backbones.packed import packing_pays
 from sdmad.backbones.precision import Precision, half_type
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
-from sdmad.fits import Fit, find_detector, restore, unpack
+from sdmad.fits import Fit, deserialize, find_detector, restore
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.model import SignModel
 from sdmad.method.selection import SelectionConfig
@@ -168,7 +168,7 @@ class Detector:
         # Half precision is for the frozen part only.
         adapted = self.scorer if self.half is None else self.model
         readings = adapted.read(activations, frozen, self.sign_embeddings)
-        weight = self.provenance.learner.frozen_weight
+        weight = self.provenance.learner.zero_shot_weight
         logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
         plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)
         p = torch.sigmoid(logits)
@@ -246,7 +246,7 @@ def load_fits(uri: str) -> list[Fit]:
     uris = find_detector(uri)
     with ThreadPoolExecutor(8) as pool:
         contents = list(pool.map(storage.read_bytes, uris))
-    fits = [unpack(content, uri) for content, uri in zip(contents, uris, strict=True)]
+    fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
     first = fits[0].provenance
     for fit, fit_uri in zip(fits, uris, strict=True):
         for field in ("backbone_fingerprint", "catalog", "learner"):

@@ -76,7 +76,7 @@ def list_fits(output: str) -> dict[tuple[int, int], str]:
     return found
 
 
-def pack(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:
+def serialize(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:
     """The bytes of the fit at seed position `index`."""
     tensors = {name: getattr(rule, name)[index] for name in RULE_FIELDS}
     for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
@@ -87,7 +87,7 @@ def pack(model: SignModel, rule: DecisionRule, index: int, provenance: Provenanc
     return save(plain, {"sdmad": provenance.model_dump_json()})
 
 
-def unpack(content: bytes, uri: str) -> Fit:
+def deserialize(content: bytes, uri: str) -> Fit:
     """The fit in a file; `UserError` when the file is not one."""
     try:
         tensors = load(content)

@@ -10,7 +10,7 @@ import ray
 
 from sdmad.backbones.loading import BackboneConfig, load_backbone
 from sdmad.demo.local_s3 import local_s3
-from sdmad.fits import Provenance, code_version, fit_uri, pack
+from sdmad.fits import Provenance, code_version, fit_uri, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
@@ -91,7 +91,7 @@ def training_run(tmp_path_factory: pytest.TempPathFactory, supports, backbone, c
         )
         path = Path(fit_uri(str(output), support.shots, support.seed))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pack(model, rule, index, provenance))
+        path.write_bytes(serialize(model, rule, index, provenance))
     return output
 
 

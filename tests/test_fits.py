@@ -9,7 +9,7 @@ from safetensors.torch import save
 from sdmad.backbones.loading import BackboneConfig
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
-from sdmad.fits import find_detector, list_fits, unpack
+from sdmad.fits import deserialize, find_detector, list_fits
 
 
 def test_a_fit_survives_storage(training_run, supports, backbone, catalog) -> None:
@@ -48,14 +48,14 @@ def test_no_detector_is_said_in_one_sentence(tmp_path) -> None:
 def test_foreign_files_are_not_fits() -> None:
     for content in (b"", b"not safetensors", save({"a": torch.zeros(1)})):
         with pytest.raises(UserError, match="is not a fit"):
-            unpack(content, "x.safetensors")
+            deserialize(content, "x.safetensors")
 
 
 def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
     path = find_detector(str(training_run))[0]
     content = Path(path).read_bytes().replace(rb'"format\":2', rb'"format\":1')
     with pytest.raises(UserError, match="fit it again"):
-        unpack(content, path)
+        deserialize(content, path)
 
 
 def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
@@ -81,7 +81,7 @@ def test_a_detector_refuses_another_backbone(training_run, tmp_path, monkeypatch
 
 
 def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_run) -> None:
-    from sdmad.fits import pack
+    from sdmad.fits import serialize
     from sdmad.method.learner import fit_batch
     from tests.conftest import QUICK
 
@@ -89,7 +89,7 @@ def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_r
     packed = []
     for _ in range(2):
         model, rule = fit_batch(backbone, catalog, supports[:1], QUICK)
-        packed.append(pack(model, rule, 0, provenance))
+        packed.append(serialize(model, rule, 0, provenance))
     assert packed[0] == packed[1]
     assert np.frombuffer(packed[0][:8], "<u8")[0] > 0
 

@@ -21,7 +21,7 @@ from PIL import Image
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import PHANTOM, BackboneConfig, load_backbone
 from sdmad.demo.run import zero_shot
-from sdmad.fits import Provenance, code_version, fit_uri, pack
+from sdmad.fits import Provenance, code_version, fit_uri, serialize
 from sdmad.inputs.catalog import Catalog, Category, load_catalog
 from sdmad.method.learner import SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
@@ -131,7 +131,7 @@ def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) 
     )
     fit = Path(fit_uri(str(output), 1, 0))
     fit.parent.mkdir(parents=True, exist_ok=True)
-    fit.write_bytes(pack(fitted, rule, 0, provenance))
+    fit.write_bytes(serialize(fitted, rule, 0, provenance))
     rows = [catalog.sign_names.index(name) for name in signs]
     np.save(prompts, embeddings[rows].numpy())
     load_backbone.cache_clear()

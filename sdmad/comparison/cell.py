@@ -58,7 +58,7 @@ class Bench:
             scores = self._baseline(method, support)
         else:
             scores = self._sd_mad(variant or Variant(), support)
-        return figures(self.test.truth, scores)
+        return metrics(self.test.truth, scores)
 
     def _baseline(self, name: str, support: SupportImages) -> np.ndarray:
         key = (support.shots, support.seed)
@@ -76,7 +76,9 @@ class Bench:
             signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
                 readings = model.read(activations, frozen, signs)
-                logits, _ = rule.evidence(model, readings, learner.selection, learner.frozen_weight)
+                logits, _ = rule.evidence(
+                    model, readings, learner.selection, learner.zero_shot_weight
+                )
                 parts.append(torch.sigmoid(logits[0]).cpu().numpy())
         return np.concatenate(parts)
 
@@ -94,8 +96,8 @@ class Bench:
         return self._prefixes[blocks]
 
 
-def figures(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[str, str], float]:
-    """The headline figures of all protocols by (protocol, metric), from truth and scores (N, C)."""
+def metrics(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[str, str], float]:
+    """The headline metrics of all protocols by (protocol, metric), from truth and scores (N, C)."""
     first = protocols.anomaly_detection(truth, anomaly_score(scores, axis=1))
     second = protocols.category_discrimination(truth, scores)
     third = protocols.multilabel_prediction(truth, scores)

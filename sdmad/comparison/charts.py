@@ -1,4 +1,4 @@
-"""Comparisons as charts: figures over shots, and sweeps of one setting (the paper's Figure 3)."""
+"""Comparisons as charts: metrics over shots, and sweeps of one setting (the paper's Figure 3)."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdmad.evaluation.measure import HEADLINES
-from sdmad.report.figures import BLUE, GRID, INK, MUTED, STYLE
+from sdmad.report.plots import BLUE, GRID, INK, MUTED, STYLE
 
 SHOWN = (
     ("anomaly detection", "auroc"),
@@ -22,7 +22,7 @@ _SWEPT = re.compile(r"(.+)=(\d+(?:\.\d+)?)$")
 
 
 def over_shots(results: pd.DataFrame, reference: str) -> str:
-    """SVG: four figures over shots, means over seeds; the reference with its standard deviation.
+    """SVG: four metrics over shots, means over seeds; the reference with its standard deviation.
 
     `results` has a row for each (method, shots, seed, protocol, metric) with `value`.
     """
@@ -51,7 +51,7 @@ def over_shots(results: pd.DataFrame, reference: str) -> str:
 
 def sweeps(results: pd.DataFrame) -> dict[str, str]:
     """SVG of every setting that variants called `<setting>=<number>` sweep, by the setting's name:
-    figures over its values, mean and standard deviation over seeds and shots."""
+    metrics over its values, mean and standard deviation over seeds and shots."""
     swept: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for method in dict.fromkeys(results.method):
         if match := _SWEPT.match(str(method)):
@@ -85,7 +85,7 @@ def _reference(axes: Axes, rows: pd.DataFrame, over: str, label: str) -> None:
 
 def _svg(figure: Figure) -> str:
     sink = io.StringIO()
-    # Fixed, so that the same figures give the same file.
+    # Fixed, so that the same metrics give the same file.
     with mpl.rc_context({"svg.hashsalt": "sdmad"}):
         figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()

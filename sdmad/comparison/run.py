@@ -1,6 +1,6 @@
 """A comparison on Ray: every (shots, seed) a task of an actor that has the test images.
 
-`figures/shots=<k>/seed=<n>/<method>-<digest>.parquet` holds the figures of one method on one
+`cells/shots=<k>/seed=<n>/<method>-<digest>.parquet` holds the metrics of one method on one
 support, the digest being over the method's settings. What is there is not made again, so the same
 command resumes, and a method added or changed later costs only itself.
 """
@@ -43,7 +43,7 @@ _PATH = re.compile(r"shots=(\d+)/seed=(\d+)/([^/]+)\.parquet$")
 
 
 def compare(config: CompareConfig, output: str) -> pd.DataFrame:
-    """Make every figure that is missing at `output`; returns all figures.
+    """Compute every cell that is missing at `output`; returns the metrics of all.
 
     One row for each (method, shots, seed, protocol, metric), also written to `results.parquet`.
     Raises `UserError` when configuration, data and output do not fit.
@@ -57,12 +57,12 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     if not (labels.split == "test").any():
         raise UserError(f"the label table {config.labels} has no row with split 'test'")
-    run_record.check_identity(output, _identity(config, archive, catalog, labels), "figures")
+    run_record.check_identity(output, _identity(config, archive, catalog, labels), "cells")
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
     names = {method: _stored_name(config, method) for method in config.names}
     wanted = {(name, s.shots, s.seed) for s in supports for name in names.values()}
-    done = list_figures(output) & wanted
+    done = list_cells(output) & wanted
     record: dict[str, Any] = {
         "job": "compare",
         "status": "running",
@@ -70,8 +70,8 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
         "identity": _identity(config, archive, catalog, labels),
         "config": config.model_dump(mode="json"),
         "code_version": code_version(),
-        "figures_total": len(wanted),
-        "figures_skipped": len(done),
+        "cells_total": len(wanted),
+        "cells_skipped": len(done),
     }
     run_record.write_record(output, record)
     todo = [
@@ -92,15 +92,15 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     return results
 
 
-def figures_uri(output: str, method: str, shots: int, seed: int) -> str:
-    """Where the figures of one method, named with its digest, on one support lie."""
-    return storage.join(output, "figures", f"shots={shots}", f"seed={seed}", f"{method}.parquet")
+def cell_uri(output: str, method: str, shots: int, seed: int) -> str:
+    """Where the metrics of one method, named with its digest, on one support are."""
+    return storage.join(output, "cells", f"shots={shots}", f"seed={seed}", f"{method}.parquet")
 
 
-def list_figures(output: str) -> set[tuple[str, int, int]]:
-    """The (method with digest, shots, seed) that have figures."""
+def list_cells(output: str) -> set[tuple[str, int, int]]:
+    """The (method with digest, shots, seed) that have metrics."""
     found = set()
-    for entry in storage.list_objects(storage.join(output, "figures")):
+    for entry in storage.list_objects(storage.join(output, "cells")):
         match = _PATH.search(entry.uri)
         if match:
             found.add((match[3], int(match[1]), int(match[2])))
@@ -124,7 +124,7 @@ def _identity(
 
 
 class Comparer:
-    """An actor: a bench with all test images; it measures supports and writes their figures."""
+    """An actor: a bench with all test images; it measures supports and writes their metrics."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Comparer:
             ]
             columns = ["method", "shots", "seed", "protocol", "metric", "value"]
             stored = _stored_name(self.config, method)
-            uri = figures_uri(self.output, stored, support.shots, support.seed)
+            uri = cell_uri(self.output, stored, support.shots, support.seed)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)
 
@@ -231,7 +231,7 @@ def _spec(backbone: BackboneConfig) -> Any:
 
 def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:
     parts = [
-        parquet.decode(storage.read_bytes(figures_uri(output, *key))).to_pandas()
+        parquet.decode(storage.read_bytes(cell_uri(output, *key))).to_pandas()
         for key in sorted(wanted)
     ]
     return pd.concat(parts, ignore_index=True)

@@ -17,7 +17,7 @@ from sdmad.method.probe import ProbeConfig
 from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import write_archive
 from sdmad.report.run import Evaluated, evaluate_run
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
 
@@ -32,7 +32,7 @@ def zero_shot() -> LearnerConfig:
     frozen = TowerAdapterConfig(blocks=0)
     return LearnerConfig(
         steps=0,
-        frozen_weight=0.0,
+        zero_shot_weight=0.0,
         adapter=AdapterConfig(image=frozen, text=frozen),
         augment=AugmentConfig(views=1),
         selection=SelectionConfig(mode="none"),

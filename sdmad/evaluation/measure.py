@@ -32,7 +32,7 @@ HEADLINES = {
     ("multi-label prediction", "subset_accuracy"): "subset accuracy",
     ("multi-label prediction", "macro_f1"): "macro F1",
 }
-"""The figures of the summary, by (protocol, metric), as people name them."""
+"""The metrics of the summary, by (protocol, metric), as people name them."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,18 @@ def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:
 
 
 def measure(test: ScoredTest) -> pd.DataFrame:
-    """Every figure of every protocol: columns protocol, metric, category, seed, value.
+    """Every metric of every protocol: columns protocol, metric, category, seed, value.
 
-    `seed` is a seed's number or "ensemble"; `category` is empty for figures over all of them.
+    `seed` is a seed's number or "ensemble"; `category` is empty for metrics over all of them.
     """
-    records = _figures(test, test.scores, test.anomaly, ENSEMBLE)
+    records = _metrics(test, test.scores, test.anomaly, ENSEMBLE)
     for k, seed in enumerate(test.seed_names[: test.seeds.shape[2]]):
         scores = test.seeds[:, :, k]
-        records += _figures(test, scores, anomaly_score(scores, axis=1), seed)
+        records += _metrics(test, scores, anomaly_score(scores, axis=1), seed)
     return pd.DataFrame(records, columns=["protocol", "metric", "category", "seed", "value"])
 
 
-def _figures(
+def _metrics(
     test: ScoredTest, scores: np.ndarray, anomaly: np.ndarray, seed: str
 ) -> list[tuple[str, str, str, str, float]]:
     first = protocols.anomaly_detection(test.truth, anomaly)
@@ -141,13 +141,13 @@ def _figures(
     return records
 
 
-def over_seeds(figures: pd.DataFrame, category: str = "") -> dict[tuple[str, str], Summary]:
+def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str], Summary]:
     """Mean, deviation and interval over seeds, by (protocol, metric).
 
-    The figures of one category, or by default those over all of them. Without scores for each
+    The metrics of one category, or by default those over all of them. Without scores for each
     seed there is one value, the ensemble's.
     """
-    single = figures[figures.category == category]
+    single = metrics[metrics.category == category]
     seeds = single[single.seed != ENSEMBLE]
     source = seeds if len(seeds) else single
     return {
@@ -157,7 +157,7 @@ def over_seeds(figures: pd.DataFrame, category: str = "") -> dict[tuple[str, str
 
 
 def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
-    """Ours minus theirs of every headline figure, paired over the seeds that both have."""
+    """Ours minus theirs of every headline metric, paired over the seeds that both have."""
     keys = ["protocol", "metric", "category", "seed"]
     both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
     both = both[(both.category == "") & (both.seed != ENSEMBLE)]
@@ -168,8 +168,8 @@ def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[st
     }
 
 
-def write_figures(figures: pd.DataFrame, output: str) -> None:
-    """`protocols.parquet`: every figure, one row each."""
+def write_metrics(metrics: pd.DataFrame, output: str) -> None:
+    """`protocols.parquet`: every metric, one row each."""
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(figures, preserve_index=False), sink)
+    pq.write_table(pa.Table.from_pandas(metrics, preserve_index=False), sink)
     storage.write_bytes(storage.join(output, "protocols.parquet"), sink.getvalue())

@@ -64,7 +64,7 @@ def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[
 
 @dataclass(frozen=True)
 class Summary:
-    """A figure over seeds: mean, standard deviation, and the 95 % interval of the mean."""
+    """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean."""
 
     mean: float
     std: float

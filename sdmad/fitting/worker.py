@@ -12,7 +12,7 @@ import torch
 
 from sdmad import storage
 from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
-from sdmad.fits import Provenance, code_version, fit_uri, list_fits, pack
+from sdmad.fits import Provenance, code_version, fit_uri, list_fits, serialize
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
@@ -108,4 +108,4 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
             support_digest=support.digest,
         )
         uri = fit_uri(task.output, support.shots, support.seed)
-        storage.write_bytes(uri, pack(model, rule, index, provenance))
+        storage.write_bytes(uri, serialize(model, rule, index, provenance))

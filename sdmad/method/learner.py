@@ -51,7 +51,9 @@ class LearnerConfig(BaseModel):
     steps: int = Field(default=100, ge=0)
     learning_rate: float = Field(default=1e-2, gt=0)
     images_per_class: int = Field(default=2, ge=1, description="in each step")
-    frozen_weight: float = Field(default=0.5, ge=0, description="of the zero-shot logit in scores")
+    zero_shot_weight: float = Field(
+        default=0.5, ge=0, description="weight of the frozen model's logit in the decision"
+    )
     adapter: AdapterConfig = AdapterConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -277,7 +279,7 @@ def _decide(
             frozen_bias=losses.midpoint_bias(frozen, labels),
             trust=backbone_trust(untaught, labels, config.selection),
         )
-        logits, _ = rule.evidence(own, every, config.selection, config.frozen_weight)
+        logits, _ = rule.evidence(own, every, config.selection, config.zero_shot_weight)
         temperature = fit_temperature(logits, repeated)
         p = torch.sigmoid(logits / temperature[:, None, None])
         rules.append(replace(rule, temperature=temperature, band=undecided_band(p, repeated)))

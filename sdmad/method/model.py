@@ -174,7 +174,7 @@ class DecisionRule:
         model: SignModel,
         readings: Readings,
         config: SelectionConfig,
-        frozen_weight: float,
+        zero_shot_weight: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Category logits (S, B, C), and the log evidence of each sign in them (S, B, C, M)."""
         z = model.scale * readings.similarities
@@ -187,9 +187,9 @@ class DecisionRule:
             )
         by_sign = shares + z[..., None, :]
         logits = torch.logsumexp(by_sign, dim=-1) - for_normal[..., None] - self.bias[:, None]
-        if frozen_weight:
+        if zero_shot_weight:
             frozen = self.frozen_evidence(model, readings.frozen_similarities, config)
-            logits = logits + frozen_weight * (frozen - self.frozen_bias[:, None])
+            logits = logits + zero_shot_weight * (frozen - self.frozen_bias[:, None])
         if config.weighs_signs:
             logits = self.trust[:, None, None] * logits
         logits = logits + probe_evidence(readings.patches, self.probe)

@@ -97,7 +97,8 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ImportError:
         raise UserError(
-            f"{path} needs openpyxl; install it, or save the sheet as data.csv beside it"
+            f"{path} needs openpyxl, which is not installed: pip install 'sdmad[recipes]', "
+            "or save the sheet as data.csv beside it"
         ) from None
     except (ValueError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a table: {error}") from None

@@ -14,7 +14,7 @@ def convert(source: Path) -> Iterator[Record]:
 
     BMAD cut valid from test slice by slice, so both show the same LiTS scans (`4_590.png` is
     slice 590 of scan 4). Patients must not be on both sides: the scans of both folders are drawn
-    anew (`draw_test`), and figures cannot be compared with those of BMAD. train/good is BTCV,
+    anew (`draw_test`), and metrics cannot be compared with those of BMAD. train/good is BTCV,
     whose look would give normal away, and is left out. Raises `UserError` for another layout.
 
     Source: Bilic et al., LiTS, Med Image Anal 2023;84:102680; Bao et al., BMAD 2024 and its

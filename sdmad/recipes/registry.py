@@ -54,5 +54,6 @@ RECIPES = {recipe.name: recipe for recipe in _ALL}
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name; `UserError` that lists all when there is none."""
     if name not in RECIPES:
-        raise UserError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+        known = "; ".join(f"{recipe.name} ({recipe.download})" for recipe in _ALL)
+        raise UserError(f"there is no recipe {name!r}; choose one of {known}")
     return RECIPES[name]

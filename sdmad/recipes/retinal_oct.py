@@ -47,7 +47,7 @@ def resc(source: Path) -> Iterator[Record]:
 
     BMAD cut valid from test B-scan by B-scan: 115 and 1,805 of them are the 15 volumes of 128
     B-scans of the challenge's validation set. Patients must not be on both sides: the volumes of
-    both folders are drawn anew (`draw_test`), and figures cannot be compared with those of BMAD.
+    both folders are drawn anew (`draw_test`), and metrics cannot be compared with those of BMAD.
     train/good is of other patients and belongs to the pool. Raises `UserError` for another layout.
 
     Source: AI Challenger 2018 (RESC); Bao et al., BMAD 2024.

@@ -8,7 +8,7 @@ import numpy as np
 from sdmad.archive.selected import decode_members
 from sdmad.detector import FINDING_THRESHOLD, Detector
 from sdmad.evaluation.measure import ScoredTest
-from sdmad.report.figures import png_uri
+from sdmad.report.plots import png_uri
 
 IMAGES_PER_GROUP = 16
 CLEAR_RIGHT, CLEAR_WRONG, UNCERTAIN = 8, 4, 6

@@ -44,7 +44,7 @@ class Inspection:
 def inspect(test: ScoredTest) -> Inspection:
     """Load the detector of a scored test, read some of its images, and look at both.
 
-    Similarities come from images that were chosen by their labels alone, so that figures on them
+    Similarities come from images that were chosen by their labels alone, so that metrics on them
     (`test_auroc` of the audit) are not about the clearest and the most doubtful ones.
     """
     uri = test.metadata["detector_uri"]

@@ -16,7 +16,7 @@ from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
 from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
 from sdmad.fits import code_version
-from sdmad.report import figures
+from sdmad.report import plots
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap
 from sdmad.report.inspection import Inspection
@@ -93,13 +93,13 @@ def _context(
             }
             for name, theirs in baselines.items()
         ],
-        "spread": figures.seed_spread(by_seed, named) if names else "",
-        "roc": figures.roc_by_category(test, titles),
+        "spread": plots.seed_spread(by_seed, named) if names else "",
+        "roc": plots.roc_by_category(test, titles),
         "confusion": confusion_heatmap(
             confusion(test.truth, test.scores > FINDING_THRESHOLD), titles
         ),
-        "calibration": figures.calibration_curves(test, titles),
-        "histograms": figures.score_histograms(test, titles),
+        "calibration": plots.calibration_curves(test, titles),
+        "histograms": plots.score_histograms(test, titles),
         "verdict_of": _verdict_of,
         "inspection": inspection,
         "signs": _sign_section(inspection.audit) if inspection.audit else None,
@@ -107,7 +107,7 @@ def _context(
 
 
 def _by_protocol() -> dict[str, dict[tuple[str, str], str]]:
-    """The headline figures of each protocol."""
+    """The headline metrics of each protocol."""
     found: dict[str, dict[tuple[str, str], str]] = {}
     for key, name in HEADLINES.items():
         found.setdefault(key[0], {})[key] = name

@@ -1,4 +1,4 @@
-"""An evaluation from start to end: read scores and labels, measure, write figures and report."""
+"""An evaluation from start to end: read scores and labels, measure, write metrics and report."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sdmad.evaluation.measure import (
     load_scored_test,
     measure,
     over_seeds,
-    write_figures,
+    write_metrics,
 )
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
@@ -27,7 +27,7 @@ class Evaluated:
     """What an evaluation found, and where its report is."""
 
     test: ScoredTest
-    figures: pd.DataFrame
+    metrics: pd.DataFrame
     baselines: dict[str, pd.DataFrame]
     report: str
 
@@ -42,14 +42,14 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     if output in (scores, *baselines.values()):
         raise UserError(f"{output} holds scores; choose another output for the evaluation")
     test = load_scored_test(scores, labels)
-    figures = measure(test)
+    metrics = measure(test)
     others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
-    write_figures(figures, output)
+    write_metrics(metrics, output)
     inspection = inspect(test)
     if inspection.audit:
         write_audit(inspection.audit, output)
-    report = write_report(test, figures, output, others, inspection)
-    summary = over_seeds(figures)
+    report = write_report(test, metrics, output, others, inspection)
+    summary = over_seeds(metrics)
     record = {
         "job": "evaluate",
         "status": "finished",
@@ -58,7 +58,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         "labels": labels,
         "test_images": len(test.table),
         "test_images_without_score": test.missing,
-        "figures": {
+        "metrics": {
             f"{protocol}: {name}": {
                 key: value if math.isfinite(value) else None
                 for key, value in vars(summary[protocol, metric]).items()
@@ -67,7 +67,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         },
     }
     run_record.write_record(output, record)
-    return Evaluated(test, figures, others, report)
+    return Evaluated(test, metrics, others, report)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The headline figures as a table in the terminal."""
+"""The headline metrics as a table in the terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -8,17 +8,17 @@ from sdmad.evaluation.protocols import Summary
 from sdmad.report.run import Evaluated
 
 
-def print_figures(result: Evaluated) -> None:
+def print_metrics(result: Evaluated) -> None:
     """Mean ± standard deviation over seeds, in per cent, beside every baseline."""
     table = Table(title=f"{len(result.test.table)} test images, per cent over seeds")
-    for column in ("protocol", "figure", result.test.name):
+    for column in ("protocol", "metric", result.test.name):
         table.add_column(column)
-    summary = over_seeds(result.figures)
+    summary = over_seeds(result.metrics)
     others = {}
     for name, theirs in result.baselines.items():
         table.add_column(name)
         table.add_column("difference (95 %)")
-        others[name] = (over_seeds(theirs), paired_difference(result.figures, theirs))
+        others[name] = (over_seeds(theirs), paired_difference(result.metrics, theirs))
     for key, name in HEADLINES.items():
         row = [key[0], name, _plain(summary[key])]
         for theirs_summary, difference in others.values():

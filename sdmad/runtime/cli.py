@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
@@ -13,12 +14,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sdmad.errors import UserError
 
 
-def run_job(main: Callable[..., Any]) -> None:
-    """Run `main` as a command: a `UserError` becomes one sentence on stderr and exit code 2."""
+def run_command(command: Callable[..., Any]) -> None:
+    """Run one function as a whole program; `run_app` says how it ends."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line: a `UserError` becomes one sentence on stderr and exit code 2."""
     # A job that is stopped (`ray job stop`, a drained node) ends as one that is interrupted.
     signal.signal(signal.SIGTERM, _stop)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
     try:
         app()
     except SystemExit as stop:
@@ -44,6 +50,14 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def require_extra(module: str, extra: str) -> None:
+    """Raise `UserError` when `module` is not installed; it comes with an extra of this package."""
+    if find_spec(module) is None:
+        raise UserError(
+            f"this command needs {module}, which is not installed: pip install 'sdmad[{extra}]'"
+        )
 
 
 def _fail(sentence: str) -> None:

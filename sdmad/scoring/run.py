@@ -22,9 +22,10 @@ from sdmad.runtime.cluster import connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables
 from sdmad.scoring.ledger import Ledger
-from sdmad.scoring.metrics import ScoringMetrics
-from sdmad.scoring.pipeline import DetectorSource, PipelineConfig, stream_scores
+from sdmad.scoring.monitoring import ScoringMonitor
+from sdmad.scoring.pipeline import DetectorSource, stream_scores
 from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
 from sdmad.storage import run_record
 
@@ -45,10 +46,10 @@ class Tally:
     detectors: int = 1
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def spend(self, stage: str, seconds: float, metrics: ScoringMetrics) -> None:
+    def spend(self, stage: str, seconds: float, monitor: ScoringMonitor) -> None:
         """Add busy time of a stage."""
         self.seconds[stage] += seconds
-        metrics.busy(stage, seconds)
+        monitor.busy(stage, seconds)
 
     def share(self) -> dict[str, float]:
         busy = sum(self.seconds.values()) or 1.0
@@ -184,19 +185,19 @@ def _stream(
     _check_precision(output, plan, filled.computed)
     todo = plan.todo
     ledger, first = Ledger(), None
-    metrics = ScoringMetrics(run)
-    metrics.busy("list", tally.seconds["list"])
+    monitor = ScoringMonitor(run)
+    monitor.busy("list", tally.seconds["list"])
     begin = time.monotonic()
     with Tracker("scoring", len(todo), "units") as tracker:
         for batch in stream_scores(todo, source, columns, filled, run):
             first = first or _Moment(time.monotonic(), time.process_time())
             for stage in ("read", "decode", "model"):
-                tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), metrics)
+                tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
             for unit, rows in ledger.add(batch):
                 clock = time.monotonic()
                 scored, failed = _commit(output, unit, rows, columns, metadata, tally)
-                tally.spend("write", time.monotonic() - clock, metrics)
-                metrics.commit(scored, failed, len(todo) - tally.units)
+                tally.spend("write", time.monotonic() - clock, monitor)
+                monitor.commit(scored, failed, len(todo) - tally.units)
                 if logs.wanted():
                     logs.log(
                         "unit committed", run=run, unit=unit, images=scored, failures=len(failed)

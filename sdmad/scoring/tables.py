@@ -7,10 +7,13 @@ image that could not be scored. Types are the same in every file, nothing is nul
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sdmad import storage
+from sdmad.detector import Scores
 from sdmad.storage import parquet
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
@@ -90,3 +93,46 @@ def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterato
 
 def empty_failures() -> pa.Table:
     return _required(FAILURES).empty_table()
+
+
+def score_rows(
+    scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
+) -> pa.Table:
+    """The score columns for `count` rows, filled at the positions `good`, zero elsewhere."""
+
+    def spread_out(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+        filled = np.zeros((count, *shape), np.float32)
+        if values is not None:
+            filled[good] = values
+        return filled
+
+    def lists(rows: list[Any] | None) -> list[Any]:
+        filled: list[Any] = [[] for _ in range(count)]
+        for position, row in zip(good, rows or [], strict=True):
+            filled[position] = row
+        return filled
+
+    categories = len(columns.categories)
+    anomaly = spread_out(scores.anomaly if scores else None, ())
+    mean = spread_out(scores.categories if scores else None, (categories,))
+    spread = spread_out(scores.spread if scores else None, (categories,))
+    data: dict[str, Any] = {"anomaly_score": anomaly}
+    for c, name in enumerate(columns.categories):
+        data[f"score_{name}"] = mean[:, c]
+        data[f"spread_{name}"] = spread[:, c]
+    data["findings"] = lists(scores.findings if scores else None)
+    data["uncertain"] = lists(scores.uncertain if scores else None)
+    signs = [[vars(e) for e in row] for row in scores.signs] if scores else None
+    data["signs"] = lists(signs)
+    if columns.per_seed:
+        seeds = spread_out(scores.seeds if scores else None, (categories, columns.num_seeds))
+        for c, name in enumerate(columns.categories):
+            flat = pa.array(np.ascontiguousarray(seeds[:, c]).reshape(-1))
+            data[f"seeds_{name}"] = pa.FixedSizeListArray.from_arrays(flat, columns.num_seeds)
+    wanted = columns.schema
+    fields = [wanted.field(name) for name in data]
+    arrays = [
+        value if isinstance(value, pa.Array) else pa.array(value, field.type)
+        for value, field in zip(data.values(), fields, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

@@ -7,12 +7,12 @@ from sdmad.backbones.packed import can_pack, packing_pays
 from sdmad.backbones.precision import half_type
 from sdmad.detector import load_fits
 from sdmad.errors import UserError
-from sdmad.fits import pack, unpack
+from sdmad.fits import deserialize, serialize
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example
 from sdmad.runtime.cluster import Resources
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -107,7 +107,7 @@ def test_adapted_blocks_compute_in_single_precision(
     learner = LearnerConfig(steps=2, adapter=adapter)
     model, rule = fit_batch(backbone, catalog, supports[:1], learner)
     about = load_fits(str(training_run))[0].provenance.model_copy(update={"learner": learner})
-    detector = Detector(backbone, [unpack(pack(model, rule, 0, about), "")], "half")
+    detector = Detector(backbone, [deserialize(serialize(model, rule, 0, about), "")], "half")
     pixels = np.stack([draw_example(k, "test").image for k in range(4)])
     pixels = np.repeat(pixels[..., None], 3, axis=3)
     types = []

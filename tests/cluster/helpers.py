@@ -7,7 +7,7 @@ from sdmad.fitting import run as fitting
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.reading import READER_CPUS
 from sdmad.runtime.cluster import Resources
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from tests.helpers import ROOT
 
 Request = dict[str, float]

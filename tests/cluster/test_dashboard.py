@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from sdmad.scoring import metrics
+from sdmad.scoring import monitoring
 from tests.helpers import ROOT
 
 RAYS_OWN = Path(ray.__file__).parent / "dashboard/modules/metrics/dashboards"
@@ -36,9 +36,9 @@ def exported() -> dict[str, set[str]]:
         return lambda name, _, tags: found.update({f"ray_{name}{suffix}": set(tags)})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "Counter", record("_total"))
-        patch.setattr(metrics, "Gauge", record(""))
-        metrics.ScoringMetrics("x")
+        patch.setattr(monitoring, "Counter", record("_total"))
+        patch.setattr(monitoring, "Gauge", record(""))
+        monitoring.ScoringMonitor("x")
     assert found
     return found
 

@@ -17,7 +17,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 
 from sdmad.runtime.cluster import Resources
-from sdmad.scoring.pipeline import THREADS, PipelineConfig, parse_pool
+from sdmad.scoring.pools import THREADS, PipelineConfig, parse_pool
 from tests.cluster.helpers import holds, image_tag, job_requests, pinned, scoring_requests
 from tests.cluster.kustomize import Manifest, render
 from tests.helpers import ROOT

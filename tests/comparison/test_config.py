@@ -38,10 +38,10 @@ def test_the_digest_follows_what_a_method_depends_on() -> None:
     plain, longer = config(), config(learner={"steps": 5})
     for method in ("sd_mad", "linear_probe"):
         assert plain.digest(method) != longer.digest(method)
-    other = config(learner={"frozen_weight": 0})
+    other = config(learner={"zero_shot_weight": 0})
     assert plain.digest("sd_mad") != other.digest("sd_mad")
     assert plain.digest("linear_probe") == other.digest("linear_probe")
-    varied = config(variants={"x": {"learner": {"frozen_weight": 0}}})
+    varied = config(variants={"x": {"learner": {"zero_shot_weight": 0}}})
     assert varied.digest("x") == other.digest("sd_mad")
     assert varied.digest("sd_mad") == plain.digest("sd_mad")
     assert config(variants={"x": {"wrong_signs": 0.2}}).digest("x") != plain.digest("sd_mad")

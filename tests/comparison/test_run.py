@@ -1,12 +1,12 @@
-"""A comparison on Ray: the figures, what is skipped, what is refused."""
+"""A comparison on Ray: the metrics, what is skipped, what is refused."""
 
 import numpy as np
 import pytest
 import yaml
 
-from sdmad.comparison.cell import Bench, TestImages, figures
+from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
-from sdmad.comparison.run import compare, list_figures
+from sdmad.comparison.run import compare, list_cells
 from sdmad.errors import UserError
 from sdmad.storage.run_record import read_record
 
@@ -32,15 +32,15 @@ def compared(archive, ray_cluster, tmp_path_factory):
     return output, compare(config(archive), output)
 
 
-def test_every_method_has_every_figure_of_every_support(compared) -> None:
+def test_every_method_has_every_metric_of_every_support(compared) -> None:
     output, results = compared
     assert len(results) == 2 * 2 * 8
     assert set(results.seed) == {0, 1}
     assert results.value.between(0, 1).all()
-    assert len(list_figures(output)) == 4
+    assert len(list_cells(output)) == 4
 
 
-def test_figures_are_those_of_the_method_by_itself(
+def test_metrics_are_those_of_the_method_by_itself(
     compared, supports, backbone, catalog, archive
 ) -> None:
     """Ray, storage and reading by shard change nothing."""
@@ -72,12 +72,12 @@ def test_the_same_command_makes_nothing_again_and_new_methods_only_themselves(
     output, results = compared
     variants = {"lambda=1": {"learner": {"adapter": {"image": {"frozen_weight": 1.0}}}}}
     more = compare(config(archive, variants=variants), output)
-    assert read_record(output)["figures_skipped"] == 4
+    assert read_record(output)["cells_skipped"] == 4
     old = more[more.method != "lambda=1"].reset_index(drop=True)
     assert old.equals(results.reset_index(drop=True))
-    assert len(list_figures(output)) == 6
+    assert len(list_cells(output)) == 6
     again = compare(config(archive, variants=variants), output)
-    assert read_record(output)["figures_skipped"] == 6
+    assert read_record(output)["cells_skipped"] == 6
     assert again.equals(more)
 
 
@@ -85,10 +85,10 @@ def test_another_catalog_is_refused(compared, archive, catalog, tmp_path) -> Non
     output, _ = compared
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(catalog.model_dump(mode="json") | {"modality": "other"}))
-    with pytest.raises(UserError, match="holds figures with another"):
+    with pytest.raises(UserError, match="holds cells with another"):
         compare(config(archive, catalog=str(changed)), output)
 
 
-def test_perfect_scores_have_perfect_figures() -> None:
+def test_perfect_scores_have_perfect_metrics() -> None:
     truth = np.random.default_rng(0).random((60, 3)) < 0.4
-    assert set(figures(truth, truth.astype(np.float32)).values()) == {1.0}
+    assert set(metrics(truth, truth.astype(np.float32)).values()) == {1.0}

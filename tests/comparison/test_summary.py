@@ -10,7 +10,7 @@ from sdmad.evaluation.measure import HEADLINES
 
 
 def results(shift: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Every headline figure of every method: 0.5, a seed's own part, and the method's."""
+    """Every headline metric of every method: 0.5, a seed's own part, and the method's."""
     rows = []
     for method, values in shift.items():
         for seed, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Evaluation of hand-made score tables whose figures are known."""
+"""Evaluation of hand-made score tables whose metrics are known."""
 
 import io
 import json
@@ -74,19 +74,19 @@ def labels(tmp_path, truth) -> str:
     return str(path)
 
 
-def test_perfect_and_inverted_seeds_get_their_own_figures(tmp_path, truth, labels) -> None:
+def test_perfect_and_inverted_seeds_get_their_own_metrics(tmp_path, truth, labels) -> None:
     perfect = np.where(truth, 0.9, 0.1)
     run = write_run(tmp_path / "run", np.stack([perfect, 1 - perfect], axis=-1))
     test = load_scored_test(run, labels)
     assert len(test.table) == 50, "the pool does not count"
-    figures = measure(test).set_index(["protocol", "metric", "category", "seed"]).value
+    metrics = measure(test).set_index(["protocol", "metric", "category", "seed"]).value
     for metric in ("hamming_score", "subset_accuracy", "macro_f1"):
-        assert figures["multi-label prediction", metric, "", "0"] == 1
-        assert figures["multi-label prediction", metric, "", "1"] < 0.2
-    assert figures["anomaly detection", "auroc", "", "0"] == 1
-    assert figures["category discrimination", "others", "two", "0"] == 1
-    assert figures["category discrimination", "others", "two", "1"] == 0
-    assert (figures.index.get_level_values("seed") == ENSEMBLE).sum() == 12
+        assert metrics["multi-label prediction", metric, "", "0"] == 1
+        assert metrics["multi-label prediction", metric, "", "1"] < 0.2
+    assert metrics["anomaly detection", "auroc", "", "0"] == 1
+    assert metrics["category discrimination", "others", "two", "0"] == 1
+    assert metrics["category discrimination", "others", "two", "1"] == 0
+    assert (metrics.index.get_level_values("seed") == ENSEMBLE).sum() == 12
 
 
 def test_scores_and_labels_are_joined_by_name_not_by_order(tmp_path, truth, labels) -> None:
@@ -100,9 +100,9 @@ def test_scores_and_labels_are_joined_by_name_not_by_order(tmp_path, truth, labe
 
 def test_without_seed_scores_the_ensemble_is_evaluated(tmp_path, truth, labels) -> None:
     run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None], per_seed=False)
-    figures = measure(load_scored_test(run, labels))
-    assert set(figures.seed) == {ENSEMBLE}
-    assert over_seeds(figures)["anomaly detection", "auroc"].seeds == 1
+    metrics = measure(load_scored_test(run, labels))
+    assert set(metrics.seed) == {ENSEMBLE}
+    assert over_seeds(metrics)["anomaly detection", "auroc"].seeds == 1
 
 
 def test_differences_are_paired_over_seeds(tmp_path, truth, labels) -> None:
@@ -110,12 +110,12 @@ def test_differences_are_paired_over_seeds(tmp_path, truth, labels) -> None:
     noise = rng.normal(0, 0.3, (60, 2, 4))
     ours = np.clip(np.where(truth, 0.8, 0.2)[..., None] + noise, 0, 1)
     theirs = np.clip(np.where(truth, 0.7, 0.3)[..., None] + noise, 0, 1)
-    figures = [
+    metrics = [
         measure(load_scored_test(write_run(tmp_path / name, s), labels))
         for name, s in (("ours", ours), ("theirs", theirs))
     ]
-    difference = paired_difference(*figures)["anomaly detection", "auroc"]
-    single = [over_seeds(f)["anomaly detection", "auroc"] for f in figures]
+    difference = paired_difference(*metrics)["anomaly detection", "auroc"]
+    single = [over_seeds(f)["anomaly detection", "auroc"] for f in metrics]
     assert difference.mean == pytest.approx(single[0].mean - single[1].mean)
     assert difference.seeds == 4
     assert difference.std < max(s.std for s in single) * 1.5
@@ -134,14 +134,14 @@ def test_labels_of_another_archive_are_refused(tmp_path, truth, labels) -> None:
         load_scored_test(run, labels)
 
 
-def test_an_evaluation_writes_figures_record_and_page(tmp_path, truth, labels) -> None:
+def test_an_evaluation_writes_metrics_record_and_page(tmp_path, truth, labels) -> None:
     scores = np.where(truth, 0.9, 0.1)[..., None].repeat(3, -1)
     run = write_run(tmp_path / "run", scores)
     result = evaluate_run(run, labels, str(tmp_path / "out"), {"same": run})
     table = pq.read_table(io.BytesIO((tmp_path / "out" / "protocols.parquet").read_bytes()))
     assert table.column_names == ["protocol", "metric", "category", "seed", "value"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["figures"]["anomaly detection: AUROC"]["mean"] == 1
+    assert record["metrics"]["anomaly detection: AUROC"]["mean"] == 1
     page = Path(result.report).read_text()
     assert "Not shown: there is no detector at" in page
 

@@ -9,17 +9,17 @@ TRUTH = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [0, 0]], bool)
 
 
 def test_anomaly_detection_counts_pairs_of_normal_and_abnormal() -> None:
-    figures = protocols.anomaly_detection(TRUTH, np.array([0.9, 0.4, 0.8, 0.5, 0.1]))
+    metrics = protocols.anomaly_detection(TRUTH, np.array([0.9, 0.4, 0.8, 0.5, 0.1]))
     # Six pairs; only (0.4, 0.5) is in the wrong order.
-    assert figures["auroc"] == pytest.approx(5 / 6)
+    assert metrics["auroc"] == pytest.approx(5 / 6)
 
 
 def test_hamming_score_is_intersection_over_union_and_one_when_both_are_empty() -> None:
     p = np.array([[0.9, 0.2], [0.9, 0.9], [0.2, 0.2], [0.1, 0.1], [0.9, 0.1]])
-    figures = protocols.multilabel_prediction(TRUTH, p)
-    assert figures["hamming_score"] == pytest.approx((1 / 2 + 1 / 2 + 0 + 1 + 0) / 5)
-    assert figures["one_minus_hamming_loss"] == pytest.approx(6 / 10)
-    assert figures["subset_accuracy"] == pytest.approx(1 / 5)
+    metrics = protocols.multilabel_prediction(TRUTH, p)
+    assert metrics["hamming_score"] == pytest.approx((1 / 2 + 1 / 2 + 0 + 1 + 0) / 5)
+    assert metrics["one_minus_hamming_loss"] == pytest.approx(6 / 10)
+    assert metrics["subset_accuracy"] == pytest.approx(1 / 5)
 
 
 def test_category_discrimination_compares_with_normal_and_with_others_only() -> None:
@@ -29,14 +29,14 @@ def test_category_discrimination_compares_with_normal_and_with_others_only() -> 
     p[10:15, 0] = 0.9  # the second alone scores higher for the first
     p[15:, 0] = 0.1
     p[:, 1] = truth[:, 1]
-    figures = protocols.category_discrimination(truth, p)
-    assert figures["normal"].tolist() == [1.0, 1.0]
-    assert figures["others"].tolist() == [0.0, 1.0]
+    metrics = protocols.category_discrimination(truth, p)
+    assert metrics["normal"].tolist() == [1.0, 1.0]
+    assert metrics["others"].tolist() == [0.0, 1.0]
 
 
-def test_categories_with_fewer_than_five_positives_have_no_figure() -> None:
-    figures = protocols.category_discrimination(TRUTH, np.random.default_rng(0).random((5, 2)))
-    assert np.isnan(figures["normal"]).all()
+def test_categories_with_fewer_than_five_positives_have_no_metric() -> None:
+    metrics = protocols.category_discrimination(TRUTH, np.random.default_rng(0).random((5, 2)))
+    assert np.isnan(metrics["normal"]).all()
 
 
 def test_interval_is_students() -> None:
@@ -49,5 +49,5 @@ def test_interval_is_students() -> None:
 
 def test_one_category_is_enough() -> None:
     truth = np.array([[1], [0]] * 6, bool)
-    figures = protocols.multilabel_prediction(truth, truth.astype(float))
-    assert set(figures.values()) == {1.0}
+    metrics = protocols.multilabel_prediction(truth, truth.astype(float))
+    assert set(metrics.values()) == {1.0}

@@ -7,7 +7,7 @@ from sdmad.errors import UserError
 from sdmad.fitting.config import TrainConfig, load_config, parse_numbers
 from sdmad.inputs.catalog import load_catalog
 from sdmad.runtime.cluster import Resources
-from sdmad.scoring.pipeline import PipelineConfig, parse_pool
+from sdmad.scoring.pools import PipelineConfig, parse_pool
 from tests.helpers import ROOT
 
 

@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.fits import list_fits, unpack
+from sdmad.fits import deserialize, list_fits
 from sdmad.fitting.config import ComputeConfig, TrainConfig
 from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
@@ -66,7 +66,9 @@ def test_a_grid_is_sharded_over_workers(trained) -> None:
     assert all(Path(row["uri"]).is_file() for row in table)
     run = json.loads((trained / "run.json").read_text())
     assert (run["status"], run["fits_made"], run["fits_skipped"]) == ("finished", 6, 0)
-    provenance = unpack((trained / "fits/shots=2/seed=1.safetensors").read_bytes(), "x").provenance
+    provenance = deserialize(
+        (trained / "fits/shots=2/seed=1.safetensors").read_bytes(), "x"
+    ).provenance
     assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
 
 

@@ -101,7 +101,7 @@ def test_sd_mad_beats_zero_shot_on_every_protocol_over_eight_seeds(
     few = [support_images(str(tmp_path), ref, backbone.spec) for ref in refs]
     test = np.flatnonzero(table.split == "test")
     pixels = _read(tmp_path, table, test, backbone)
-    figures = {}
+    metrics = {}
     for name, config in (("sd-mad", LearnerConfig()), ("zero-shot", zero_shot())):
         model, rule = fit_batch(backbone, catalog, few, config)
         p = _probabilities(model, rule, config, pixels)
@@ -114,8 +114,8 @@ def test_sd_mad_beats_zero_shot_on_every_protocol_over_eight_seeds(
             rows.append(
                 [*one.values(), two["normal"].mean(), two["others"].mean(), *three.values()]
             )
-        figures[name] = np.array(rows)
-    difference = figures["sd-mad"] - figures["zero-shot"]
+        metrics[name] = np.array(rows)
+    difference = metrics["sd-mad"] - metrics["zero-shot"]
     assert (difference.mean(axis=0) > 0).all(), difference.mean(axis=0)
     # Telling categories apart, Hamming score and F1 are ahead for nearly every seed.
     assert ((difference[:, [3, 4, 7]] > 0).sum(axis=0) >= 7).all()
@@ -134,5 +134,5 @@ def _probabilities(model, rule, config, pixels) -> np.ndarray:
     with torch.no_grad():
         activations, frozen = model.image_activations(model.backbone.pixels(pixels))
         readings = model.read(activations, frozen, model.sign_embeddings())
-        logits, _ = rule.evidence(model, readings, config.selection, config.frozen_weight)
+        logits, _ = rule.evidence(model, readings, config.selection, config.zero_shot_weight)
     return torch.sigmoid(logits).numpy()

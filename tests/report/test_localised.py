@@ -11,8 +11,8 @@ from sdmad import Detector
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.report.examples import Example
-from sdmad.report.figures import png_uri
 from sdmad.report.localised import SIDE, localised_gallery, localised_signs, overlay
+from sdmad.report.plots import png_uri
 
 
 @pytest.fixture(scope="module")

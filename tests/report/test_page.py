@@ -19,7 +19,7 @@ from sdmad.evaluation.measure import measure
 from sdmad.report.inspection import Inspection, inspect
 from sdmad.report.page import write_report
 from sdmad.report.run import evaluate_run
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from tests.report.made import label_table, scored_archive, scored_test
 

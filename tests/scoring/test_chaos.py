@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sdmad import storage
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
 from sdmad.storage import s3 as s3_access

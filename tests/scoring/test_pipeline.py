@@ -8,7 +8,9 @@ from sdmad.archive.listing import list_archive
 from sdmad.archive.units import cut_units
 from sdmad.runtime.cluster import Resources, connect
 from sdmad.scoring import pipeline
-from sdmad.scoring.pipeline import DETECTOR_ENVIRONMENT, DetectorSource, PipelineConfig
+from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
+from sdmad.scoring.pipeline import DetectorSource
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -18,7 +18,7 @@ from PIL import Image
 from sdmad import Detector, storage
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import Tally, score_archive
 from sdmad.scoring.verify import verify_scores
 from tests.helpers import ROOT, encoded, write_tar

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from sdmad.scoring.metrics import MOST_KINDS, ScoringMetrics
-from sdmad.scoring.pipeline import PipelineConfig
+from sdmad.scoring.monitoring import MOST_KINDS, ScoringMonitor
+from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from tests.helpers import ROOT, write_tar
 from tests.scoring.test_run import encoded_phantom, finished, record
@@ -56,15 +56,15 @@ def worker_events(run: str) -> list[dict]:
 
 
 def test_kinds_of_reasons_are_few(monkeypatch) -> None:
-    metrics = ScoringMetrics("x")
-    assert metrics._kind("damaged image: OSError: broken at 17") == "damaged image"
-    assert metrics._kind("too many pixels: 60000 x 2") == "too many pixels"
-    assert metrics._kind("DICOM of 9 frames with pixel data for 3") == (
+    monitor = ScoringMonitor("x")
+    assert monitor._kind("damaged image: OSError: broken at 17") == "damaged image"
+    assert monitor._kind("too many pixels: 60000 x 2") == "too many pixels"
+    assert monitor._kind("DICOM of 9 frames with pixel data for 3") == (
         "DICOM of # frames with pixel data for #"
     )
     for k in range(MOST_KINDS):
-        metrics._kind("k" * k)
-    assert metrics._kind("something new") == "other"
+        monitor._kind("k" * k)
+    assert monitor._kind("something new") == "other"
 
 
 def test_a_stopped_run_says_so_and_the_same_command_resumes(training_run, tmp_path) -> None:

@@ -48,7 +48,7 @@ UNIT_SQUARE: Any = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a small multiple; `blue` and `orange` are figures to state in these colours."""
+    """One panel of a small multiple; `blue` and `orange` are metrics to state in these colours."""
 
     title: str
     svg: str
@@ -57,10 +57,10 @@ class Panel:
 
 
 def svg(figure: Figure, name: str, tight: bool = False) -> str:
-    """The figure as an SVG element; `name` is another for each figure of a page.
+    """The plot as an SVG element; `name` differs for each plot of a page.
 
     Identifiers inside depend on `name` and the drawing alone: the same run gives the same page,
-    and no two figures share one.
+    and no two plots share one.
     """
     sink = io.StringIO()
     box: Any = "tight" if tight else None
@@ -105,7 +105,7 @@ def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
 
 
 def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> str:
-    """One row for each figure: every seed a dot, the ensemble a diamond."""
+    """One row for each metric: every seed a dot, the ensemble a diamond."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 0.36 * len(values) + 0.7))
         axes = figure.add_subplot()

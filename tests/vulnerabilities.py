@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the pinned packages, by pip-audit; `python -m tests.audit`.
+"""Known vulnerabilities of the pinned packages, by pip-audit; `python -m tests.vulnerabilities`.
 
 A finding fails the check unless it stands in `ACCEPTED` with its reason. A registry or network
 without advisory data cannot fail it, and is named.

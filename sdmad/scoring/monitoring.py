@@ -18,8 +18,8 @@ _NUMBERS = re.compile(r"\d+")
 MOST_KINDS = 40
 
 
-class ScoringMetrics:
-    """The metrics of one run."""
+class ScoringMonitor:
+    """The counters and gauges of one run."""
 
     def __init__(self, run: str) -> None:
         self.tags = {"run": run}

@@ -105,11 +105,11 @@ def test_a_detector_with_more_cpus_than_this_machine_has(tmp_path, archive, trai
 def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
     """A fit whose provenance names other weights than the backbone has."""
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
-    from sdmad.fits import unpack
+    from sdmad.fits import deserialize
 
     for path in run.rglob("*.safetensors"):
         content = path.read_bytes()
-        known = unpack(content, str(path)).provenance.backbone_fingerprint.encode()
+        known = deserialize(content, str(path)).provenance.backbone_fingerprint.encode()
         path.write_bytes(content.replace(known, b"0" * len(known)))
     result = run_job(
         *("score_archive", "--archive", archive, "--detector", run, "--output", tmp_path / "out")

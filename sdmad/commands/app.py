@@ -1,0 +1,61 @@
+"""`sdmad`, the console command: every job by its short name.
+
+sdmad score --help
+"""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from sdmad.commands.compare import compare
+from sdmad.commands.convert import convert
+from sdmad.commands.demo import demo
+from sdmad.commands.evaluate import evaluate
+from sdmad.commands.plan import plan
+from sdmad.commands.pretrain_backbone import pretrain_backbone
+from sdmad.commands.score import score
+from sdmad.commands.train import train
+from sdmad.commands.verify import verify
+from sdmad.commands.write_signs import write_signs
+from sdmad.runtime.cli import run_app
+
+COMMANDS = (
+    demo,
+    convert,
+    write_signs,
+    train,
+    score,
+    verify,
+    evaluate,
+    compare,
+    plan,
+    pretrain_backbone,
+)
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+for command in COMMANDS:
+    app.command(command.__name__.replace("_", "-"))(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sdmad {version('sdmad')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find several anomalies in medical images from a few labelled examples of each.
+
+    Research software, not a medical device.
+    """
+
+
+def main() -> None:
+    """The entry point of the installed package."""
+    run_app(app)

@@ -1,0 +1,52 @@
+"""`sdmad`, the console command: every job by its short name."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from sdmad.commands.app import COMMANDS
+from tests.helpers import ROOT
+
+SDMAD = Path(sys.executable).parent / "sdmad"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SDMAD, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_command_without_loading_torch() -> None:
+    script = (
+        "import sys; from sdmad.commands.app import main; sys.argv = ['sdmad', '--help']\n"
+        "try: main()\n"
+        "finally: print('torch loaded:', 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "torch loaded: False" in result.stdout
+    for command in COMMANDS:
+        assert re.search(rf"│ {command.__name__.replace('_', '-')} ", result.stdout)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout.strip() == f"sdmad {version('sdmad')}"
+
+
+def test_every_job_is_a_command() -> None:
+    jobs = [re.search(r"run_command\((\w+)\)", p.read_text()) for p in ROOT.glob("jobs/*.py")]
+    assert sorted(job[1] for job in jobs if job) == sorted(c.__name__ for c in COMMANDS)
+
+
+def test_mistakes_are_one_sentence_as_in_the_jobs(tmp_path) -> None:
+    result = run("train", "--config", "no.yaml", "--output", str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: there is no configuration no.yaml")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_shell_completes_commands() -> None:
+    """As bash asks after `sdmad ve<TAB>` once `--install-completion` has run."""
+    asked = {"_SDMAD_COMPLETE": "complete_bash", "COMP_WORDS": "sdmad ve", "COMP_CWORD": "1"}
+    result = subprocess.run([SDMAD], capture_output=True, text=True, env=os.environ | asked)
+    assert result.stdout.split() == ["verify"]
