@@ -57,9 +57,9 @@ def dying(uri, content):
             os.kill(os.getpid(), signal.SIGKILL)
     write(uri, content)
 storage.write_bytes = dying
-from jobs.score_archive import main
-from sdmad.runtime.cli import run_job
-run_job(main)
+from sdmad.commands.score import score
+from sdmad.runtime.cli import run_command
+run_command(score)
 """
 
 

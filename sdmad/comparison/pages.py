@@ -50,19 +50,19 @@ def markdown(results: pd.DataFrame, reference: str, variants: Collection[str] = 
     return "\n".join(parts)
 
 
-def standing(cells: pd.DataFrame, reference: str) -> list[str]:
-    """In how many cells the reference is best or tied; `cells` come from `first_or_tied`."""
-    few = cells[cells.shots <= FEW_SHOTS]
-    groups = [("over all shots", cells)]
-    if 0 < len(few) < len(cells):
+def standing(rankings: pd.DataFrame, reference: str) -> list[str]:
+    """In how many rankings, those of `first_or_tied`, the reference is best or tied."""
+    few = rankings[rankings.shots <= FEW_SHOTS]
+    groups = [("over all shots", rankings)]
+    if 0 < len(few) < len(rankings):
         groups.insert(0, (f"with up to {FEW_SHOTS} shots", few))
     lines = []
     for which, group in groups:
         count = int(group.first_or_tied.sum())
-        share = f"{count} of {len(group)} cells ({100 * count / len(group):.0f} %)"
+        share = f"{count} of {len(group)} rankings ({100 * count / len(group):.0f} %)"
         lines.append(f"- {reference} is best or tied with the best method in {share} {which}.")
-    cell = "\nA cell is one metric at one number of shots. Variants of"
-    return [*lines, f"{cell} {reference} do not count as methods.\n"]
+    meaning = "\nA ranking is of all methods by one metric at one number of shots; variants of"
+    return [*lines, f"{meaning} {reference} do not count.\n"]
 
 
 def legend(reference: str) -> str:
