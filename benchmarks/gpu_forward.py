@@ -37,12 +37,13 @@ from peers.inputs import random_checkpoint
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.precision import cpu_has_bfloat16
 from sdmad.backbones.towers import Activations
 from sdmad.detector import Detector, Scores
-from sdmad.fits import Fit, Provenance, code_version, deserialize, serialize
+from sdmad.fits import Fit, Provenance, deserialize, serialize
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
@@ -69,10 +70,8 @@ def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
         for seed in range(seeds)
     ]
     fitted, rule = fit_batch(backbone, catalog, supports, learner)
-    about = Provenance(
-        code_version=code_version(),
-        backbone=backbone.config,
-        backbone_fingerprint=backbone.fingerprint,
+    about = Provenance.of(
+        backbone,
         catalog=catalog,
         learner=learner,
         shots=1,

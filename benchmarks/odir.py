@@ -1,6 +1,6 @@
 """The whole job on ODIR-5K shards in a bucket on this machine, with the seconds of each step.
 
-    python benchmarks/odir.py --data DIRECTORY --output runs/odir
+    python benchmarks/odir.py --data DIRECTORY --output runs/odir --backbone FOLDER
 
 DIRECTORY holds the tar shards and labels.csv. Each job runs in a process of its own, as for a user:
 fit, score, verify and evaluate, for SD-MAD and for zero-shot CLIP as the baseline.
@@ -36,6 +36,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("runs/odir"),
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "0:8",
     shots: Annotated[int, typer.Option(help="Shots of each support.")] = 4,
+    backbone: Annotated[str, typer.Option(help="Backbone, e.g. a folder.")] = "phantom",
 ) -> None:
     """Upload, fit, score, verify and evaluate; print the seconds of each step."""
     output = output.resolve()
@@ -48,7 +49,7 @@ def main(
             seconds[f"{name}: fit"] = run(
                 "train_seeds",
                 *("--config", f"configs/{config}.yaml", "--output", train),
-                *("--seeds", seeds, "--shots", str(shots)),
+                *("--seeds", seeds, "--shots", str(shots), "--backbone", backbone),
             )
             seconds[f"{name}: score"] = run(
                 "score_archive",

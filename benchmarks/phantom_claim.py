@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import typer
 
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.demo.run import zero_shot
 from sdmad.detector import anomaly_score
 from sdmad.evaluation import protocols

@@ -24,7 +24,8 @@ import typer
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import roc_auc_score
 
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.demo.run import zero_shot
 from sdmad.fitting.config import parse_numbers
 from sdmad.inputs.catalog import load_catalog

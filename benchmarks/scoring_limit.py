@@ -51,7 +51,7 @@ from peers.ranges import ranged
 
 from sdmad import storage
 from sdmad.archive.decode import decode
-from sdmad.backbones.loading import PHANTOM
+from sdmad.backbones.config import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 from sdmad.detector import Detector
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT

@@ -27,9 +27,10 @@ import typer
 
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.detector import Detector
-from sdmad.fits import Provenance, code_version, deserialize, serialize
+from sdmad.fits import Provenance, deserialize, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import load_labels
@@ -182,10 +183,8 @@ def scoring(task: Task, repeats: int) -> None:
     backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
     few = config.model_copy(update={"steps": 5})
     model, rule = fit_batch(backbone, catalog, drawn[:ADAPTERS], few)
-    provenance = Provenance(
-        code_version=code_version(),
-        backbone=BackboneConfig(),
-        backbone_fingerprint=backbone.fingerprint,
+    provenance = Provenance.of(
+        backbone,
         catalog=catalog,
         learner=config,
         shots=drawn[0].shots,

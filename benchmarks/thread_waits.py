@@ -36,7 +36,8 @@ from peers.inputs import NUM_SHARDS, make_inputs
 from peers.ranges import ranged
 from seeds_in_one_batch import phantom_supports
 
-from sdmad.backbones.loading import PHANTOM, BackboneConfig, load_backbone
+from sdmad.backbones.config import PHANTOM, BackboneConfig
+from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig, fit_batch

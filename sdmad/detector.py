@@ -107,16 +107,16 @@ class Detector:
         the backbone is another one, or the device is no good for the precision.
         """
         fits = load_fits(uri)
-        config = fits[0].provenance.backbone
+        known = fits[0].provenance
+        config = known.backbone
         if backbone is not None:
-            config = config.moved(backbone)
+            config = known.identity.moved(config, backbone)
         loaded = load_backbone(config, device)
-        expected = fits[0].provenance.backbone_fingerprint
-        if loaded.fingerprint != expected:
+        difference = known.identity.difference(loaded.identity)
+        if difference:
             raise UserError(
-                f"the detector {uri} was fitted to another backbone: its weights are {expected}, "
-                f"those of {config} are {loaded.fingerprint}; give the backbone it was fitted to, "
-                "or fit again"
+                f"the detector {uri} was fitted to another backbone than {config}: {difference}; "
+                "give the backbone it was fitted to, or fit again"
             )
         return Detector(loaded, fits, precision)
 
@@ -249,7 +249,7 @@ def load_fits(uri: str) -> list[Fit]:
     fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
     first = fits[0].provenance
     for fit, fit_uri in zip(fits, uris, strict=True):
-        for field in ("backbone_fingerprint", "catalog", "learner"):
+        for field in ("identity", "catalog", "learner"):
             if getattr(fit.provenance, field) != getattr(first, field):
                 raise UserError(
                     f"the fits at {uri} do not belong together: {fit_uri} has another "

@@ -17,14 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sdmad import storage
-from sdmad.backbones.loading import BackboneConfig
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.identity import BackboneIdentity
+from sdmad.backbones.loading import Backbone
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 _PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
 
@@ -40,16 +42,26 @@ class Provenance(BaseModel):
     """What a fit was made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     code_version: str
     backbone: BackboneConfig
-    backbone_fingerprint: str
+    identity: BackboneIdentity
     catalog: Catalog
     learner: LearnerConfig
     shots: int
     seed: int
     support_images: int
     support_digest: str
+
+    @staticmethod
+    def of(backbone: Backbone, **facts: Any) -> "Provenance":
+        """The provenance of a fit on `backbone`; `facts` are the other fields."""
+        return Provenance(
+            code_version=code_version(),
+            backbone=backbone.config,
+            identity=backbone.identity,
+            **facts,
+        )
 
 
 @dataclass(frozen=True)

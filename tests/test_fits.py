@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sdmad.backbones.loading import BackboneConfig
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import deserialize, find_detector, list_fits
@@ -53,7 +53,7 @@ def test_foreign_files_are_not_fits() -> None:
 
 def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
     path = find_detector(str(training_run))[0]
-    content = Path(path).read_bytes().replace(rb'"format\":2', rb'"format\":1')
+    content = Path(path).read_bytes().replace(rb'"format\":3', rb'"format\":2')
     with pytest.raises(UserError, match="fit it again"):
         deserialize(content, path)
 
@@ -69,14 +69,26 @@ def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
         load_fits(str(run))
 
 
-def test_a_detector_refuses_another_backbone(training_run, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("weights", "f" * 16, "weights ffff"),
+        ("architecture", "other", "architecture other instead of"),
+        ("activation", "quick_gelu", "activation quick_gelu instead of gelu"),
+        ("input", {"mean": (0.5, 0.5, 0.5)}, r"input format .*mean \(0.5"),
+    ],
+)
+def test_a_detector_refuses_another_backbone(
+    training_run, backbone, monkeypatch, field, value, words
+) -> None:
     from sdmad import detector
-    from sdmad.backbones.loading import load_backbone
 
-    other = load_backbone(BackboneConfig(), "cpu")
-    changed = type(other)(**{**vars(other), "fingerprint": "f" * 16})
+    identity = backbone.identity
+    if field == "input":
+        value = replace(identity.input, **value)
+    changed = replace(backbone, identity=identity.model_copy(update={field: value}))
     monkeypatch.setattr(detector, "load_backbone", lambda config, device: changed)
-    with pytest.raises(UserError, match="was fitted to another backbone"):
+    with pytest.raises(UserError, match=f"was fitted to another backbone.*{words}"):
         Detector.load(str(training_run))
 
 

@@ -8,7 +8,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import nn
 
 from sdmad import Detector
-from sdmad.backbones.loading import BackboneConfig, wrap
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import wrap
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import parse_catalog
 from sdmad.localisation import PLACES, locate, occlusion_maps, place_windows, upsample

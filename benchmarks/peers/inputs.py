@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from sdmad.archive.preprocess import ImageSpec
-from sdmad.backbones.loading import PHANTOM, BackboneConfig, load_backbone
+from sdmad.backbones.config import PHANTOM, BackboneConfig
+from sdmad.backbones.loading import load_backbone
 from sdmad.demo.run import zero_shot
-from sdmad.fits import Provenance, code_version, fit_uri, serialize
+from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.inputs.catalog import Catalog, Category, load_catalog
 from sdmad.method.learner import SupportImages, fit_batch
 from sdmad.phantoms.task import draw_example
@@ -118,10 +119,8 @@ def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) 
     rule = replace(rule, bias=low, temperature=torch.ones_like(rule.temperature))
     with torch.inference_mode():
         embeddings = fitted.sign_embeddings()[0]
-    provenance = Provenance(
-        code_version=code_version(),
-        backbone=config,
-        backbone_fingerprint=backbone.fingerprint,
+    provenance = Provenance.of(
+        backbone,
         catalog=catalog,
         learner=learner,
         shots=1,

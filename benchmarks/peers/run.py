@@ -44,7 +44,7 @@ from ranges import ranged
 from systems import ROOT, Settings, run_system
 
 from sdmad import storage
-from sdmad.backbones.loading import PHANTOM
+from sdmad.backbones.config import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 
 PLACE = ROOT / "runs" / "peers"

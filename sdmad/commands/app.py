@@ -14,6 +14,7 @@ from sdmad.commands.demo import demo
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
+from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
@@ -30,6 +31,7 @@ COMMANDS = (
     evaluate,
     compare,
     plan,
+    save_backbone,
     pretrain_backbone,
 )
 

@@ -23,6 +23,10 @@ def compare(
     labels: Annotated[
         str | None, typer.Option(help="Label table; replaces the configuration's.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+    ] = None,
 ) -> None:
     """Compute every cell that is not there yet; write results.parquet, comparison.md and charts."""
     from sdmad import storage
@@ -36,6 +40,7 @@ def compare(
         "shots": parse_numbers(shots, "shots") if shots else None,
         "archive": archive,
         "labels": labels,
+        "backbone": {"model": backbone} if backbone else None,
     }
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)

@@ -24,6 +24,10 @@ def train(
     labels: Annotated[
         str | None, typer.Option(help="Label table; replaces the configuration's.")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+    ] = None,
 ) -> None:
     """Fit every (shots, seed) that is not there yet; the same command again resumes."""
     from sdmad import storage
@@ -35,6 +39,7 @@ def train(
         "shots": parse_numbers(shots, "shots") if shots else None,
         "archive": archive,
         "labels": labels,
+        "backbone": {"model": backbone} if backbone else None,
     }
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sdmad.backbones.loading import BackboneConfig
+from sdmad.backbones.config import BackboneConfig
 from sdmad.baselines import BASELINES, BaselineConfig
 from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
 from sdmad.fitting.config import Seeds, Shots

@@ -17,7 +17,8 @@ import ray
 import torch
 
 from sdmad import storage
-from sdmad.backbones.loading import BackboneConfig, check_backbone, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import CompareConfig
 from sdmad.errors import UserError

@@ -6,7 +6,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sdmad import storage
-from sdmad.backbones.loading import BackboneConfig
+from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
 from sdmad.method.learner import LearnerConfig
@@ -49,8 +49,12 @@ class ComputeConfig(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     cpus_per_worker: float | None = Field(default=None, gt=0)
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    fits_per_batch: int = Field(default=8, ge=1, description="fits that share one batch on a rank")
-    max_failures: int = Field(default=3, ge=0, description="restarts of the worker group")
+    fits_per_batch: int = Field(
+        default=8, ge=1, description="fits that one worker trains together in a batch"
+    )
+    max_failures: int = Field(
+        default=3, ge=0, description="restarts of failed workers before the run fails"
+    )
 
 
 class TrainConfig(BaseModel):
@@ -63,7 +67,9 @@ class TrainConfig(BaseModel):
     backbone: BackboneConfig = BackboneConfig()
     learner: LearnerConfig = LearnerConfig()
     shots: Shots = [4]
-    seeds: Seeds = Field(default="0:8", description="first:behind-last, or a list 0,3,5")
+    seeds: Seeds = Field(
+        default="0:8", description="`0:8` is seeds 0 to 7; or a list such as `0,3,5`"
+    )
     compute: ComputeConfig = ComputeConfig()
 
 

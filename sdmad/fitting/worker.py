@@ -11,8 +11,9 @@ import ray.train
 import torch
 
 from sdmad import storage
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
-from sdmad.fits import Provenance, code_version, fit_uri, list_fits, serialize
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
+from sdmad.fits import Provenance, fit_uri, list_fits, serialize
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
@@ -96,10 +97,8 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
     supports = [support.with_pixels(pixels) for support in todo]
     model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
     for index, support in enumerate(todo):
-        provenance = Provenance(
-            code_version=code_version(),
-            backbone=task.backbone,
-            backbone_fingerprint=backbone.fingerprint,
+        provenance = Provenance.of(
+            backbone,
             catalog=task.catalog,
             learner=task.learner,
             shots=support.shots,

@@ -28,11 +28,23 @@ class TowerAdapterConfig(BaseModel):
     """The adapters of one tower: how many of its last blocks are adapted, how wide, how strong."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    blocks: int = Field(default=1, ge=0, description="adapted blocks, from the last; 0: none")
+    blocks: int = Field(
+        default=1,
+        ge=0,
+        description="transformer blocks with an adapter, counted from the last; 0: none",
+    )
     bottleneck: int = Field(default=32, ge=1)
-    frozen_weight: float = Field(default=0.7, ge=0, le=1, description="lambda; 1: frozen model")
+    frozen_weight: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="lambda, the weight of the frozen path; 1: exactly the frozen model",
+    )
     activation: Literal["gelu", "leaky_relu", "relu"] = "gelu"
-    match_norm: bool = Field(default=True, description="rescale f_ada to the norm of f^_out")
+    match_norm: bool = Field(
+        default=True,
+        description="rescale each output token of the adapter to the norm of the frozen one",
+    )
 
 
 class AdapterConfig(BaseModel):

@@ -37,11 +37,26 @@ class AugmentConfig(BaseModel):
     """Light changes that medicine allows; `views` of each image are made once and cached."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    views: int = Field(default=8, ge=1, description="views of each image; the first is unchanged")
-    flip: bool = Field(default=True, description="left-right flips")
-    shift: float = Field(default=0.06, ge=0, le=0.5, description="of the image's side")
+    views: int = Field(
+        default=8, ge=1, description="versions of each support image, the original included"
+    )
+    flip: bool = Field(
+        default=True,
+        description="mirror half of the views left to right; `false` where sides differ (chest)",
+    )
+    shift: float = Field(
+        default=0.06,
+        ge=0,
+        le=0.5,
+        description="largest shift of a view, as a share of the image's side",
+    )
     gain: float = Field(default=0.15, ge=0, lt=1)
-    noise: float = Field(default=0.02, ge=0, le=1, description="on a scale of 0 to 1")
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="standard deviation of the noise in a view; pixel values run from 0 to 1",
+    )
 
 
 class LearnerConfig(BaseModel):
@@ -50,7 +65,9 @@ class LearnerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int = Field(default=100, ge=0)
     learning_rate: float = Field(default=1e-2, gt=0)
-    images_per_class: int = Field(default=2, ge=1, description="in each step")
+    images_per_class: int = Field(
+        default=2, ge=1, description="images of each category, and of normal, in a training step"
+    )
     zero_shot_weight: float = Field(
         default=0.5, ge=0, description="weight of the frozen model's logit in the decision"
     )

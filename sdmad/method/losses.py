@@ -16,8 +16,10 @@ class ObjectiveConfig(BaseModel):
     """Weights of the losses beside L_cat (weight 1)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    sign_weight: float = Field(default=0.35, ge=0, description="beta, of L_sign")
-    discrepancy_weight: float = Field(default=0.0, ge=0, description="gamma, of L_disc")
+    sign_weight: float = Field(default=0.35, ge=0, description="beta, the weight of the sign loss")
+    discrepancy_weight: float = Field(
+        default=0.0, ge=0, description="gamma, the weight of the discrepancy loss; 0: off"
+    )
     discrepancy_margin: float = Field(default=0.3, ge=-1, le=1)
 
 

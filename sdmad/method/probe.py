@@ -18,10 +18,12 @@ class ProbeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight_per_shot: float = Field(
-        default=1.5, ge=0, description="of the patch probe, in logits; 0: no probe"
+        default=1.5, ge=0, description="weight of the patch probe, in logits per shot; 0: off"
     )
     ridge: float = Field(
-        default=0.003, gt=0, description="penalty of the probe on features of unit norm"
+        default=0.003,
+        gt=0,
+        description="ridge penalty of the patch probe; its features have about unit norm",
     )
 
 

@@ -22,19 +22,35 @@ class SelectionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["none", "underfit", "uncertain", "both"] = "both"
-    floor: float = Field(default=0.02, gt=0, le=0.5, description="least reliability of a sign")
+    floor: float = Field(
+        default=0.02,
+        gt=0,
+        le=0.5,
+        description="minimum reliability of a sign (its AUC on the support minus 0.5)",
+    )
     prior_shots: float = Field(
-        default=0.5, ge=0, description="shots that the prior (all signs alike) is worth"
+        default=0.5,
+        ge=0,
+        description="pull of the weights towards equal weights, in shots; 0: none",
     )
     gate_margin: float = Field(
-        default=2.0, description="logits below normal at which a sign is halved"
+        default=2.0,
+        description="a sign this many logits below the evidence for normal counts half in an image",
     )
-    gate_width: float = Field(default=1.0, gt=0, description="logits over which it fades")
+    gate_width: float = Field(
+        default=1.0, gt=0, description="softness of that fading, in logits; near 0: a hard cut"
+    )
     full_trust: float = Field(
-        default=0.8, gt=0.5, le=1, description="support AUC at which signs count in full"
+        default=0.8,
+        gt=0.5,
+        le=1,
+        description="zero-shot AUC on the support from which sign evidence counts in full",
     )
     least_trust: float = Field(
-        default=0.1, ge=0, le=1, description="what signs count that tell nothing"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="minimum weight of all sign evidence, when that AUC is near 0.5",
     )
 
     @property

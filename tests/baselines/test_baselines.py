@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdmad.backbones.loading import fingerprint
+from sdmad.backbones.identity import fingerprint
 from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, Scorer, SupportViews, fit
 from sdmad.baselines.base import whole_evidence
 from sdmad.errors import UserError

@@ -112,7 +112,7 @@ def test_pools_that_can_never_start_here_are_refused() -> None:
 
 
 def test_paths_of_weights_become_absolute_and_tags_do_not(tmp_path, monkeypatch) -> None:
-    from sdmad.backbones.loading import BackboneConfig
+    from sdmad.backbones.config import BackboneConfig
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pt").write_bytes(b"")

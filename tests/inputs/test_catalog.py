@@ -6,6 +6,7 @@ import yaml
 
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import SHIPPED, load_catalog, parse_catalog
+from tests.helpers import ROOT
 
 SMALL = {
     "name": "small",
@@ -107,3 +108,11 @@ def test_phantom_catalog_lists_all_true_signs_and_a_quarter_wrong_ones() -> None
     assert all(set(SHOWN_SIGNS[name]) <= signs for name, signs in listed.items())
     share = sum(map(len, wrong.values())) / sum(map(len, listed.values()))
     assert np.isclose(share, 0.25, atol=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_the_documentation_lists_the_shipped_catalog(name) -> None:
+    page = (ROOT / "docs/signs.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+    for category in load_catalog(name).category_names:
+        assert category in row

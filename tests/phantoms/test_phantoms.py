@@ -127,7 +127,8 @@ def test_shipped_weights_are_small_and_know_the_signs(backbone) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_pretraining_job_writes_a_checkpoint_that_loads(tmp_path) -> None:
-    from sdmad.backbones.loading import BackboneConfig, load_backbone
+    from sdmad.backbones.config import BackboneConfig
+    from sdmad.backbones.loading import load_backbone
     from sdmad.phantoms.pretraining import PretrainConfig, pretrain
 
     pretrain(PretrainConfig(steps=2, images_per_worker=4, workers=2, cpus_per_worker=0.5), tmp_path)
