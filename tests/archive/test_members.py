@@ -129,7 +129,7 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
     tmp_path, s3, monkeypatch
 ) -> None:
     """Otherwise an expired token would be committed as if every image were bad."""
-    from botocore.exceptions import ClientError, EndpointConnectionError
+    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
     from sdmad.errors import UserError
     from sdmad.storage import retries
@@ -152,6 +152,7 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
 
     for error, sentence, asked in (
         (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), "access denied", 1),
+        (NoCredentialsError(), "there are no credentials", 1),
         (ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject"), "have expired", 6),
         (EndpointConnectionError(endpoint_url="x"), "cannot be reached", 6),
     ):

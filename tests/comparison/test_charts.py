@@ -62,9 +62,9 @@ def test_variants_of_the_reference_do_not_compete_with_it() -> None:
 
     # Each method is better than the one before.
     table = results(["sd_mad", "linear_probe", "more steps"])
-    assert "in 0 of 16 cells" in markdown(table, "sd_mad", {"more steps": 0})
+    assert "in 0 of 16 rankings" in markdown(table, "sd_mad", {"more steps": 0})
     table = results(["linear_probe", "sd_mad", "more steps"])
-    assert "in 16 of 16 cells" in markdown(table, "sd_mad", {"more steps": 0})
-    assert "in 0 of 16 cells" in markdown(table, "sd_mad")
+    assert "in 16 of 16 rankings" in markdown(table, "sd_mad", {"more steps": 0})
+    assert "in 0 of 16 rankings" in markdown(table, "sd_mad")
     alone = results(["sd_mad", "more steps"])
-    assert "first or tied" not in markdown(alone, "sd_mad", {"more steps": 0})
+    assert "best or tied" not in markdown(alone, "sd_mad", {"more steps": 0})

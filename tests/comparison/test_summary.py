@@ -64,4 +64,12 @@ def test_the_page_marks_who_is_better() -> None:
     assert rows["same"].count("=") == len(HEADLINES)
     assert "!" not in rows["worse"]
     assert "=" not in rows["worse"]
-    assert "first or tied in 0 of 8 cells (0 %), all shots." in lines[-1]
+    assert lines[0] == (
+        "- ours is best or tied with the best method in 0 of 8 rankings (0 %) over all shots."
+    )
+
+
+def test_few_shots_are_counted_apart() -> None:
+    lines = markdown(pd.concat([TABLE, TABLE.assign(shots=8)]), "same").splitlines()
+    assert "in 0 of 8 rankings (0 %) with up to 4 shots." in lines[0]
+    assert "in 0 of 16 rankings (0 %) over all shots." in lines[1]
