@@ -3,8 +3,8 @@
 Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1) and then the first
 window or VOI LUT (C.11.2); enhanced objects may have both per frame. Without a window, values are
 stretched from their minimum to their maximum. MONOCHROME1 is inverted, PALETTE COLOR is looked up,
-YBR is converted to RGB. Only the elements in `_NEEDED` are parsed, so patient data is not read.
-Error messages contain no values of elements.
+YBR is converted to RGB. Only the elements in `_NEEDED` are parsed, which have no patient data, and
+error messages contain no text of the file.
 """
 
 import io
