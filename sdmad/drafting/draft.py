@@ -1,12 +1,12 @@
-"""Sign catalogs drafted by a language model behind any OpenAI-compatible endpoint.
-
-The prompt is `prompt.md` beside this file. An answer counts only as a valid `sdmad.inputs.catalog`
-that holds exactly the categories asked for and keeps the rules of the prompt; what is wrong with it
-goes back to the model, a finite number of times.
+"""Draft a sign catalog with a language model.
 
     request = parse_request("chest X-ray", "effusion,nodule", signs_per_category=5)
     catalog = draft_catalog(request, Endpoint("some-model"), attempts=3)
     text = render_draft(catalog, request, "some-model", date.today())
+
+The prompt is `prompt.md` in this folder. An answer is accepted if it is a valid catalog
+(`sdmad.inputs.catalog`), has exactly the requested categories and keeps the rules of the prompt.
+Otherwise the model gets the problem and answers again, a limited number of times.
 """
 
 import re
@@ -45,9 +45,9 @@ def draft_catalog(
     attempts: int,
     say: Callable[[str], None] = lambda line: None,
 ) -> Catalog:
-    """Ask until an answer is a valid catalog; `say` hears why an answer was not.
+    """Ask until an answer is a valid catalog; `say` gets the problem of each invalid answer.
 
-    Raises `UserError` when none of `attempts` answers is valid, and what `Endpoint.ask` raises.
+    Raises `UserError` if none of `attempts` answers is valid, and what `Endpoint.ask` raises.
     """
     messages: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": render_prompt(request)}
@@ -65,13 +65,13 @@ def draft_catalog(
             {"role": "user", "content": CORRECTION.format(problem=problem)},
         ]
     raise UserError(
-        f"{endpoint.model} gave no valid catalog in {attempts} attempts (the last one: {problem}); "
-        "try again or another model"
+        f"{endpoint.model} gave no valid catalog in {attempts} attempts (last problem: {problem}); "
+        "try again or use another model"
     )
 
 
 def render_prompt(request: DraftRequest) -> str:
-    """The text of `prompt.md` for a request."""
+    """The prompt for a request, from the template `prompt.md`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=jinja2.select_autoescape(),
@@ -88,12 +88,12 @@ def render_prompt(request: DraftRequest) -> str:
 
 
 def parse_answer(answer: Answer, request: DraftRequest) -> Catalog:
-    """The catalog in an answer, code fences or not.
+    """The catalog in an answer, with or without code fences.
 
-    Raises `ValueError` that tells the model, and people, what is wrong with it.
+    Raises `ValueError` with the problems, in words for the model and the user.
     """
     if answer.cut_off:
-        raise ValueError("it was cut off at the limit of tokens; write fewer signs and prompts")
+        raise ValueError("it was cut off at the token limit; write fewer signs and prompts")
     if len(answer.text) > ANSWER_LIMIT:
         raise ValueError(f"it is longer than {ANSWER_LIMIT} characters")
     blocks = FENCED.findall(answer.text)
@@ -147,7 +147,7 @@ def _prompt_problems(catalog: Catalog) -> Iterator[str]:
         for prompt in sign.prompts:
             other = signs.setdefault(prompt.lower(), name)
             if other != name:
-                yield f"the prompt {prompt!r} stands under {other} and {name}"
+                yield f"the prompt {prompt!r} is listed under both {other} and {name}"
             if not prompt.isprintable():
                 yield f"the prompt {prompt!r} is not one line of plain text"
             if len(prompt.split()) > MOST_WORDS:
@@ -157,9 +157,9 @@ def _prompt_problems(catalog: Catalog) -> Iterator[str]:
 
 
 def render_draft(catalog: Catalog, request: DraftRequest, model: str, day: date) -> str:
-    """The YAML file of a draft, categories in the order of the request.
+    """The YAML file of a draft, with categories in the order of the request.
 
-    Only the draft's own `sources` is written: a language model's citations may be invented.
+    Citations of the model are left out, because they may be invented. `sources` names the model.
     """
     content = {
         "name": catalog.name,
@@ -175,8 +175,8 @@ def render_draft(catalog: Catalog, request: DraftRequest, model: str, day: date)
     header = (
         f"# DRAFT of a sign catalog. Modality: {catalog.modality}\n"
         f"# Drafted by the language model {model} on {day}.\n"
-        "# It must be reviewed by a reader of the speciality before use: strike signs that are\n"
-        "# wrong or cannot be seen, add what is missing, give each category its source, then\n"
+        "# It must be reviewed by a reader of the speciality before use. Delete signs that are\n"
+        "# wrong or not visible, add missing ones, and give each category its source. Then\n"
         "# replace this header and `sources`. docs/signs.md says what to check.\n"
     )
     body = yaml.safe_dump(

@@ -1,4 +1,4 @@
-"""A language model behind any OpenAI-compatible endpoint."""
+"""Ask a language model through an OpenAI-compatible endpoint."""
 
 import os
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model wrote, and whether it ran into its limit of tokens."""
+    """The text of the model; `cut_off` if it reached its token limit."""
 
     text: str
     cut_off: bool = False
 
 
 class Endpoint:
-    """A model behind an OpenAI-compatible endpoint, by `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    """A model at the endpoint in `OPENAI_BASE_URL`, with the key in `OPENAI_API_KEY`.
 
-    `timeout` is in seconds, for one request; the client library repeats a failed one twice.
-    Raises `UserError` when there is no key, no model, or the address is none.
+    `timeout` is in seconds per request; the client library retries a failed request twice. Raises
+    `UserError` if there is no key or no model, or if the address is not a URL.
     """
 
     def __init__(self, model: str | None, timeout: float = 300.0) -> None:
@@ -33,14 +33,16 @@ class Endpoint:
         base = os.environ.get("OPENAI_BASE_URL", "").strip() or None
         if not self.key:
             raise UserError(
-                "there is no API key; set OPENAI_API_KEY (to any word, if the endpoint needs none)"
+                "there is no API key; set OPENAI_API_KEY (to any word if the endpoint needs none)"
             )
         if not (self.key.isascii() and self.key.isprintable()):
-            raise UserError("OPENAI_API_KEY has characters that no key has; set it again")
+            raise UserError(
+                "OPENAI_API_KEY has characters other than printable ASCII; set it again"
+            )
         if not model:
             raise UserError("there is no model; give --model or set OPENAI_MODEL")
         if base and not _is_address(base):
-            raise UserError("OPENAI_BASE_URL is no address; it begins with http:// or https://")
+            raise UserError("OPENAI_BASE_URL is not a URL; it must begin with http:// or https://")
         self.model = one_line(model)
         self.timeout = timeout
         self.client = openai.OpenAI(
@@ -54,8 +56,8 @@ class Endpoint:
     def ask(self, messages: list[ChatCompletionMessageParam]) -> Answer:
         """The model's answer to a conversation.
 
-        Raises `UserError` when the endpoint cannot be reached, is late, refuses, or answers in
-        another protocol.
+        Raises `UserError` if the endpoint cannot be reached, does not answer in time, refuses the
+        request, or answers in another protocol.
         """
         try:
             completion = self.client.chat.completions.create(model=self.model, messages=messages)
@@ -65,7 +67,7 @@ class Endpoint:
         except openai.APITimeoutError:
             raise UserError(
                 f"{self.address} did not answer within {self.timeout:g} s; "
-                "try again, or give more time with --timeout"
+                "try again, or allow more time with --timeout"
             ) from None
         except openai.APIConnectionError:
             raise UserError(
@@ -91,12 +93,12 @@ class Endpoint:
             return f"{self.address} has no model {self.model!r}; check --model or OPENAI_MODEL"
         if status == 404:
             return (
-                f"{self.address} has no chat completions; "
+                f"{self.address} has no chat completions API; "
                 "check OPENAI_BASE_URL, which usually ends in /v1"
             )
         said = f": {one_line(str(message).replace(self.key, '***'))}" if message else ""
         if status == 429:
-            return f"{self.address} takes no more requests now; wait or check the quota{said}"
+            return f"{self.address} accepts no more requests now; wait or check the quota{said}"
         return f"{self.address} fails with HTTP {status}{said}"
 
 

@@ -29,7 +29,7 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
-def test_a_good_answer_becomes_a_catalog_that_loads(connect, tmp_path) -> None:
+def test_a_valid_answer_becomes_a_catalog_that_loads(connect, tmp_path) -> None:
     with serve(Reply(GOOD)) as stub:
         catalog = draft_catalog(REQUEST, connect(stub), attempts=3)
     path = tmp_path / "chest.yaml"
@@ -61,7 +61,7 @@ def test_code_fences_are_accepted(text) -> None:
     assert parse_answer(Answer(text), REQUEST) == parse_answer(Answer(GOOD), REQUEST)
 
 
-def test_what_is_wrong_goes_back_to_the_model(connect) -> None:
+def test_the_problem_is_sent_to_the_model(connect) -> None:
     heard: list[str] = []
     with serve(Reply(INCOMPLETE), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=3, say=heard.append)
@@ -74,7 +74,7 @@ def test_what_is_wrong_goes_back_to_the_model(connect) -> None:
     assert "the key 'normal' is missing" in heard[0]
 
 
-def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
+def test_attempts_are_limited_and_the_error_has_the_last_problem(connect) -> None:
     with (
         serve(Reply(GOOD.upper()), Reply(INCOMPLETE)) as stub,
         pytest.raises(UserError, match=r"stub-model gave .* in 3 attempts.*'normal' is missing"),
@@ -117,7 +117,7 @@ def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
         (changed("[sharp costophrenic angles]", "[a, b, c, d, e]"), "more than 4 prompts"),
         (
             changed("[sharp costophrenic angles]", "[A blunted costophrenic angle]"),
-            "stands under blunted_angle and sharp_angles",
+            "is listed under both blunted_angle and sharp_angles",
         ),
         (changed("[sharp cost", '["\\e[31m", sharp cost'), "is not one line of plain text"),
         (changed("a chest radiograph", '"a\\x85chest').replace("{}", '{}"'), "plain text"),
@@ -126,18 +126,18 @@ def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
         (changed("sharp costophrenic angles", "No effusion"), "is a negation"),
     ],
 )
-def test_unusable_answers_are_explained(text, message) -> None:
+def test_invalid_answers_are_refused_with_the_problem(text, message) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_answer(Answer(text), REQUEST)
 
 
-def test_an_answer_that_was_cut_off_is_asked_for_again(connect) -> None:
+def test_an_answer_that_was_cut_off_is_requested_again(connect) -> None:
     with serve(Reply(GOOD, finish_reason="length"), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
-    assert "cut off at the limit of tokens" in stub.requests[1]["messages"][-1]["content"]
+    assert "cut off at the token limit" in stub.requests[1]["messages"][-1]["content"]
 
 
-def test_an_empty_answer_is_asked_for_again(connect) -> None:
+def test_an_empty_answer_is_requested_again(connect) -> None:
     with serve(Reply(None), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
     assert stub.requests[1]["messages"][1]["content"], "endpoints refuse empty messages"
@@ -159,7 +159,7 @@ def test_the_header_says_what_a_draft_is() -> None:
         assert part in " ".join(header)
 
 
-def test_what_the_user_types_cannot_leave_the_header(monkeypatch) -> None:
+def test_line_breaks_in_options_cannot_add_keys_to_the_file(monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     endpoint = Endpoint("m\nevil: 1")
     request = parse_request("chest\nevil: 1\u2028evil: 2", "effusion,cardiomegaly", 3)
@@ -168,7 +168,7 @@ def test_what_the_user_types_cannot_leave_the_header(monkeypatch) -> None:
     assert "evil" not in yaml.safe_load(draft)
 
 
-def test_the_prompt_asks_for_what_the_answer_is_checked_for() -> None:
+def test_the_prompt_states_the_rules_that_answers_are_checked_for() -> None:
     prompt = render_prompt(REQUEST)
     for part in (
         "    chest X-ray\n",
@@ -185,7 +185,7 @@ def test_the_prompt_asks_for_what_the_answer_is_checked_for() -> None:
         assert part in prompt
 
 
-def test_the_example_in_the_prompt_keeps_its_rules() -> None:
+def test_the_example_in_the_prompt_is_a_valid_answer() -> None:
     request = DraftRequest("knee radiograph", ("osteoarthritis", "fracture"), 3)
     catalog = parse_answer(Answer(render_prompt(request)), request)
     assert catalog.membership.sum(axis=0).max() == 2, "a sign is shared"
@@ -197,7 +197,7 @@ def test_the_catalog_in_the_documentation_is_valid() -> None:
     parse_catalog(yaml.safe_load(example), "docs/signs.md")
 
 
-def test_characters_that_cannot_be_encoded_do_not_end_the_run(connect) -> None:
+def test_characters_that_cannot_be_encoded_are_replaced(connect) -> None:
     with serve(Reply("a: \ud800"), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
     assert stub.requests[1]["messages"][1]["content"] == "a: ?"

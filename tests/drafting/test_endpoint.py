@@ -11,12 +11,12 @@ from tests.drafting import GOOD, KEY, Reply, refusal, serve
         ("OPENAI_API_KEY", None, "there is no API key; set OPENAI_API_KEY"),
         ("OPENAI_API_KEY", "sk-ü", "OPENAI_API_KEY has characters"),
         ("OPENAI_API_KEY", "sk-a\nb", "OPENAI_API_KEY has characters"),
-        ("OPENAI_BASE_URL", "localhost:8000/v1", "OPENAI_BASE_URL is no address"),
-        ("OPENAI_BASE_URL", "http://[", "OPENAI_BASE_URL is no address"),
-        ("OPENAI_BASE_URL", "http://host:99999/v1", "OPENAI_BASE_URL is no address"),
+        ("OPENAI_BASE_URL", "localhost:8000/v1", "OPENAI_BASE_URL is not a URL"),
+        ("OPENAI_BASE_URL", "http://[", "OPENAI_BASE_URL is not a URL"),
+        ("OPENAI_BASE_URL", "http://host:99999/v1", "OPENAI_BASE_URL is not a URL"),
     ],
 )
-def test_endpoints_that_cannot_be(monkeypatch, name, value, message) -> None:
+def test_invalid_keys_and_addresses_are_refused(monkeypatch, name, value, message) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     if value is None:
@@ -45,20 +45,20 @@ def test_endpoints_that_cannot_be(monkeypatch, name, value, message) -> None:
         (Reply(body={"choices": [{"message": {"content": 7}}]}), "does not answer like"),
     ],
 )
-def test_refusals_are_sentences_without_the_key(connect, reply, message) -> None:
+def test_error_messages_do_not_contain_the_key(connect, reply, message) -> None:
     with serve(reply) as stub, pytest.raises(UserError, match=message) as caught:
         connect(stub).ask([{"role": "user", "content": "hello"}])
     assert KEY not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
 
-def test_a_busy_endpoint_is_asked_again(connect) -> None:
+def test_a_request_to_a_busy_endpoint_is_repeated(connect) -> None:
     with serve(refusal(503, "busy"), Reply(GOOD)) as stub:
         answer = connect(stub).ask([{"role": "user", "content": "hello"}])
     assert answer.text == GOOD
 
 
-def test_passwords_in_the_address_are_not_told(monkeypatch) -> None:
+def test_the_displayed_address_has_no_password(monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", "https://user:hunter2@host:8443/v1?token=hunter2")
     assert Endpoint("m").address == "https://host:8443/v1/"

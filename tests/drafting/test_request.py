@@ -10,12 +10,16 @@ from sdmad.errors import UserError
     [
         (" ", "a", "the modality is empty"),
         ("CT", " , ", "there are no categories"),
-        ("CT", "a,Pleural Effusion", "'Pleural Effusion' is not a name.*as in pleural_effusion"),
+        (
+            "CT",
+            "a,Pleural Effusion",
+            "'Pleural Effusion' is not a valid name.*as in pleural_effusion",
+        ),
         ("CT", "a,b,a", "given twice"),
         ("CT", "a,normal", "'normal' is not a category"),
     ],
 )
-def test_requests_that_make_no_sense(modality, categories, message) -> None:
+def test_invalid_requests_are_refused(modality, categories, message) -> None:
     with pytest.raises(UserError, match=message):
         parse_request(modality, categories, 3)
 
@@ -33,18 +37,18 @@ def test_catalogs_are_named_after_the_modality(modality, name) -> None:
     assert parse_request(modality, "a", 3).name == name
 
 
-def test_files_are_not_overwritten_unasked(tmp_path) -> None:
+def test_files_are_replaced_only_with_overwrite(tmp_path) -> None:
     path = tmp_path / "chest.yaml"
     check_output(str(path), overwrite=False)
     path.write_text("precious")
     check_output(str(path), overwrite=True)
-    with pytest.raises(UserError, match=r"chest\.yaml already.*--overwrite"):
+    with pytest.raises(UserError, match=r"chest\.yaml exists already.*--overwrite"):
         check_output(str(path), overwrite=False)
     with pytest.raises(UserError, match="is a folder"):
         check_output(str(tmp_path), overwrite=True)
 
 
-def test_outputs_in_a_bucket(s3) -> None:
+def test_outputs_in_a_bucket_are_checked(s3) -> None:
     uri = storage.join(s3, "catalogs/chest.yaml")
     check_output(uri, overwrite=False)
     storage.write_bytes(uri, b"precious")
