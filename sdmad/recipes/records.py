@@ -33,7 +33,7 @@ class Record:
 
 
 def keep_apart(records: Iterable[Record]) -> list[Record]:
-    """All records; those of pool images whose patient is in the test split become left out."""
+    """All records, with pool images of patients in the test split marked as left out."""
     settled = list(records)
     tested = {r.patient_id for r in settled if r.split == "test" and not r.left_out}
     return [
