@@ -22,7 +22,7 @@ from sdmad.archive.decode import count_frames, decode, frames
 from sdmad.archive.limits import DecodeError
 from sdmad.archive.preprocess import ImageSpec
 
-SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "nearest", "squash")
+SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 SECRET = "Doe^Jane^SECRET"  # noqa: S105 - a patient's name
 
