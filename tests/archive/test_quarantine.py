@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad.archive.decode import frames
-from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.decode import decode, frames
+from sdmad.archive.preprocess import ImageSpec, InputConfig
 from sdmad.archive.quarantine import Decoder
 from tests.helpers import CRASH, HANG, encoded, killers
 
@@ -31,6 +31,16 @@ def pages(count: int) -> bytes:
     images = [Image.new("L", (20, 20), 40 * k) for k in range(count)]
     images[0].save(sink, "TIFF", save_all=True, append_images=images[1:])
     return sink.getvalue()
+
+
+def test_the_child_knows_windows_and_percentiles() -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(content, "PNG")
+    for config in (InputConfig(window={"center": 90, "width": 70}), InputConfig(stretch=(20, 70))):
+        spec = config.apply(SPEC)
+        with Decoder(spec, 60) as decoder:
+            (frame,) = decoder.frames(content.getvalue())
+        assert np.array_equal(frame.pixels, decode(content.getvalue(), spec))
 
 
 def test_the_child_gives_what_this_process_gives() -> None:
