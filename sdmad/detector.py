@@ -137,7 +137,8 @@ class Detector:
 
     @property
     def spec(self) -> ImageSpec:
-        return self.backbone.spec
+        """What is done to pixels: the backbone's input, as the fits changed it."""
+        return self.provenance.input.apply(self.backbone.spec)
 
     def score(
         self, images: Sequence[Image.Image | np.ndarray | bytes], batch_size: int = 64
@@ -252,7 +253,7 @@ def load_fits(uri: str) -> list[Fit]:
     fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
     first = fits[0].provenance
     for fit, fit_uri in zip(fits, uris, strict=True):
-        for field in ("identity", "catalog", "learner"):
+        for field in ("identity", "input", "catalog", "learner"):
             if getattr(fit.provenance, field) != getattr(first, field):
                 raise UserError(
                     f"the fits at {uri} do not belong together: {fit_uri} has another "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS
 
@@ -105,6 +105,10 @@ class ImageSpec:
         ):
             if value not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
+
+    def to_json(self) -> str:
+        """All fields as JSON, for provenance and for the metadata of tables."""
+        return TypeAdapter(ImageSpec).dump_json(self).decode()
 
     def fit(self, image: Image.Image, box: Box | None = None) -> np.ndarray:
         """Resize to the tower's input: (height, width, 3) uint8.
