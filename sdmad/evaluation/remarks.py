@@ -87,13 +87,19 @@ def _carries(result: SignAudit, row: pd.Series) -> Remark:
 def _on_sign(row: pd.Series, seeds: int) -> list[Remark]:
     sign, category = _listed([row.sign]), _words(row.category)
     contradicted = row.contradicted >= MOSTLY
+    failed = round(seeds * row.contradicted) if contradicted else 0
     tested = ""
     if np.isfinite(row.test_auroc):
         tested = (
             f" Test split: AUROC {100 * row.test_auroc:.0f} % against images with other anomalies."
         )
     if row.findings >= LEAST_FINDINGS and row.carries == 0:
-        also = f" {_on_support('it', row, seeds)}" if contradicted else ""
+        also = ""
+        if contradicted:
+            also = (
+                f" It fails on the support in {failed} of {seeds} seeds: it is no more similar to "
+                f"images with {category} than to the others."
+            )
         return [
             Remark(
                 "never",
@@ -109,18 +115,12 @@ def _on_sign(row: pd.Series, seeds: int) -> list[Remark]:
     return [
         Remark(
             "contradicted",
-            f"{_on_support(sign, row, seeds)}{yet} Either these images do not show it, or the "
-            "backbone does not recognise it. Look at the images, then remove or reword the sign."
-            f"{tested}",
+            f"{sign} fails on the support of {category} in {failed} of {seeds} seeds: it is no "
+            f"more similar to images with {category} than to the others.{yet} Either these images "
+            "do not show it, or the backbone does not recognise it. Look at the images, then "
+            f"remove or reword the sign.{tested}",
         )
     ]
-
-
-def _on_support(subject: str, row: pd.Series, seeds: int) -> str:
-    return (
-        f"In {round(seeds * row.contradicted)} of {seeds} seeds, {subject} was no more similar to "
-        f"support images with {_words(row.category)} than to the others."
-    )
 
 
 def _rests_on_shared(row: pd.Series) -> bool:

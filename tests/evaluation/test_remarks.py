@@ -43,16 +43,16 @@ def test_remarks_name_the_most_frequent_signs_and_suggest_changes(detector) -> N
         ),
         (
             "never",
-            "“bright nodule” is listed for tumour, but named in none of its 40 findings. In 3 of 3 "
-            "seeds, it was no more similar to support images with tumour than to the others. "
-            "Consider removing or rewording it.",
+            "“bright nodule” is listed for tumour, but named in none of its 40 findings. It fails "
+            "on the support in 3 of 3 seeds: it is no more similar to images with tumour than to "
+            "the others. Consider removing or rewording it.",
         ),
         (
             "contradicted",
-            "In 2 of 3 seeds, “bulge” was no more similar to support images with tumour than to "
-            "the others. It is still named in 5 % of the findings. Either these images do not show "
-            "it, or the backbone does not recognise it. Look at the images, then remove or reword "
-            "the sign.",
+            "“bulge” fails on the support of tumour in 2 of 3 seeds: it is no more similar to "
+            "images with tumour than to the others. It is still named in 5 % of the findings. "
+            "Either these images do not show it, or the backbone does not recognise it. Look at "
+            "the images, then remove or reword the sign.",
         ),
         (
             "shared",
