@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := --extra demo --extra drafting --extra recipes
 
-.PHONY: demo test test-cluster lint format bench soak requirements clean
+.PHONY: demo test shell test-cluster lint format bench soak requirements clean
 
 demo: $(READY)
 	$(BIN)/python jobs/demo.py --output runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# A shell in which `sdmad`, `ray` and `python` are those of this checkout.
+shell: $(READY)
+	@echo "sdmad $$($(BIN)/sdmad --version | cut -d' ' -f2) is ready; 'exit' leaves this shell"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh} -i
 
 # Minutes: job submission, autoscaling and node loss on clusters of this machine's own processes.
 test-cluster: $(READY)

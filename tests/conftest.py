@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from sdmad.backbones.loading import BackboneConfig, load_backbone
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import load_backbone
 from sdmad.demo.local_s3 import local_s3
-from sdmad.fits import Provenance, code_version, fit_uri, serialize
+from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
@@ -78,10 +79,8 @@ def training_run(tmp_path_factory: pytest.TempPathFactory, supports, backbone, c
     output = tmp_path_factory.mktemp("train")
     model, rule = fit_batch(backbone, catalog, supports, QUICK)
     for index, support in enumerate(supports):
-        provenance = Provenance(
-            code_version=code_version(),
-            backbone=BackboneConfig(),
-            backbone_fingerprint=backbone.fingerprint,
+        provenance = Provenance.of(
+            backbone,
             catalog=catalog,
             learner=QUICK,
             shots=support.shots,

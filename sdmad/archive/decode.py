@@ -1,7 +1,7 @@
-"""From encoded bytes to the uint8 pixels of a backbone.
+"""Decode files to the uint8 pixels that a backbone takes.
 
-Pillow reads PNG, JPEG, TIFF and others, `sdmad.archive.dicom` reads DICOM. Files of several frames
-(DICOM, the pages of a TIFF) are one image a frame; of other formats the first frame counts.
+Pillow decodes PNG, JPEG, TIFF and other formats, `sdmad.archive.dicom` decodes DICOM. Each frame of
+a DICOM file and each page of a TIFF is one image. Of other formats only the first frame is used.
 """
 
 import io
@@ -18,7 +18,7 @@ from sdmad.archive.greys import stretch
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError, describe
 from sdmad.archive.preprocess import ImageSpec
 
-Image.MAX_IMAGE_PIXELS = None  # The check below comes first, and its limit is ours.
+Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` instead.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
 SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
@@ -26,8 +26,11 @@ SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a file: `number` from 1 where the file has several, else None; `pixels`
-    (height, width, 3) uint8, or the `reason` why there are none."""
+    """One image of a file.
+
+    `number` counts from 1; it is None if the file has only one image. `pixels` is (height, width,
+    3) uint8, or None with a `reason`.
+    """
 
     number: int | None
     pixels: np.ndarray | None
@@ -35,7 +38,7 @@ class Frame:
 
 
 class _File(Protocol):
-    """An opened file: how many frames it has, and each as `ImageSpec.fit` takes it."""
+    """An opened file: the number of its frames, and each frame as input of `ImageSpec.fit`."""
 
     @property
     def count(self) -> int: ...
@@ -44,9 +47,9 @@ class _File(Protocol):
 
 
 def frames(content: bytes, spec: ImageSpec) -> Iterator[Frame]:
-    """Every image of a file; one frame without pixels for a file that is none.
+    """Every image of a file. A file that cannot be opened gives one frame without pixels.
 
-    Never raises for what is in the file.
+    Damaged content does not raise: it becomes the `reason` of a frame.
     """
     try:
         file = _open(content, spec)
@@ -64,20 +67,20 @@ def frames(content: bytes, spec: ImageSpec) -> Iterator[Frame]:
 def decode(content: bytes, spec: ImageSpec, frame: int | None = None) -> np.ndarray:
     """One image, upright, reduced to 8 bits and resized: (height, width, 3) uint8.
 
-    Grey values of more than 8 bits are stretched from the image's minimum to its maximum, in DICOM
-    by its window where it has one. `frame` is needed for files with several. Raises `DecodeError`
-    for anything that is not a whole image of reasonable size.
+    Grey values of more than 8 bits are stretched from the minimum to the maximum of the image, or
+    of the window if a DICOM file has one. `frame` (from 1) is required for files with several
+    frames. Raises `DecodeError` unless the file is a complete image within `sdmad.archive.limits`.
     """
     file = _open(content, spec)
     if frame is None and file.count > 1:
-        raise DecodeError(f"the file has {file.count} frames; name one with #frame=<number>")
+        raise DecodeError(f"the file has {file.count} frames; choose one with #frame=<number>")
     if frame is not None and frame > file.count:
         raise DecodeError(f"the file has {file.count} frames and no frame {frame}")
     return _fitted(file, (frame or 1) - 1, spec)
 
 
 def count_frames(content: bytes) -> int:
-    """How many images a file holds, from its headers; 1 for what cannot be read."""
+    """The number of images in a file, from its headers; 1 if it cannot be read."""
     try:
         return _open(content, None).count
     except DecodeError:
@@ -85,7 +88,7 @@ def count_frames(content: bytes) -> int:
 
 
 def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    """An opened image as `decode` returns it; raises what Pillow raises for damaged data."""
+    """An opened image as `decode` returns it. Raises Pillow's exceptions for damaged data."""
     return spec.fit(_eight_bits(image, spec))
 
 
@@ -122,7 +125,7 @@ def _fitted(file: _File, index: int, spec: ImageSpec) -> np.ndarray:
 
 
 class _PillowFile:
-    """A file that Pillow knows."""
+    """A file in a format that Pillow decodes."""
 
     def __init__(self, content: bytes, spec: ImageSpec | None) -> None:
         self.spec = spec
@@ -152,9 +155,9 @@ class _PillowFile:
 
 
 def _eight_bits(image: Image.Image, spec: ImageSpec | None) -> Image.Image:
-    """The image at 8 bits, upright, without transparency."""
+    """The image at 8 bits per channel, upright, without transparency."""
     if image.format == "JPEG" and spec and not image.info.get("progressive"):
-        # Decode at a reduced size, at least twice the target: the resize does the rest.
+        # Decode at a reduced size, but at least twice the target, and resize from there.
         image.draft(image.mode, (2 * spec.size[1], 2 * spec.size[0]))
     width, height = image.size
     if width * height > LARGEST_IMAGE_PIXELS:

@@ -1,4 +1,4 @@
-"""Grey values of any range, to 8 bits."""
+"""Convert grey values of any range to 8 bits."""
 
 import numpy as np
 
@@ -6,9 +6,10 @@ from sdmad.archive.limits import DecodeError
 
 
 def stretch(values: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Values from their least (0) to their greatest (255) finite one, as uint8.
+    """Scale values linearly from their finite minimum (0) to their finite maximum (255): uint8.
 
-    `counted` (bool, the same shape) says which values the range is taken from.
+    `counted` (bool, same shape) selects the values that define the range. Raises `DecodeError` if
+    no value is finite.
     """
     values = values.astype(np.float32)
     finite = np.isfinite(values)

@@ -1,11 +1,11 @@
-"""A frozen open_clip model: what is loaded, how it is named, and its two towers.
+"""A frozen open_clip model: found, loaded, checked, and split into its two towers.
 
 backbone = load_backbone(BackboneConfig(model="ViT-L-14-336", pretrained="openai"))
 acts = backbone.image.prefix(backbone.pixels(images), adapted_blocks=1)
 """
 
-import hashlib
-import logging
+import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,55 +16,30 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from huggingface_hub import hf_hub_download
+from open_clip.constants import HF_CONFIG_NAME
+from open_clip.factory import load_state_dict
+from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
-import sdmad.phantoms.backbone as phantom_backbone
+import sdmad.backbones.lite  # noqa: F401 - registers its architecture with timm
 from sdmad.archive.preprocess import ImageSpec
+from sdmad.backbones import folders, identity, published
+from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
+from sdmad.backbones.identity import BackboneIdentity
+from sdmad.backbones.quiet import quiet
 from sdmad.backbones.towers import ImageTower, Tower, image_tower, text_tower
 from sdmad.errors import UserError
+from sdmad.phantoms import backbone as phantom_backbone
 
-PHANTOM = "phantom"
-
-
-class BackboneConfig(BaseModel):
-    """Which open_clip model: `phantom` (embedded), a name of open_clip, `hf-hub:`, `local-dir:`.
-
-    `pretrained` is a tag of open_clip or a checkpoint file, for plain names only.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    model: str = Field(default=PHANTOM, min_length=1)
-    pretrained: str | None = None
-
-    @field_validator("model")
-    @classmethod
-    def _absolute_directory(cls, model: str) -> str:
-        prefix, mark, path = model.partition("local-dir:")
-        return f"{mark}{Path(path).absolute()}" if mark and not prefix else model
-
-    @field_validator("pretrained")
-    @classmethod
-    def _absolute_file(cls, pretrained: str | None) -> str | None:
-        # Tags of open_clip are no files, and stay.
-        here = pretrained is not None and Path(pretrained).is_file()
-        return str(Path(pretrained).absolute()) if pretrained and here else pretrained
-
-    def moved(self, place: str) -> "BackboneConfig":
-        """The same model with its weights at another place: a file, or a directory."""
-        if self.model.startswith("local-dir:"):
-            return BackboneConfig(model=f"local-dir:{place}")
-        return BackboneConfig(model=self.model, pretrained=place)
-
-    def __str__(self) -> str:
-        return self.model if self.pretrained is None else f"{self.model} ({self.pretrained})"
+OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
 class Backbone:
     """Both towers, the tokenizer and the input format of one frozen model.
 
-    `logit_scale` is tau; `fingerprint` is a hash over all weights, so that adapters are never put
-    on a backbone that they were not fitted to.
+    `logit_scale` is tau and `logit_bias` the offset that its training added to tau-scaled cosines
+    (0 for models trained without one); `identity` is compared before adapters are put on it.
     """
 
     config: BackboneConfig
@@ -73,8 +48,14 @@ class Backbone:
     tokenizer: Any
     spec: ImageSpec
     logit_scale: float
-    fingerprint: str
+    logit_bias: float
+    identity: BackboneIdentity
     device: torch.device
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash over all weights."""
+        return self.identity.weights
 
     def pixels(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 images (B, H, W, 3) -> the tower's normalised input (B, 3, H, W) on the device."""
@@ -99,39 +80,46 @@ class Backbone:
         return F.normalize(self.text.run(self.tokens(texts)), dim=-1)
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """BLAKE2b over names, shapes and values of all weights, 16 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
-    return digest.hexdigest()
-
-
-def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Backbone:
-    """Freeze an open_clip model and find its towers.
+def wrap(
+    clip: Any, tokenizer: Any, config: BackboneConfig, device: str, architecture: str = ""
+) -> Backbone:
+    """Freeze an open_clip model and find its towers; `architecture` is a digest of its shape.
 
     Raises `UserError` for a model whose towers are not transformers.
     """
     clip = clip.eval().requires_grad_(False).to(device)
+    image, text = image_tower(clip), text_tower(clip)
+    spec = input_of(clip)
+    bias = getattr(clip, "logit_bias", None)
+    return Backbone(
+        config=config,
+        image=image,
+        text=text,
+        tokenizer=tokenizer,
+        spec=spec,
+        logit_scale=float(clip.logit_scale.exp()),
+        logit_bias=0.0 if bias is None else float(bias),
+        identity=BackboneIdentity(
+            architecture=architecture,
+            activation=identity.activation(image.blocks, text.blocks),
+            input=spec,
+            weights=identity.fingerprint(clip),
+        ),
+        device=torch.device(device),
+    )
+
+
+def input_of(clip: Any) -> ImageSpec:
+    """The input format that an open_clip model carries."""
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    return Backbone(
-        config=config,
-        image=image_tower(clip),
-        text=text_tower(clip),
-        tokenizer=tokenizer,
-        spec=ImageSpec(
-            size=(height, width),
-            mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-            std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-            interpolation=preprocess.get("interpolation", "bicubic"),
-            resize_mode=preprocess.get("resize_mode", "shortest"),
-        ),
-        logit_scale=float(clip.logit_scale.exp()),
-        fingerprint=fingerprint(clip),
-        device=torch.device(device),
+    return ImageSpec(
+        size=(height, width),
+        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation=preprocess.get("interpolation", "bicubic"),
+        resize_mode=preprocess.get("resize_mode", "shortest"),
     )
 
 
@@ -139,57 +127,138 @@ def wrap(clip: Any, tokenizer: Any, config: BackboneConfig, device: str) -> Back
 def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone:
     """Load the model, on the GPU if there is one; the last one loaded is kept.
 
-    Raises `UserError` when open_clip does not know the model or its weights cannot be had.
+    Raises `UserError` when the model is not known, its weights cannot be had or contradict the
+    configuration, or its towers are not transformers.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = config.model
-    if model == PHANTOM:
-        model = f"local-dir:{phantom_backbone.WEIGHTS}"
     check_backbone(config)
-    # open_clip warns that no weights were asked for; the check above has said so already.
-    logging.getLogger().setLevel(max(logging.ERROR, logging.getLogger().level))
+    clip, tokenizer, model_config = load_parts(config)
+    backbone = wrap(clip, tokenizer, config, device, identity.architecture(model_config))
+    if config.folder is not None:
+        folder = folders.fetch(config.folder)
+        folders.check_seal(folder, backbone.fingerprint, config.folder)
+    return backbone
+
+
+def load_parts(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
+    """The model with its weights, its tokenizer, and open_clip's configuration of it.
+
+    Raises `UserError` when they cannot be had.
+    """
     try:
-        clip = open_clip.create_model(model, pretrained=config.pretrained, weights_only=True)
-        directory = Path(model.removeprefix("local-dir:"))
-        if (directory / phantom_backbone.MERGES).is_file():
-            # A checkpoint of jobs/pretrain_backbone.py brings its own, smaller vocabulary.
-            tokenizer = phantom_backbone.load_tokenizer(directory)
-        else:
-            tokenizer = open_clip.get_tokenizer(model)
+        with quiet():
+            return _load(config)
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"the backbone {config} could not be loaded: {reason}; check the name and that its "
             "weights are on this machine or that the hub can be reached"
         ) from error
-    return wrap(clip, tokenizer, config, device)
 
 
 def check_backbone(config: BackboneConfig) -> None:
-    """Raise `UserError` when open_clip cannot know the model or its weights; loads nothing."""
-    model, pretrained = config.model, config.pretrained
-    if model == PHANTOM or ":" in model:
-        if pretrained is not None:
-            raise UserError(
-                f"the backbone {model} brings its own weights; remove 'pretrained: {pretrained}'"
-            )
-        directory = model.removeprefix("local-dir:")
-        if model.startswith("local-dir:") and not Path(directory).is_dir():
-            raise UserError(f"there is no backbone directory {directory}")
+    """Raise `UserError` when the model or its weights cannot exist; loads nothing."""
+    if not config.brings_weights:
+        published.check_name(config)
         return
-    if model not in open_clip.list_models():
+    if config.pretrained is not None:
         raise UserError(
-            f"open_clip has no model {model!r}; try ViT-B-32 or ViT-L-14-336, "
-            "or hf-hub:organisation/name, or local-dir:/path"
+            f"the backbone {config.model} brings its own weights; remove "
+            f"'pretrained: {config.pretrained}'"
         )
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained is None:
+    if config.folder is not None and not config.model.startswith("s3://"):
+        if not Path(config.folder).is_dir():
+            raise UserError(f"there is no backbone directory {config.folder}")
+        folders.read_config(Path(config.folder), config.folder)
+
+
+def _load(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
+    if config.model == PHANTOM:
+        return _load_folder(phantom_backbone.WEIGHTS, PHANTOM)
+    if config.folder is not None:
+        return _load_folder(folders.fetch(config.folder), config.folder)
+    if config.model.startswith(HUB):
+        clip = open_clip.create_model(config.model, weights_only=True, pretrained_text=False)
+        return clip, open_clip.get_tokenizer(config.model), hub_config(config.model)
+    return _load_named(config)
+
+
+def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
+    clip, model_config = folders.create(folder, shown)
+    open_clip.load_checkpoint(clip, str(folders.find_weights(folder, shown)), weights_only=True)
+    return clip, folders.tokenizer_of(folder), model_config
+
+
+def _load_named(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
+    """A model of open_clip's by name, with published weights or those of a file."""
+    pretrained = str(config.pretrained)
+    if pretrained in open_clip.list_pretrained_tags_by_model(config.model):
+        facts = published.facts_of(config.model, pretrained)
+        clip = create_named(config.model, facts)
+        path = download_pretrained(get_pretrained_cfg(config.model, pretrained))
+        open_clip.load_checkpoint(clip, path, weights_only=not is_torchscript(Path(path)))
+    else:
+        path = folders.fetch(pretrained)
+        facts = published.facts_of_file(config, is_openai(path))
+        clip = create_named(config.model, facts)
+        _check_positions(clip, path, config)
+        open_clip.load_checkpoint(clip, str(path), weights_only=not is_torchscript(path))
+    model_config = (open_clip.get_model_config(config.model) or {}) | {
+        "quick_gelu": facts.quick_gelu
+    }
+    return clip, open_clip.get_tokenizer(config.model), model_config
+
+
+def create_named(model: str, facts: published.Facts, device: str = "cpu") -> Any:
+    """A model of open_clip's with random weights, built as the facts say."""
+    return open_clip.create_model(
+        model,
+        device=device,
+        pretrained_text=False,
+        quick_gelu=facts.quick_gelu,
+        force_preprocess_cfg=facts.preprocess,
+    )
+
+
+def hub_config(model: str) -> dict[str, Any]:
+    """open_clip's configuration of a model on the hub; it has been fetched by then."""
+    path = hf_hub_download(model.removeprefix(HUB), HF_CONFIG_NAME)
+    return json.loads(Path(path).read_text())["model_cfg"]
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a checkpoint is a TorchScript archive, as OpenAI's are; it holds no pickled code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def is_openai(path: Path) -> bool:
+    """Whether a checkpoint is one of OpenAI's own, an archive or its state dict."""
+    if path.suffix in (".safetensors", ".npz", ".npy"):
+        return False
+    if is_torchscript(path):
+        return True
+    # Files of before 2020 are no zip archives, and cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return all(key in content for key in OPENAI_KEYS)
+
+
+def _check_positions(clip: Any, path: Path, config: BackboneConfig) -> None:
+    """Raise `UserError` for a file of another image size: open_clip would interpolate positions."""
+    wanted = getattr(clip.visual, "positional_embedding", None)
+    if wanted is None or path.suffix in (".npz", ".npy"):
+        return
+    state = load_state_dict(str(path), weights_only=not is_torchscript(path))
+    found = state.get("visual.positional_embedding")
+    if found is not None and found.shape != wanted.shape:
         raise UserError(
-            f"the backbone {model} needs weights: set 'pretrained' to a file "
-            f"or to one of {', '.join(tags)}"
-        )
-    if pretrained not in tags and not Path(pretrained).is_file():
-        raise UserError(
-            f"there are no weights {pretrained!r} for {model}: no such file, "
-            f"and open_clip's tags are {', '.join(tags)}"
+            f"{path} holds a tower of {found.shape[0]} positions of width {found.shape[1]}, and "
+            f"{config.model} has {wanted.shape[0]} of width {wanted.shape[1]}: give the model that "
+            "the file was trained as, with its image size and patch size"
         )

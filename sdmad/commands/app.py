@@ -15,6 +15,7 @@ from sdmad.commands.demo import demo
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
+from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
@@ -31,6 +32,7 @@ COMMANDS = (
     evaluate,
     compare,
     plan,
+    save_backbone,
     pretrain_backbone,
 )
 

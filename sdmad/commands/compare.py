@@ -31,6 +31,10 @@ def compare(
             help="Label table, CSV or Parquet, path or s3:// URI. Default: as configured."
         ),
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+    ] = None,
 ) -> None:
     """Compare SD-MAD with CLIP-based baselines or with variants of itself.
 
@@ -48,6 +52,7 @@ def compare(
         "shots": parse_numbers(shots, "shots") if shots else None,
         "archive": archive,
         "labels": labels,
+        "backbone": {"model": backbone} if backbone else None,
     }
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)

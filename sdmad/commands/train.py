@@ -33,6 +33,10 @@ def train(
             help="Label table, CSV or Parquet, path or s3:// URI. Default: as configured."
         ),
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+    ] = None,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.
 
@@ -48,6 +52,7 @@ def train(
         "shots": parse_numbers(shots, "shots") if shots else None,
         "archive": archive,
         "labels": labels,
+        "backbone": {"model": backbone} if backbone else None,
     }
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)

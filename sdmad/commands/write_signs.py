@@ -41,13 +41,9 @@ def write_signs(
     require_extra("openai", extra="drafting")
 
     from sdmad import storage
-    from sdmad.drafting.draft import (
-        Endpoint,
-        check_output,
-        draft_catalog,
-        parse_request,
-        render_draft,
-    )
+    from sdmad.drafting.draft import draft_catalog, render_draft
+    from sdmad.drafting.endpoint import Endpoint
+    from sdmad.drafting.request import check_output, parse_request
 
     request = parse_request(modality, categories, signs_per_category)
     endpoint = Endpoint(model, timeout)

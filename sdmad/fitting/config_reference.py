@@ -10,34 +10,60 @@ from pydantic.fields import FieldInfo
 
 from sdmad.fitting.config import TrainConfig
 
-TITLE = """# Configuration of `jobs/train_seeds.py`
+TITLE = """# Configuration of a training run
 
-A YAML file. Unknown keys and impossible values are refused before any work starts. `archive`,
-`labels`, `shots` and `seeds` can be given on the command line instead. This page is made by
-`python -m sdmad.fitting.config_reference`.
+For everyone who fits a detector: every key of the YAML file that `sdmad train --config FILE` (on a
+cluster `jobs/train_seeds.py`) reads, with its default and meaning.
+
+Only `archive`, `labels` and `catalog` are required:
+
+    archive: s3://hospital/chest
+    labels: s3://hospital/chest/labels.csv
+    catalog: chest_xray
+    backbone: {model: ViT-L-14-336, pretrained: openai}
+    learner: {augment: {flip: false}}
+    shots: [4]
+    seeds: "0:16"
+
+- Dots in the table stand for nesting: `learner.augment.flip` is `flip` below `augment` below
+  `learner`, as above.
+- Set the backbone, shots, seeds and flips for your data. The other defaults were chosen on
+  phantoms and fundus photographs ([results.md](results.md)).
+- `archive`, `labels`, `shots` and `seeds` can also be given on the command line; they replace
+  those of the file.
+- An unknown key or an impossible value stops the job with one sentence before any work starts.
+- [method.md](method.md) explains the words and the formulas behind `learner`.
+
+`python -m sdmad.fitting.config_reference` writes this page from the code.
 
 | key | default | meaning |
 |---|---|---|
 """
 MEANINGS = {
-    "archive": "prefix of shards and images",
-    "labels": "label table, CSV or Parquet",
-    "catalog": "sign catalog: a YAML file, or the name of a shipped one (`fundus`, ...)",
-    "shots": "labelled images of each category (and of normal) in a support",
-    "backbone.model": "`phantom`, an open_clip model, `hf-hub:...` or `local-dir:...`",
-    "backbone.pretrained": "tag of open_clip or checkpoint file, for plain names only",
-    "learner.steps": "steps of Adam",
-    "learner.learning_rate": "at the start; decays to 0 as a cosine",
-    "compute.workers": "Ray Train workers; by default one for each GPU, or for two CPUs",
-    "compute.cpus_per_worker": "1 by default",
-    "compute.gpus_per_worker": "1 where there are GPUs, else 0",
-    "learner.augment.gain": "largest change of brightness, as a share",
-    "learner.objective.discrepancy_margin": "cosine above which prototypes are too close",
-    "learner.selection.mode": "sign selection: `none`, `underfit`, `uncertain`, `both`",
+    "archive": "folder or `s3://` prefix of the images (shards or single files)",
+    "labels": "label table, CSV or Parquet; README.md lists its columns",
+    "catalog": "sign catalog: a YAML file, or a [shipped one](signs.md#shipped-catalogs) by name",
+    "shots": "images of each category, and of normal, in a support; one detector for each value",
+    "backbone.model": "`phantom` (embedded), an open_clip model, `hf-hub:organisation/name` or "
+    "`local-dir:folder` ([backbones.md](backbones.md))",
+    "backbone.pretrained": "weights of an open_clip model: one of its tags (`openai`) or a "
+    "checkpoint file; not for the other kinds",
+    "learner.steps": "training steps (Adam)",
+    "learner.learning_rate": "learning rate at the first step; it falls to 0 along a cosine",
+    "compute.workers": "Ray Train workers; default: one per GPU, or one per two CPUs without GPUs",
+    "compute.cpus_per_worker": "CPUs of each worker; default 1",
+    "compute.gpus_per_worker": "GPUs of each worker; default 1 where there are GPUs, else 0",
+    "learner.augment.gain": "largest change of brightness in a view: 0.15 is up to ±15 %",
+    "learner.objective.discrepancy_margin": "cosine similarity above which the discrepancy loss "
+    "penalises two categories",
+    "learner.selection.mode": "sign selection: `none`, `underfit` (weights from the support), "
+    "`uncertain` (fading in each image) or `both`",
 }
 for _tower in ("image", "text"):
-    MEANINGS[f"learner.adapter.{_tower}.bottleneck"] = "width r of the adapter"
-    MEANINGS[f"learner.adapter.{_tower}.activation"] = "`gelu`, `leaky_relu` or `relu`"
+    MEANINGS[f"learner.adapter.{_tower}.bottleneck"] = "hidden width r of an adapter"
+    MEANINGS[f"learner.adapter.{_tower}.activation"] = (
+        "activation of an adapter: `gelu`, `leaky_relu` or `relu`"
+    )
 
 
 def rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:

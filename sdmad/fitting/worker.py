@@ -1,4 +1,4 @@
-"""What one rank of a training run does: its share of the fits, each written as it is done."""
+"""One rank of a training run: it makes its share of the fits and writes each when it is done."""
 
 import hashlib
 import json
@@ -11,8 +11,9 @@ import ray.train
 import torch
 
 from sdmad import storage
-from sdmad.backbones.loading import Backbone, BackboneConfig, load_backbone
-from sdmad.fits import Provenance, code_version, fit_uri, list_fits, serialize
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import Backbone, load_backbone
+from sdmad.fits import Provenance, fit_uri, list_fits, serialize
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
@@ -22,7 +23,7 @@ from sdmad.runtime.cluster import node_cpus
 
 @dataclass(frozen=True)
 class SupportRef:
-    """The support of one fit by name: images as (archive, member), labels (N, C)."""
+    """The support of one fit by name: images as (archive, member), and labels (N, C)."""
 
     shots: int
     seed: int
@@ -31,13 +32,13 @@ class SupportRef:
 
     @staticmethod
     def draw(labels: LabelTable, shots: int, seed: int) -> "SupportRef":
-        """The support of one fit, drawn from the pool of a label table."""
+        """Draw the support of one fit from the pool of a label table."""
         rows = draw_support(labels, shots, seed)
         names = zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True)
         return SupportRef(shots, seed, list(names), labels.labels[rows])
 
     def with_pixels(self, pixels: dict[tuple[str, str], np.ndarray]) -> SupportImages:
-        """The support with its images, from all images by name."""
+        """The support with its pixels; `pixels` has at least its images, by (archive, member)."""
         return SupportImages(
             shots=self.shots,
             seed=self.seed,
@@ -48,14 +49,14 @@ class SupportRef:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the images' names and labels."""
+        """The first 16 hexadecimal digits of a SHA-256 over the images' names and labels."""
         rows = [[*image, *map(int, y)] for image, y in zip(self.images, self.labels, strict=True)]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """What every rank knows: what to fit, with what, and where the images and the output are."""
+    """What every rank gets; `pixels` has a Ray reference for each archive (see `read_images`)."""
 
     batches: list[list[SupportRef]]
     pixels: dict[str, Any]
@@ -67,7 +68,7 @@ class FitTask:
 
 
 def fit_loop(settings: dict[str, Any]) -> None:
-    """One rank: every world-size-th batch. All ranks report once a round (it is a barrier)."""
+    """One of W ranks: it fits every W-th batch. All ranks report after each round, as a barrier."""
     task: FitTask = settings["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -83,7 +84,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
 
 
 def share_cores() -> None:
-    """Let this rank compute in its share of the CPUs that Ray has on its node."""
+    """Set this rank's threads to its share of the CPUs that Ray has on its node."""
     ranks = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, node_cpus() // ranks))
 
@@ -96,10 +97,8 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
     supports = [support.with_pixels(pixels) for support in todo]
     model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
     for index, support in enumerate(todo):
-        provenance = Provenance(
-            code_version=code_version(),
-            backbone=task.backbone,
-            backbone_fingerprint=backbone.fingerprint,
+        provenance = Provenance.of(
+            backbone,
             catalog=task.catalog,
             learner=task.learner,
             shots=support.shots,

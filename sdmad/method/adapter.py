@@ -1,12 +1,13 @@
-"""Shift Adapters for many seeds at once.
+"""Shift Adapters, for several seeds at once.
 
-[paper] For layer i with input f_in and frozen output f^_out,
+[paper] Layer i with input f_in and frozen output f^_out gives
 
     f_ada = a(W2 a(W1 f_in)),    f_out = lambda f^_out + (1 - lambda) f_ada.
 
-[choice] GELU, no biases, Xavier initialisation, f_ada rescaled token by token to the norm of
-f^_out (as AA-CLIP does), the last block of each tower. All seeds live in one module with a leading
-seed dimension S, so that one batch trains and scores them all.
+[choice] The last block of each tower is adapted. a is GELU, there are no biases, and W1 and W2
+start with Xavier's uniform distribution. f_ada is rescaled, token by token, to the norm of f^_out
+(as in AA-CLIP). One module holds the adapters of all seeds in a leading dimension S, so that one
+batch trains or scores all seeds.
 """
 
 from collections.abc import Callable
@@ -25,14 +26,26 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class TowerAdapterConfig(BaseModel):
-    """The adapters of one tower: how many of its last blocks are adapted, how wide, how strong."""
+    """Number, width and strength of the adapters in one tower."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    blocks: int = Field(default=1, ge=0, description="adapted blocks, from the last; 0: none")
+    blocks: int = Field(
+        default=1,
+        ge=0,
+        description="transformer blocks with an adapter, counted from the last; 0: none",
+    )
     bottleneck: int = Field(default=32, ge=1)
-    frozen_weight: float = Field(default=0.7, ge=0, le=1, description="lambda; 1: frozen model")
+    frozen_weight: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="lambda, the weight of the frozen path; 1: exactly the frozen model",
+    )
     activation: Literal["gelu", "leaky_relu", "relu"] = "gelu"
-    match_norm: bool = Field(default=True, description="rescale f_ada to the norm of f^_out")
+    match_norm: bool = Field(
+        default=True,
+        description="rescale each output token of the adapter to the norm of the frozen one",
+    )
 
 
 class AdapterConfig(BaseModel):
@@ -44,7 +57,7 @@ class AdapterConfig(BaseModel):
 
 
 class ShiftAdapter(nn.Module):
-    """The adapter of one block for S seeds: W1 is `down` (S, D, r), W2 is `up` (S, r, D)."""
+    """The adapter of one block, for S seeds: W1 is `down` (S, D, r), W2 is `up` (S, r, D)."""
 
     def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
         super().__init__()
@@ -54,17 +67,17 @@ class ShiftAdapter(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        """Draw the weights of one seed (Xavier uniform) from its own generator."""
+        """Draw the weights of one seed from Xavier's uniform distribution."""
         for weight in (self.down[seed_index], self.up[seed_index]):
             bound = (6 / sum(weight.shape)) ** 0.5
-            # Drawn on the CPU: the same numbers on every device.
+            # Drawn on the CPU, so that every device starts with the same weights.
             drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
             weight.copy_(drawn)
 
     def forward(self, f_in: torch.Tensor, f_frozen: torch.Tensor) -> torch.Tensor:
-        """f_out (S, B, T, D) from the block's input and its frozen output.
+        """f_out (S, B, T, D), from the input and the frozen output of the block.
 
-        Both are (S, B, T, D), or (B, T, D) when all seeds share them.
+        Both are (S, B, T, D), or (B, T, D) if all seeds share them.
         """
         a = ACTIVATIONS[self.config.activation]
         if f_in.dim() == 3:
@@ -79,7 +92,7 @@ class ShiftAdapter(nn.Module):
 
 
 class TowerAdapters(nn.ModuleList):
-    """The Shift Adapters of the last blocks of one tower, first adapted block first."""
+    """The Shift Adapters of the last blocks of one tower, in the order of the blocks."""
 
     def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
         super().__init__(ShiftAdapter(seeds, width, config) for _ in range(config.blocks))
@@ -91,14 +104,14 @@ class TowerAdapters(nn.ModuleList):
         return [layer for layer in self if isinstance(layer, ShiftAdapter)]
 
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        """Draw the weights of one seed from its own generator."""
+        """Draw the weights of one seed in all blocks."""
         for layer in self.layers:
             layer.initialise(seed_index, generator)
 
     def seed(self, index: int) -> "TowerAdapters":
-        """The adapters of one seed (S = 1), detached from these."""
+        """The adapters of one seed (S = 1): they share memory with these, but not gradients."""
         single = TowerAdapters(1, 0, self.config)
-        for mine, theirs in zip(single.layers, self.layers, strict=True):
-            mine.down = nn.Parameter(theirs.down[index : index + 1].detach())
-            mine.up = nn.Parameter(theirs.up[index : index + 1].detach())
+        for target, source in zip(single.layers, self.layers, strict=True):
+            target.down = nn.Parameter(source.down[index : index + 1].detach())
+            target.up = nn.Parameter(source.up[index : index + 1].detach())
         return single

@@ -1,9 +1,9 @@
-"""Fitting of Shift Adapters for several few-shot supports in one batch.
+"""Fit Shift Adapters and decision rules to few-shot supports, several in one batch.
 
-    rules, model = fit_batch(backbone, catalog, supports, LearnerConfig())
+    model, rule = fit_batch(backbone, catalog, supports, LearnerConfig())
 
-All randomness of a fit (initialisation, sampling, augmentation) comes from its own (shots, seed)
-and its own images, so a fit is the same whichever fits share its batch.
+The randomness of a fit (initial weights, batches, augmentation) comes from its shots, its seed and
+the names of its images, so a fit does not depend on the other fits in its batch.
 """
 
 import hashlib
@@ -34,23 +34,40 @@ IMAGES_AT_ONCE = 64
 
 
 class AugmentConfig(BaseModel):
-    """Light changes that medicine allows; `views` of each image are made once and cached."""
+    """Light augmentation of support images; the views of an image are made once and cached."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    views: int = Field(default=8, ge=1, description="views of each image; the first is unchanged")
-    flip: bool = Field(default=True, description="left-right flips")
-    shift: float = Field(default=0.06, ge=0, le=0.5, description="of the image's side")
+    views: int = Field(
+        default=8, ge=1, description="versions of each support image, the original included"
+    )
+    flip: bool = Field(
+        default=True,
+        description="mirror half of the views left to right; `false` where sides differ (chest)",
+    )
+    shift: float = Field(
+        default=0.06,
+        ge=0,
+        le=0.5,
+        description="largest shift of a view, as a share of the image's side",
+    )
     gain: float = Field(default=0.15, ge=0, lt=1)
-    noise: float = Field(default=0.02, ge=0, le=1, description="on a scale of 0 to 1")
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="standard deviation of the noise in a view; pixel values run from 0 to 1",
+    )
 
 
 class LearnerConfig(BaseModel):
-    """The few-shot learner: everything that one fit depends on besides data and seed."""
+    """Settings of the learner: all that a fit depends on besides backbone, catalog and support."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int = Field(default=100, ge=0)
     learning_rate: float = Field(default=1e-2, gt=0)
-    images_per_class: int = Field(default=2, ge=1, description="in each step")
+    images_per_class: int = Field(
+        default=2, ge=1, description="images of each category, and of normal, in a training step"
+    )
     zero_shot_weight: float = Field(
         default=0.5, ge=0, description="weight of the frozen model's logit in the decision"
     )
@@ -63,7 +80,10 @@ class LearnerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class SupportImages:
-    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image."""
+    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), and a key for each image.
+
+    The same image has the same key in every support.
+    """
 
     shots: int
     seed: int
@@ -73,13 +93,16 @@ class SupportImages:
 
 
 def random_generator(*parts: object) -> torch.Generator:
-    """A generator whose stream depends on `parts` alone, on every machine."""
+    """A generator seeded with a hash of `parts`: the same numbers on every machine."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def augment(image: np.ndarray, key: str, view: int, config: AugmentConfig) -> np.ndarray:
-    """View `view` of an image (H, W, 3) uint8; view 0 is the image itself."""
+    """View `view` of a uint8 image (H, W, 3); view 0 is the image itself.
+
+    The random changes depend on `key` and `view` alone.
+    """
     if view == 0:
         return image
     generator = random_generator("augment", key, view)
@@ -99,10 +122,11 @@ def augment(image: np.ndarray, key: str, view: int, config: AugmentConfig) -> np
 
 @dataclass(frozen=True)
 class _Cache:
-    """Activations of all views of all support images, and where each fit's images stand in it.
+    """Activations of all views of all support images; an image of several supports is in it once.
 
-    `f_in`, `f_frozen` are (images, views, T, D), `patches` (images, views, D), `frozen` (images,
-    views, E) unit embeddings; `rows` has the image rows of each fit.
+    `f_in` and `f_frozen` are (images, views, T, D), `patches` (images, views, D), `frozen` (images,
+    views, E) the frozen unit embeddings. `rows` has, for each support, the rows of its images.
+    `activations` are those of any one batch, for its `call`.
     """
 
     f_in: torch.Tensor
@@ -113,7 +137,7 @@ class _Cache:
     rows: list[torch.Tensor]
 
     def gather(self, images: torch.Tensor, views: torch.Tensor) -> Activations:
-        """Activations (S, B, T, D) of the images and views at index tensors (S, B)."""
+        """Activations (S, B, T, D) of images and views, both given as indices (S, B)."""
         return Activations(
             self.f_in[images, views],
             self.f_frozen[images, views],
@@ -152,7 +176,7 @@ def _encode(model: SignModel, supports: list[SupportImages], config: AugmentConf
 def _schedule(
     support: SupportImages, config: LearnerConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images, views and labels of every step of one fit: (steps, B), (steps, B), (steps, B, C)."""
+    """Images (steps, B), views (steps, B) and labels (steps, B, C) of one fit's training steps."""
     generator = random_generator("batches", support.shots, support.seed)
     labels = torch.from_numpy(support.labels).float()
     classes = [(labels.sum(1) == 0).nonzero()[:, 0]]
@@ -173,9 +197,10 @@ def fit_batch(
     config: LearnerConfig,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[SignModel, DecisionRule]:
-    """Fit one adapter for each support, all in one batch; seed dimension in the supports' order.
+    """Fit adapters and a decision rule to each support, all in one batch.
 
-    `on_step(step, mean loss)` is called after every step.
+    The seed dimension S has the order of `supports`. `on_step(step, loss)` is called after every
+    step with the mean loss over supports.
     """
     model = SignModel(backbone, catalog, config.adapter, len(supports))
     for index, support in enumerate(supports):
@@ -190,7 +215,7 @@ def fit_batch(
 
 @torch.no_grad()
 def _read_support(own: SignModel, cache: _Cache, index: int, views_wanted: list[int]) -> Readings:
-    """Readings (1, V x N, ...) of one fit's support images, view by view.
+    """Readings (1, V x N, ...) of one fit's support images: all images of a view, view by view.
 
     `own` is the model of that fit alone (S = 1).
     """
@@ -257,7 +282,7 @@ def _optimise(
 def _decide(
     model: SignModel, cache: _Cache, supports: list[SupportImages], config: LearnerConfig
 ) -> DecisionRule:
-    """The decision rule of every fit, from its own support alone."""
+    """The decision rule of every fit, each from its own support alone."""
     rules = []
     uniform = losses.uniform_log_weights(model.membership)
     normal = losses.uniform_log_weights(model.normal)
@@ -272,12 +297,12 @@ def _decide(
         probe = fit_probe(every.patches[0], repeated[0], support.shots, config.probe)
         rule = DecisionRule.untempered(own, auc, weights, probe[None])
         z0 = first.frozen_similarities
-        untaught = losses.category_evidence(z0, uniform, normal, model.scale)
-        frozen = rule.frozen_evidence(own, z0, config.selection)
+        equally_weighted = losses.category_evidence(z0, uniform, normal, model.scale)
+        weighted = rule.frozen_evidence(own, z0, config.selection)
         rule = replace(
             rule,
-            frozen_bias=losses.midpoint_bias(frozen, labels),
-            trust=backbone_trust(untaught, labels, config.selection),
+            frozen_bias=losses.midpoint_bias(weighted, labels),
+            trust=backbone_trust(equally_weighted, labels, config.selection),
         )
         logits, _ = rule.evidence(own, every, config.selection, config.zero_shot_weight)
         temperature = fit_temperature(logits, repeated)

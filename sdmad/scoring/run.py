@@ -148,7 +148,7 @@ def _metadata(
         "archive": archive,
         "detector": detector.digest,
         "detector_uri": uri,
-        "backbone": f"{detector.provenance.backbone} {detector.provenance.backbone_fingerprint}",
+        "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
         "catalog": detector.catalog.digest,
         "categories": ";".join(detector.catalog.category_names),
         "seeds": ";".join(map(str, detector.seeds)),

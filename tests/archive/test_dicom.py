@@ -1,4 +1,4 @@
-"""DICOM: pixels as they are meant to be seen, frames, and no patient data anywhere."""
+"""DICOM: pixels as a viewer shows them, frames, and no patient data in messages."""
 
 import io
 from pathlib import Path
@@ -69,13 +69,13 @@ def grey(content: bytes) -> np.ndarray:
     return decode(content, SPEC)[..., 0].astype(int)
 
 
-def test_without_a_window_grey_is_stretched_from_least_to_greatest() -> None:
+def test_without_a_window_grey_is_stretched_from_minimum_to_maximum() -> None:
     shown = grey(saved(dataset(ramp())))
     assert np.array_equal(shown, np.round(np.arange(64) * 255 / 63).reshape(8, 8))
 
 
-def test_the_first_window_cuts_in_rescaled_units() -> None:
-    """Stored 0..6300, rescaled to -1000..5300 HU; window 200 +- 200 HU shows 0..400 HU."""
+def test_the_first_window_applies_to_rescaled_values() -> None:
+    """Stored values 0..6300 are -1000..5300 HU; the window 200 +- 200 HU shows 0..400 HU."""
     made = dataset(ramp(), RescaleSlope=1, RescaleIntercept=-1000)
     made.WindowCenter, made.WindowWidth = [200, 2000], [400, 4000]
     shown = grey(saved(made)).ravel()
@@ -85,7 +85,7 @@ def test_the_first_window_cuts_in_rescaled_units() -> None:
     assert 120 <= shown[hounsfield == 200][0] <= 135
 
 
-def test_a_voi_lut_is_looked_up() -> None:
+def test_a_voi_lut_is_applied() -> None:
     lut = Dataset()
     lut.LUTDescriptor = [256, 0, 16]
     lut.LUTData = (np.arange(255, -1, -1) * 257).astype(np.uint16).tobytes()
@@ -94,7 +94,7 @@ def test_a_voi_lut_is_looked_up() -> None:
     assert np.array_equal(grey(saved(made)), 255 - ramp(np.uint8, 4))
 
 
-def test_monochrome1_is_inverted_and_padding_does_not_count() -> None:
+def test_monochrome1_is_inverted_and_padding_does_not_change_the_range() -> None:
     plain, inverse = (grey(saved(dataset(ramp(), kind))) for kind in ("MONOCHROME2", "MONOCHROME1"))
     assert np.array_equal(plain, 255 - inverse)
     padded = ramp(np.int16)
@@ -105,7 +105,7 @@ def test_monochrome1_is_inverted_and_padding_does_not_count() -> None:
     assert shown[-1, -1] == 255
 
 
-def test_colours_survive_planes_and_palettes() -> None:
+def test_planar_and_palette_colours_are_decoded() -> None:
     colours = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     planar = dataset(colours, "RGB", PlanarConfiguration=1)
     planar.PixelData = colours.transpose(2, 0, 1).tobytes()
@@ -122,7 +122,7 @@ def test_colours_survive_planes_and_palettes() -> None:
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
-def test_compressed_frames_are_those_of_the_plain_file(syntax) -> None:
+def test_compressed_frames_equal_uncompressed_ones(syntax) -> None:
     small = np.stack([ramp(np.uint16, 10), ramp(np.uint16, 30)[::-1], ramp(np.uint16, 5)])
     stack = np.kron(small, np.ones((8, 8), np.uint16))
     plain = list(frames(saved(dataset(stack)), SPEC))
@@ -134,7 +134,7 @@ def test_compressed_frames_are_those_of_the_plain_file(syntax) -> None:
         assert np.array_equal(one.pixels, other.pixels)
 
 
-def test_a_deflated_file_is_read_and_a_deflate_bomb_is_not() -> None:
+def test_a_deflated_file_is_read_and_a_deflate_bomb_is_refused() -> None:
     made = dataset(ramp())
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     assert np.array_equal(grey(saved(made)), grey(saved(dataset(ramp()))))
@@ -143,7 +143,7 @@ def test_a_deflated_file_is_read_and_a_deflate_bomb_is_not() -> None:
         decode(saved(made), SPEC)
 
 
-def test_every_frame_has_its_own_window_in_an_enhanced_object() -> None:
+def test_frames_of_an_enhanced_object_have_their_own_windows() -> None:
     made = dataset(np.stack([ramp(), ramp()]))
     groups = []
     for center in (1000, 5000):
@@ -156,11 +156,11 @@ def test_every_frame_has_its_own_window_in_an_enhanced_object() -> None:
     assert bright < dark, "the higher window shows the same values darker"
 
 
-def test_one_frame_is_asked_for_by_number() -> None:
+def test_one_frame_is_chosen_by_number() -> None:
     content = saved(dataset(np.stack([ramp(), ramp()[::-1]])))
     assert count_frames(content) == 2
     assert np.array_equal(decode(content, SPEC, 2), list(frames(content, SPEC))[1].pixels)
-    for frame, reason in ((None, "has 2 frames; name one"), (3, "no frame 3")):
+    for frame, reason in ((None, "has 2 frames; choose one"), (3, "no frame 3")):
         with pytest.raises(DecodeError, match=reason):
             decode(content, SPEC, frame)
 
@@ -175,24 +175,24 @@ def test_one_frame_is_asked_for_by_number() -> None:
         ({"Rows": None}, "without the size"),
     ],
 )
-def test_headers_that_promise_too_much_are_refused(elements, reason) -> None:
+def test_headers_with_wrong_or_missing_sizes_are_refused(elements, reason) -> None:
     with pytest.raises(DecodeError, match=reason):
         decode(saved(dataset(ramp(), **elements)), SPEC)
 
 
-def test_objects_without_pixels_say_what_they_are() -> None:
+def test_the_reason_for_an_object_without_pixels_names_its_class() -> None:
     with pytest.raises(DecodeError, match="without pixel data \\(Basic Text SR Storage\\)"):
         decode((SAMPLES / "reportsi.dcm").read_bytes(), SPEC)
 
 
 @pytest.mark.parametrize("name", ["MR_small_implicit", "MR_small_bigendian", "MR_small_RLE"])
-def test_transfer_syntaxes_of_one_image_give_one_picture(name) -> None:
+def test_transfer_syntaxes_of_one_image_give_the_same_pixels(name) -> None:
     plain = decode((SAMPLES / "MR_small.dcm").read_bytes(), SPEC)
     assert np.array_equal(decode((SAMPLES / f"{name}.dcm").read_bytes(), SPEC), plain)
 
 
-def test_samples_of_every_kind_are_images_or_have_a_reason() -> None:
-    """The files of pydicom: every transfer syntax, oddities, and objects that are no images."""
+def test_every_sample_of_pydicom_is_decoded_or_has_a_reason() -> None:
+    """The samples have every transfer syntax, unusual files, and objects without images."""
     shown = {}
     for path in sorted(SAMPLES.glob("*.dcm")):
         found = list(frames(path.read_bytes(), SPEC))
@@ -206,8 +206,8 @@ def test_samples_of_every_kind_are_images_or_have_a_reason() -> None:
         assert "without" in reason or "unknown image format" in reason, (name, reason)
 
 
-def test_no_message_repeats_a_header() -> None:
-    """Patient data in place of numbers, unknown identifiers, damaged elements."""
+def test_no_message_contains_a_value_of_the_header() -> None:
+    """Files cut at many places, or with a patient's name written over any part."""
     content = saved(dataset(ramp()))
     secret = SECRET.encode()
     variants = [content[:cut] for cut in range(140, len(content), 37)]

@@ -1,12 +1,19 @@
-"""What the jobs ask of a cluster, read from the code, and the versions that are pinned."""
+"""What the jobs ask of a cluster and report, read from the code; the versions that are pinned."""
 
+import importlib
 import re
 import tomllib
+from typing import Any
 
+import pytest
+import typer
+
+from sdmad.commands.app import COMMANDS, app
 from sdmad.fitting import run as fitting
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.reading import READER_CPUS
 from sdmad.runtime.cluster import Resources
+from sdmad.scoring import monitoring
 from sdmad.scoring.pools import PipelineConfig
 from tests.helpers import ROOT
 
@@ -31,6 +38,32 @@ def scoring_requests(config: PipelineConfig, resources: Resources) -> list[Reque
 
 def holds(node: dict[str, float], request: Request) -> bool:
     return all(node.get(name, 0) >= amount for name, amount in request.items())
+
+
+def parse_job(script: str, arguments: list[str]) -> dict[str, Any]:
+    """The options of `python jobs/<script>.py`; a click error for what the job does not have."""
+    names = vars(importlib.import_module(f"jobs.{script}"))
+    [command] = [c for c in COMMANDS if names.get(c.__name__) is c]
+    return parse_command(command.__name__.replace("_", "-"), arguments)
+
+
+def parse_command(name: str, arguments: list[str]) -> dict[str, Any]:
+    """The options of `sdmad <name>`; a click error for what it does not have."""
+    return typer.main.get_command(app).commands[name].make_context(name, arguments).params
+
+
+def exported_metrics() -> dict[str, set[str]]:
+    """The labels of each metric of a scoring run, by the name that a Ray node exports."""
+    found: dict[str, set[str]] = {}
+
+    def record(suffix: str) -> Any:
+        return lambda name, _, tags: found.update({f"ray_{name}{suffix}": set(tags)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitoring, "Counter", record("_total"))
+        patch.setattr(monitoring, "Gauge", record(""))
+        monitoring.ScoringMonitor("x")
+    return found
 
 
 def pinned(package: str) -> str:

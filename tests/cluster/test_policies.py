@@ -1,4 +1,4 @@
-"""The IAM policies: what the code needs, for the files' own buckets and nodes, and no more."""
+"""The IAM policies allow what the code calls, on this cluster's buckets and nodes, and no more."""
 
 import json
 import re
@@ -151,3 +151,10 @@ def test_the_head_may_use_what_the_launcher_file_names(
         assert f"image/{node['ImageId']}" in named
     anywhere = {"instance/*", "volume/*", "network-interface/*", "spot-instances-request/*"}
     assert anywhere <= named
+
+
+def test_no_cluster_file_has_credentials() -> None:
+    for path in [ROOT / "ray_cluster.yaml", *(ROOT / "cluster").rglob("*")]:
+        if path.is_file():
+            found = re.search(r"AKIA|ASIA|PRIVATE KEY|kind: Secret|password:", path.read_text())
+            assert not found, path

@@ -1,4 +1,4 @@
-"""What a run shows in a log while it works."""
+"""Progress lines of a run in a log."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from sdmad.runtime import progress
 from sdmad.runtime.progress import Tracker
 
 
-def test_a_run_that_waits_is_seen_to_wait(monkeypatch, capsys) -> None:
+def test_lines_appear_while_a_run_waits(monkeypatch, capsys) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
     with Tracker("scoring", 4, "units") as tracker:
         time.sleep(0.3)

@@ -96,9 +96,9 @@ def test_a_unit_stays_unfinished_when_the_driver_dies_between_failures_and_score
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(uri, content)\n"
         "storage.write_bytes = dying\n"
-        "from jobs.score_archive import main\n"
-        "from sdmad.runtime.cli import run_job\n"
-        "run_job(main)\n"
+        "from sdmad.commands.score import score\n"
+        "from sdmad.runtime.cli import run_command\n"
+        "run_command(score)\n"
     )
     arguments = ["--archive", shards, "--detector", training_run, "--output", output]
     arguments += ["--batch-size", "8"]

@@ -85,7 +85,7 @@ def test_a_stopped_run_is_recorded_as_stopped_and_resumes(training_run, tmp_path
     driver.send_signal(signal.SIGTERM)
     _, shown = driver.communicate(timeout=60)
     assert driver.returncode == 128 + signal.SIGTERM
-    assert "stopped; the same command again resumes" in shown
+    assert "stopped; run the same command again to resume" in shown
     assert "Traceback" not in shown
     events = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
     assert {"progress", "unit committed"} <= {e["event"] for e in events}

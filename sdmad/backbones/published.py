@@ -1,0 +1,94 @@
+"""What open_clip knows of a named model and its published weights, before anything is loaded.
+
+facts = facts_of("ViT-L-14-336", "openai")
+facts.quick_gelu, facts.preprocess["mean"]
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transform import PreprocessCfg
+
+from sdmad.backbones.config import BackboneConfig
+from sdmad.errors import UserError
+
+FORMAT_KEYS = ("mean", "std", "interpolation", "resize_mode")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Activation and input format of one set of weights; `tag` is empty for a checkpoint file."""
+
+    tag: str
+    quick_gelu: bool
+    preprocess: dict[str, Any]
+
+
+def facts_of(model: str, tag: str) -> Facts:
+    """What the published weights `tag` of a model were trained with.
+
+    The tag decides; where it says nothing of the activation, the model's configuration does.
+    """
+    published = get_pretrained_cfg(model, tag)
+    own = (open_clip.get_model_config(model) or {}).get("quick_gelu", False)
+    return Facts(tag, bool(published.get("quick_gelu", own)), _format(published))
+
+
+def facts_of_file(config: BackboneConfig, openai: bool) -> Facts:
+    """What a checkpoint file is taken to have been trained with: what the configuration says, else
+    what its format says, else what all published weights of the model share.
+
+    `openai` says that the file is an archive of OpenAI's, whose models have QuickGELU. Raises
+    `UserError` when the configuration contradicts it.
+    """
+    if openai and config.activation == "gelu":
+        raise UserError(
+            f"the backbone {config} is a checkpoint of OpenAI's, trained with quick_gelu, and the "
+            "configuration says backbone.activation: gelu; remove that key"
+        )
+    own = (open_clip.get_model_config(config.model) or {}).get("quick_gelu", False)
+    quick = config.activation == "quick_gelu" if config.activation else openai or own
+    given = config.preprocess.model_dump(exclude_none=True)
+    return Facts("", bool(quick), shared_format(config.model) | given)
+
+
+def shared_format(model: str) -> dict[str, Any]:
+    """The input format that all published weights of a model share, else open_clip's default."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    formats = [_format(get_pretrained_cfg(model, tag)) for tag in tags]
+    default = _format({})
+    return formats[0] if formats and all(f == formats[0] for f in formats) else default
+
+
+def _format(published: dict[str, Any]) -> dict[str, Any]:
+    default = PreprocessCfg()
+    return {key: published.get(key) or getattr(default, key) for key in FORMAT_KEYS}
+
+
+def check_name(config: BackboneConfig) -> None:
+    """Raise `UserError` when open_clip has no such model or weights; loads nothing."""
+    model, pretrained = config.model, config.pretrained
+    if model not in open_clip.list_models():
+        raise UserError(
+            f"open_clip has no model {model!r}; try ViT-B-32 or ViT-L-14-336, "
+            "or hf-hub:organisation/name, or a folder"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    known = f"open_clip's tags are {', '.join(tags)}" if tags else "open_clip has no tags for it"
+    if pretrained is None:
+        raise UserError(
+            f"the backbone {model} needs weights: set 'pretrained' to a tag or a file; {known}"
+        )
+    if pretrained in tags:
+        if config.activation or config.preprocess.model_dump(exclude_none=True):
+            raise UserError(
+                f"the tag {pretrained} says which activation and input its weights have; remove "
+                "'activation' and 'preprocess', which are for checkpoint files"
+            )
+    elif not Path(pretrained).is_file():
+        raise UserError(
+            f"there are no weights {pretrained!r} for {model}: no such file, and {known}"
+        )

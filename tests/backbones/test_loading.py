@@ -1,0 +1,324 @@
+"""Backbones from names, files, folders and buckets: right to the last bit, without side effects."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
+
+from sdmad import storage
+from sdmad.backbones import folders, loading
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import load_backbone
+from sdmad.backbones.saving import save_backbone
+from sdmad.errors import UserError
+from tests.helpers import ROOT
+
+load = load_backbone.__wrapped__  # Without the cache of the last one.
+TINY: dict[str, object] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+SIGLIP: dict[str, object] = TINY | {
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 32,
+        "timm_model_name": "vit_base_patch16_siglip_224",
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
+}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> str:
+    """An open_clip model called like OpenAI's, two blocks wide."""
+    return register("ViT-B-32", TINY, monkeypatch)
+
+
+def register(name: str, config: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let open_clip know `name` by a small configuration while the test runs."""
+    known = open_clip.factory._MODEL_CONFIGS
+    monkeypatch.setitem(known, name, json.loads(json.dumps(config)))
+    return name
+
+
+def checkpoint(path: Path, name: str, **settings: object) -> Path:
+    """Random weights of a model in a file."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model(name, **settings)
+    save_file({k: v.clone() for k, v in clip.state_dict().items()}, path)
+    return path
+
+
+def test_published_weights_get_the_activation_of_their_tag(tiny, tmp_path, monkeypatch) -> None:
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    monkeypatch.setattr(loading, "download_pretrained", lambda published: str(path))
+    backbone = load(BackboneConfig(model=tiny, pretrained="openai"), "cpu")
+    assert backbone.identity.activation == "quick_gelu"
+    expected = open_clip.create_model(tiny, pretrained=str(path), force_quick_gelu=True).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    with torch.no_grad():
+        theirs = expected.encode_image(backbone.pixels(pixels), normalize=True)
+    assert torch.equal(backbone.embed_images(pixels), theirs)
+    plain = load(BackboneConfig(model=tiny, pretrained="laion2b_s34b_b79k"), "cpu")
+    assert plain.identity.activation == "gelu"
+    assert not torch.allclose(plain.embed_images(pixels), theirs, atol=1e-4)
+
+
+def test_a_file_of_siglip_gets_siglips_input_and_bias(tmp_path, monkeypatch) -> None:
+    name = register("ViT-B-16-SigLIP", SIGLIP, monkeypatch)
+    # SigLIP's own vocabulary is on a hub.
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: open_clip.SimpleTokenizer())
+    backbone = load(
+        BackboneConfig(model=name, pretrained=str(checkpoint(tmp_path / "s.safetensors", name))),
+        "cpu",
+    )
+    assert backbone.spec.mean == backbone.spec.std == (0.5, 0.5, 0.5)
+    assert backbone.spec.resize_mode == "squash"
+    assert backbone.logit_bias == -10
+
+
+def test_a_file_of_openais_has_quick_gelu(tiny, tmp_path) -> None:
+    torch.manual_seed(0)
+    state = open_clip.create_model(tiny).state_dict()
+    sizes = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    path = tmp_path / "openai.pt"
+    torch.save(state | {key: torch.tensor(value) for key, value in sizes.items()}, path)
+    assert loading.is_openai(path)
+    torch.save(state, tmp_path / "other.pt")
+    assert not loading.is_openai(tmp_path / "other.pt")
+    wrong = BackboneConfig(model=tiny, pretrained=str(path), activation="gelu")
+    with pytest.raises(UserError, match="checkpoint of OpenAI's, trained with quick_gelu"):
+        load(wrong, "cpu")
+
+
+def test_a_torchscript_archive_loads_as_openais(tiny, tmp_path) -> None:
+    """As OpenAI publishes its weights: a traced module whose state dict has the sizes, too."""
+
+    class Held(torch.nn.Module):
+        def __init__(self, clip: torch.nn.Module) -> None:
+            super().__init__()
+            for name, child in clip.named_children():
+                setattr(self, name, child)
+            for name, parameter in clip.named_parameters(recurse=False):
+                setattr(self, name, parameter)
+            for key, value in (("input_resolution", 32), ("context_length", 77)):
+                self.register_buffer(key, torch.tensor(value))
+            self.register_buffer("vocab_size", torch.tensor(49408))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    torch.manual_seed(0)
+    clip = open_clip.create_model(tiny)
+    path = tmp_path / "archive.pt"
+    torch.jit.save(torch.jit.trace(Held(clip), torch.zeros(1)), path)
+    backbone = load(BackboneConfig(model=tiny, pretrained=str(path)), "cpu")
+    assert backbone.identity.activation == "quick_gelu"
+    image = torch.zeros(1, 3, 32, 32)
+    quick = open_clip.create_model(tiny, force_quick_gelu=True)
+    quick.load_state_dict(clip.state_dict())
+    with torch.no_grad():
+        assert torch.equal(backbone.image.run(image), quick.eval().encode_image(image))
+
+
+def test_a_file_of_another_image_size_is_refused(tiny, tmp_path, monkeypatch) -> None:
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    larger = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": 48}}
+    register("ViT-B-32", larger, monkeypatch)
+    with pytest.raises(UserError, match="5 positions of width 32, and ViT-B-32 has 10"):
+        load(BackboneConfig(model="ViT-B-32", pretrained=str(path)), "cpu")
+
+
+def test_moved_weights_keep_activation_and_input(tiny, tmp_path, monkeypatch) -> None:
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    monkeypatch.setattr(loading, "download_pretrained", lambda published: str(path))
+    tagged = load(BackboneConfig(model=tiny, pretrained="openai"), "cpu")
+    moved = tagged.identity.moved(tagged.config, str(path))
+    assert tagged.identity.difference(load(moved, "cpu").identity) == ""
+
+
+def hugging_face_folder(folder: Path) -> Path:
+    """A folder as `local-dir:` of BiomedCLIP: timm image tower, BERT text tower with vocabulary."""
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "small", "crack", "##s"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    ).save_pretrained(folder)
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 64,
+            "timm_model_name": "sdmad_phantom_vit",
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
+        "text_cfg": {
+            "hf_model_name": "an/encoder-of-the-hub",
+            "hf_tokenizer_name": "an/encoder-of-the-hub",
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "context_length": 16,
+        },
+    }
+    preprocess = {"mean": [0.4] * 3, "std": [0.3] * 3, "resize_mode": "squash"}
+    content = {"model_cfg": model, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    torch.manual_seed(0)
+    clip, _ = folders.create(folder, "x")
+    save_file({k: v.clone() for k, v in clip.state_dict().items()}, folder / folders.WEIGHTS[0])
+    return folder
+
+
+OFFLINE = """
+import socket, sys
+def refuse(*arguments, **settings):
+    raise AssertionError("the network was asked for something")
+socket.socket.connect = socket.getaddrinfo = refuse
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import load_backbone
+backbone = load_backbone(BackboneConfig(model=sys.argv[1]), "cpu")
+print(backbone.identity.weights, backbone.embed_texts(["a small crack"]).sum().item())
+"""
+
+
+def offline(folder: Path) -> list[str]:
+    """What a process without network loads from a folder."""
+    result = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_a_folder_with_a_hugging_face_tower_asks_no_hub(tmp_path) -> None:
+    folder = hugging_face_folder(tmp_path / "model")
+    backbone = load(BackboneConfig(model=str(folder)), "cpu")
+    weights, _ = offline(folder)
+    assert weights == backbone.fingerprint
+    assert backbone.spec.mean == (0.4, 0.4, 0.4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_saved_backbone_is_the_same_without_a_hub(tmp_path, half) -> None:
+    source = BackboneConfig(model=str(hugging_face_folder(tmp_path / "model")))
+    identity = save_backbone(source, str(tmp_path / "saved"), half)
+    original, saved = (
+        load(source, "cpu"),
+        load(BackboneConfig(model=str(tmp_path / "saved")), "cpu"),
+    )
+    assert saved.identity == identity
+    weights, _ = offline(tmp_path / "saved")
+    assert weights == identity.weights
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    close = {"atol": 2e-3 if half else 0.0}
+    assert torch.allclose(original.embed_images(pixels), saved.embed_images(pixels), **close)
+    texts = ["a small crack", "cracks"]
+    assert torch.allclose(original.embed_texts(texts), saved.embed_texts(texts), **close)
+    assert (original.identity.difference(saved.identity) == "") != half
+    with pytest.raises(UserError, match="is not empty"):
+        save_backbone(source, str(tmp_path / "saved"))
+
+
+def test_a_saved_name_and_its_tag_are_the_same_backbone(tiny, tmp_path, monkeypatch) -> None:
+    """A fit to `ViT-B-32 (openai)` scores on a node that has the saved folder alone."""
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    monkeypatch.setattr(loading, "download_pretrained", lambda published: str(path))
+    config = BackboneConfig(model=tiny, pretrained="openai")
+    identity = save_backbone(config, str(tmp_path / "saved"))
+    assert load(config, "cpu").identity.difference(identity) == ""
+    assert identity.activation == "quick_gelu"
+
+
+def test_a_bucket_is_copied_once_a_node_and_checked(s3, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SDMAD_CACHE", str(tmp_path / "cache"))
+    uri = f"{s3}/{tmp_path.name}/phantom"
+    identity = save_backbone(BackboneConfig(), uri)
+    opened: list[str] = []
+    original = storage.open_read
+
+    def counted(uri: str, **settings: object):
+        opened.append(uri)
+        return original(uri, **settings)
+
+    monkeypatch.setattr(storage, "open_read", counted)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load(BackboneConfig(model=uri), "cpu"), range(4)))
+    assert {backbone.identity for backbone in loaded} == {identity}
+    assert len(opened) == len(set(opened)) == 4, "configuration, weights, merges, seal"
+    assert identity.weights == load(BackboneConfig(), "cpu").fingerprint
+
+    cached = next((tmp_path / "cache").rglob(folders.SEAL))
+    cached.write_text('{"weights": "0000"}')
+    with pytest.raises(UserError, match="the copy is damaged"):
+        load(BackboneConfig(model=uri), "cpu")
+    with pytest.raises(UserError, match="there is no backbone at"):
+        load(BackboneConfig(model=f"{s3}/nothing/here"), "cpu")
+
+
+def test_loading_leaves_the_process_as_it_was(tmp_path) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers), list(root.filters), list(warnings.filters))
+    environment = dict(os.environ)
+    load(BackboneConfig(model=str(hugging_face_folder(tmp_path / "model"))), "cpu")
+    assert (root.level, list(root.handlers), list(root.filters), list(warnings.filters)) == before
+    assert dict(os.environ) == environment
+
+
+def test_loading_says_nothing_and_lets_others_speak(tmp_path) -> None:
+    script = (
+        "import logging, sdmad.backbones.loading as l\n"
+        "from sdmad.backbones.config import BackboneConfig\n"
+        "l.load_backbone(BackboneConfig(), 'cpu')\n"
+        "assert not logging.getLogger().handlers\n"
+        "logging.basicConfig(level=logging.INFO); logging.info('mine')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines() == ["INFO:root:mine"]
+
+
+def test_a_folder_that_is_none_is_one_sentence(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"has no open_clip_config\.json"):
+        load(BackboneConfig(model=str(tmp_path)), "cpu")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(UserError, match="not a configuration of open_clip"):
+        load(BackboneConfig(model=str(tmp_path)), "cpu")
+
+
+def test_every_quick_gelu_of_the_towers_is_counted(tiny) -> None:
+    clip = open_clip.create_model(tiny, force_quick_gelu=True)
+    backbone = loading.wrap(clip, None, BackboneConfig(), "cpu")
+    assert backbone.identity.activation == "quick_gelu"
+    assert sum(isinstance(m, QuickGELU) for m in clip.modules()) == 4

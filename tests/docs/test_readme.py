@@ -1,0 +1,90 @@
+"""README.md: its commands run as they stand, in a clean clone, in the order of the page."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import code
+from tests.helpers import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a new user has: the committed files, and nothing else."""
+    folder = tmp_path_factory.mktemp("clone") / "sdmad"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{ROOT}", folder], check=True)
+    return folder
+
+
+def run(clone: Path, command: list[str]) -> str:
+    """One command as in the shell of `make shell`."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
+    result = subprocess.run(
+        command, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def block(start: str) -> str:
+    """The code block of README.md that has a line with this start."""
+    (found,) = (
+        text
+        for text in code("README.md")
+        if any(line.startswith(start) for line in text.splitlines())
+    )
+    return found
+
+
+def keep_few(archive: Path) -> None:
+    """Two shards of each split are enough here."""
+    shards = sorted(archive.glob("*.tar"))
+    for shard in shards[2 : len(shards) // 2] + shards[len(shards) // 2 + 2 :]:
+        shard.unlink()
+    kept = {path.name for path in archive.glob("*.tar")}
+    head, *rows = (archive / "labels.csv").read_text().splitlines()
+    rows = [row for row in rows if row.split(",")[0] in kept]
+    (archive / "labels.csv").write_text("\n".join([head, *rows]) + "\n")
+
+
+def test_the_lines_of_a_local_folder(clone, joined) -> None:
+    first, *rest = block("sdmad train").splitlines()
+    run(clone, first.split())
+    keep_few(clone / "runs/phantoms")
+    said = {}
+    for line in rest:
+        command = line.split()
+        command += ["--seeds", "0:2"] if command[1] == "train" else []
+        said[command[1]] = run(clone, command)
+    assert "0 lost, 0 doubled" in said["verify"]
+    assert (clone / "runs/report/report.html").is_file()
+
+    query = block("import duckdb")
+    run(clone, [str(BIN / "python"), "-c", query])
+    python = block("from sdmad import Detector").replace('Image.open("x.png")', "image")
+    made = "from sdmad.phantoms.task import draw_example\n"
+    made += "from PIL import Image\nimage = Image.fromarray(draw_example(3, 'test', 0).image)\n"
+    run(clone, [str(BIN / "python"), "-c", made + python])
+
+
+def test_the_lines_of_labels_and_configuration_are_valid(tmp_path) -> None:
+    from sdmad.fitting.config import TrainConfig, load_config
+    from sdmad.inputs.labels import load_labels
+
+    labels = tmp_path / "labels.csv"
+    labels.write_text(block("archive,member"))
+    table = load_labels(str(labels), ["effusion", "cardiomegaly"], str(tmp_path))
+    assert table.labels.tolist() == [[True, True], [False, False]]
+    config = tmp_path / "config.yaml"
+    config.write_text(block("archive: s3"))
+    settings = load_config(str(config), {}, TrainConfig)
+    assert settings.backbone.pretrained == "openai"
+
+
+def test_it_fits_on_three_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
