@@ -15,7 +15,8 @@ from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
-from sdmad.method.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import AugmentConfig, SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import write_archive
 from sdmad.runtime.cluster import connect
 from sdmad.storage import s3 as s3_access

@@ -12,7 +12,7 @@ from PIL import Image
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.fitting.worker import SupportRef
-from sdmad.method.learner import SupportImages
+from sdmad.method.augment import SupportImages
 
 ROOT = Path(__file__).parents[1]
 

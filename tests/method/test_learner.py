@@ -5,7 +5,8 @@ import torch
 from sdmad.demo.run import zero_shot
 from sdmad.inputs.labels import load_labels
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
-from sdmad.method.learner import AugmentConfig, LearnerConfig, augment, fit_batch
+from sdmad.method.augment import AugmentConfig, augment
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import DecisionRule
 from tests.conftest import QUICK
 
