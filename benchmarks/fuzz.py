@@ -1,12 +1,12 @@
-"""Mutated files, all kinds, from a fixed seed: every one an image or a reason, no end of the run.
+"""Decode and read mutated files: each must give images or reasons, and none may raise.
 
     python benchmarks/fuzz.py --files 10000
 
-Four fifths are images (PNG, JPEG, TIFF, DICOM in many kinds), decoded as a quarantined reader does:
-a crash or silence of the decoder is a reason, too, and is counted. The others are shards (tar,
-tar.gz, zip, Parquet), read as a reader does. Mutations: flipped bits, overwritten, removed and
-doubled stretches, lying lengths, cuts, two files spliced. Prints one line; exit code 0 only when
-nothing was raised and memory stayed below 8 GiB.
+Four fifths are images (PNG, JPEG, TIFF, DICOM and others), decoded as in quarantine: a crash or a
+hang of the decoder is a reason too, and is counted. The others are shards (tar, tar.gz, zip,
+Parquet), read as in a scoring run. Mutations: flipped bits; overwritten, removed and repeated
+ranges; wrong lengths; cuts; two files joined. Prints one line; the exit code is 0 only if nothing
+was raised and memory stayed below 8 GiB.
 """
 
 import io
@@ -41,7 +41,7 @@ DECODE_SECONDS = 20
 
 
 def images() -> list[bytes]:
-    """Whole images of every kind that the product reads."""
+    """Undamaged images of every supported kind."""
     noise = np.random.default_rng(0)
     grey = noise.integers(0, 255, (96, 80), np.uint8)
     deep = noise.integers(0, 65535, (96, 80), np.uint16)
@@ -72,7 +72,7 @@ def save(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def dicoms(deep: np.ndarray) -> list[bytes]:
-    """pydicom's samples below 40 kB, and one stack in four transfer syntaxes."""
+    """pydicom's samples below 40 kB, and a file of three frames in four transfer syntaxes."""
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     samples = [p.read_bytes() for p in sorted(folder.glob("*.dcm")) if p.stat().st_size < 40_000]
     for syntax in (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLSLossless):
@@ -89,7 +89,7 @@ def dicoms(deep: np.ndarray) -> list[bytes]:
 
 
 def shards() -> dict[str, bytes]:
-    """Whole shards of small images, by suffix."""
+    """Undamaged shards of small images, by suffix."""
     content = save(Image.new("L", (40, 40), 7), "PNG")
     made = {}
     for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz")):
@@ -112,12 +112,12 @@ def shards() -> dict[str, bytes]:
 
 
 def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
-    """One to four mutations."""
+    """`content` after one to four mutations; `other` is the file to join."""
     data = bytearray(content)
     for _ in range(chance.randint(1, 4)):
         if not data:
             break
-        # Half of all mutations fall into the first kilobyte, where the headers are.
+        # Half of the mutations hit the first kilobyte, where the headers are.
         limit = min(len(data), 1024) if chance.random() < 0.5 else len(data)
         at = chance.randrange(limit)
         size = chance.randint(1, 1 + len(data) // 8)
@@ -141,9 +141,9 @@ def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
 
 def main(
     files: Annotated[int, typer.Option(help="Mutated files.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the mutations.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the mutations.")] = 0,
 ) -> None:
-    """Decode and read them all."""
+    """Decode and read mutated files; print counts and peak memory."""
     chance = random.Random(seed)  # noqa: S311 - mutations, no secrets
     pictures, archives = images(), shards()
     outcome: Counter[str] = Counter()
@@ -180,7 +180,7 @@ def main(
 
 
 def read_shard(path: Path, content: bytes) -> list[str]:
-    """The reasons of a shard's members, empty for those that are read."""
+    """The reason of each member of a shard, empty for those that can be read."""
     path.write_bytes(content)
     units = list(cut_units(str(path), list_archive(str(path))))
     return [member.reason for unit in units for member in read_unit(unit)]

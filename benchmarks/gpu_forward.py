@@ -1,17 +1,22 @@
-"""The forward pass of a detector on one device: images a second, and model FLOP utilisation.
+"""Speed of the forward pass of a detector on one device, and its share of the device's peak.
 
     python benchmarks/gpu_forward.py                                  # ViT-L/14 at 336, on a GPU
-    python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 4   # tries it on a CPU
+    python benchmarks/gpu_forward.py --model ViT-B-32 --batch 16 --batches 4    # on a CPU, short
 
-Random weights of the peers' comparison, phantoms at the model's size in host memory as in a scoring
-run, 1 and 8 adapters, no Ray. In single and in half precision where the device has it, this also
-with PyTorch's autocast, and on GPUs in bfloat16; on CPUs also with blocks packed where they are not
-by default, or the other way round; with torch.compile of the blocks when asked for, on CPUs with
-and without freezing. Each with the largest difference of a score and of a cosine from the first
-line's. Utilisation is multiplications and additions over the peak of the device: on GPUs the
-maker's for half precision, on CPUs what one large matrix product in single precision reaches here.
-Counted is what a detector computes: the last block for the class token only, 7 % less (ViT-B/32)
-and 4 % less (ViT-L/14-336) than a whole tower.
+Scores phantoms at the model's size, in host memory as in a scoring run, with the random weights of
+benchmarks/peers, 1 and 8 adapters, and no Ray. Compares:
+
+- single precision, as shipped;
+- half precision, where the device has it: weights cast once, as shipped; PyTorch's autocast; on
+  GPUs also bfloat16;
+- on CPUs: blocks prepacked for oneDNN, or not, whichever is not the default;
+- with `--compiled`: torch.compile of the blocks, on CPUs with and without freezing.
+
+Each line has images a second and the largest difference of a score and of a cosine from the first
+line. The share of the peak is the rate of multiplications and additions over that of the device: on
+GPUs the maker's value for half precision, on CPUs the rate of one large matrix product in single
+precision. A detector computes the last block for the class token only, and only this is counted: 7
+% less than a whole tower for ViT-B/32, 4 % less for ViT-L/14-336.
 """
 
 import copy
@@ -45,12 +50,12 @@ from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example
 
 SEEDS = (1, 8)
-# Dense, without sparsity, in half precision; from the makers' data sheets.
+# TFLOP/s in half precision without sparsity, from the makers' data sheets.
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10G": 70, "T4": 65}
 
 
 def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
-    """Random fits: what they decide does not matter here."""
+    """Fits to random images; only their speed matters."""
     catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
@@ -82,19 +87,19 @@ def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
 
 
 def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:
-    """Images a second of each of `batches` passes, behind three that warm up."""
+    """Images a second of each of `batches` passes, after three warm-up passes."""
     found = []
     for turn in range(3 + batches):
         begin = time.perf_counter()
-        detector.score_pixels(pixels)  # Scores come back to host memory: nothing is left running.
+        detector.score_pixels(pixels)  # Copies scores to the host, so it waits for the GPU.
         if turn >= 3:
             found.append(len(pixels) / (time.perf_counter() - begin))
     return found
 
 
 def flops_an_image(detector: Detector, pixels: np.ndarray) -> float:
-    """Of one image; the counter knows neither packed layers nor PyTorch's fused attention."""
-    torch.backends.mha.set_fastpath_enabled(False)
+    """FLOP of an image; not for prepacked blocks, which the counter does not know."""
+    torch.backends.mha.set_fastpath_enabled(False)  # The counter does not see fused attention.
     with FlopCounterMode(display=False) as counter:
         detector.score_pixels(pixels)
     torch.backends.mha.set_fastpath_enabled(True)
@@ -102,7 +107,7 @@ def flops_an_image(detector: Detector, pixels: np.ndarray) -> float:
 
 
 def peak_of(device: str, given: float | None) -> float | None:
-    """TFLOP/s, or None for a GPU that the table does not know."""
+    """TFLOP/s of the device; None for a GPU that is not in `PEAK_TFLOPS`."""
     if given is not None:
         return given
     if device == "cpu":
@@ -112,7 +117,7 @@ def peak_of(device: str, given: float | None) -> float | None:
 
 
 def product_rate() -> float:
-    """TFLOP/s of the fastest of ten large matrix products, single precision, all cores."""
+    """TFLOP/s of a large matrix product in single precision on all cores, the best of ten."""
     x, weight = torch.randn(4096, 1024), torch.randn(4096, 1024)
     times = []
     for _ in range(10):
@@ -123,15 +128,16 @@ def product_rate() -> float:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A model of open_clip.")] = "ViT-L-14-336",
-    batch: Annotated[int, typer.Option(help="Images of a pass.")] = 64,
-    batches: Annotated[int, typer.Option(help="Passes.")] = 20,
-    compiled: Annotated[bool, typer.Option(help="Also torch.compile the image tower.")] = False,
+    model: Annotated[str, typer.Option(help="open_clip model.")] = "ViT-L-14-336",
+    batch: Annotated[int, typer.Option(help="Images in a pass.")] = 64,
+    batches: Annotated[int, typer.Option(help="Passes that count.")] = 20,
+    compiled: Annotated[bool, typer.Option(help="Also measure torch.compile.")] = False,
     peak_tflops: Annotated[
-        float | None, typer.Option(help="Of the device, dense; half precision on GPUs.")
+        float | None,
+        typer.Option(help="Peak of the device, on GPUs in half precision."),
     ] = None,
 ) -> None:
-    """Print a table."""
+    """Measure the forward pass of a detector in several precisions; print a table."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     peak = peak_of(device, peak_tflops)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -164,7 +170,7 @@ def main(
 
 
 def single(backbone: Backbone, fits: list[Fit], packs: bool) -> Detector:
-    """A detector in single precision, its blocks packed or as PyTorch runs them."""
+    """A detector in single precision, with or without prepacked blocks."""
     detector = Detector(backbone, fits, "single")
     detector.packs = packs
     return detector
@@ -173,14 +179,14 @@ def single(backbone: Backbone, fits: list[Fit], packs: bool) -> Detector:
 def detectors(
     backbone: Backbone, fits: list[Fit], compiled: bool
 ) -> Iterator[tuple[str, Detector]]:
-    """What is compared, single precision as it is shipped first."""
+    """Names and detectors to compare, shipped single precision first."""
     shipped = Detector(backbone, fits, "single")
     yield "single precision", shipped
     on_cpu = backbone.device.type == "cpu"
     if shipped.packs:
-        yield "single, not packed", single(backbone, fits, packs=False)
+        yield "single, not prepacked", single(backbone, fits, packs=False)
     elif on_cpu and can_pack():
-        yield "single, packed", single(backbone, fits, packs=True)
+        yield "single, prepacked", single(backbone, fits, packs=True)
     if not on_cpu or cpu_has_bfloat16():
         yield "half precision", Detector(backbone, fits, "half")
         yield "half, autocast", in_autocast(Detector(backbone, fits, "half"))
@@ -188,7 +194,7 @@ def detectors(
         other = Detector(backbone, fits, "half")
         other.half = torch.bfloat16
         yield "half, bfloat16", other
-    # Frozen weights make every block a program of its own.
+    # With frozen weights each block is compiled by itself.
     torch._dynamo.config.recompile_limit = 2 * len(backbone.image.blocks)
     for frozen in ((False, True) if on_cpu else (False,)) if compiled else ():
         torch._dynamo.reset()
@@ -199,12 +205,14 @@ def detectors(
             block.compile()
         yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector
         for block in blocks:
-            block._compiled_call_impl = None  # There is no public way back.
+            block._compiled_call_impl = None  # There is no public way to undo it.
 
 
 def in_autocast(detector: Detector) -> Detector:
-    """A detector in half precision as PyTorch has it: weights are cast as they are needed, and what
-    blocks add up stays in single precision."""
+    """A detector in half precision by PyTorch's autocast.
+
+    It casts weights at each use and keeps the residual sums in single precision.
+    """
     scorer, half = copy.copy(detector.model), detector.half
     plain = scorer.image_activations
 

@@ -1,15 +1,15 @@
-"""Whether ten times the images take ten times the time, and the same memory.
+"""Growth of time and memory with the archive: ten times the images.
 
     python benchmarks/growth.py
 
-Scores phantoms in tar shards on local disk with the embedded backbone: an archive, one of twice and
-one of eleven times its shards, and watches every process of the job. What the second and the third
-took beyond the first counts: CPU seconds of all processes, and seconds from the first scores to the
-end. Readers are done with a small archive while the detector still starts: what they take is in the
-CPU seconds of all three, and in the seconds of the largest alone.
+Scores phantoms in tar shards on local disk with the embedded backbone: an archive, one with twice
+and one with eleven times its shards. The time that the second and the third need beyond the first
+is compared: CPU seconds of all processes, and seconds from the first scores to the end. The
+expected ratio is 10. Readers finish a small archive while the detector still starts, so reading is
+in the CPU seconds of all three archives but only in the wall clock of the largest.
 
-The object store is shared memory and stands apart: each process is charged with what is its own
-(PSS without shared memory is not to be had cheaply, so resident memory less shared).
+Memory of a process is its resident memory less its shared memory; Ray's object store, which is
+shared memory, does not count.
 """
 
 import json
@@ -28,8 +28,8 @@ import psutil
 import ray
 import typer
 from job_processes import KINDS, kind_of
-from peers.figures import ranged
 from peers.processes import run_measured
+from peers.ranges import ranged
 
 from sdmad import storage
 from sdmad.fitting.config import TrainConfig
@@ -44,7 +44,7 @@ TIMEOUT = 3 * 3600.0
 
 
 def make_archives(original: Path, images: int, sizes: Iterable[int]) -> list[Path]:
-    """Archives with each shard of `original` so many times over; makes that, too."""
+    """Archives with `sizes` copies of each shard of `original`, which is made if missing."""
     if not original.exists():
         write_archive(str(original), pool=200, test=images - 200)
     archives = []
@@ -76,14 +76,14 @@ def watched(archive: Path, detector: Path) -> tuple[dict[str, Any], float, dict[
         except subprocess.SubprocessError:
             sys.exit(f"the job failed; see {log}")
     if peaks.keys() != set(KINDS):
-        sys.exit(f"of the job's processes only these were seen: {', '.join(peaks)}")
+        sys.exit(f"not all processes of the job were seen, only: {', '.join(peaks)}")
     record: dict[str, Any] = json.loads(storage.read_bytes(str(output / "run.json")))
     return record, cost.cpu_seconds, peaks
 
 
 @contextmanager
 def memory() -> Iterator[dict[str, float]]:
-    """Peak MiB of each kind of process below this one, while the block runs."""
+    """Peak MiB of each kind of descendant process while the block runs."""
     peaks: defaultdict[str, float] = defaultdict(float)
     stop = threading.Event()
 
@@ -116,10 +116,10 @@ def _sample(peaks: dict[str, float]) -> None:
 
 def main(
     images: Annotated[int, typer.Option(help="Images of the smallest archive.")] = 10000,
-    times: Annotated[int, typer.Option(help="How many times more further images.")] = 10,
-    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+    times: Annotated[int, typer.Option(help="How many times as many further images.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
 ) -> None:
-    """Print the ratios of time and memory, medians with their range."""
+    """Score archives of growing size; print ratios of time and memory, medians with range."""
     original = PLACE / f"{images}"
     archives = make_archives(original, images, (1, 2, 1 + times))
     config = TrainConfig(
@@ -132,10 +132,10 @@ def main(
     )
     train = original.with_name(f"{original.name}-train")
     train_seeds(config, str(train))
-    ray.shutdown()  # Its processes would take from the cores that are measured.
+    ray.shutdown()  # Its processes would compete for the cores.
     ratios: defaultdict[str, list[float]] = defaultdict(list)
     driver: list[float] = []
-    watched(archives[0], train)  # Not counted: what is read from disk for the first time.
+    watched(archives[0], train)  # Not counted: the first run reads from disk.
     for turn in range(repeats):
         runs = [watched(archive, train) for archive in archives]
         shown = []

@@ -1,11 +1,11 @@
-"""Memory of a reader on a shard of 40 MB and of 5 GB: the same.
+"""Memory of a reader on a shard of 40 MB compared with one of 5 GB.
 
     python benchmarks/large_shards.py
 
-Each measurement is a process of its own that reads and decodes a tar of 20-megabyte images (TIFF,
-16 bit) as a reader of the pipeline does, from local disk, and reports its peak resident memory.
-Also a JPEG of 30,000 x 30,000 pixels (decoded at a reduced size) and a PNG of that size (refused).
-Needs 5.3 GB of disk in the folder for temporary files.
+Each measurement is a new process that reads and decodes a tar of 20-megabyte images (TIFF, 16 bit)
+from local disk as a reader does, and prints its peak resident memory. Also measures a JPEG of
+30,000 x 30,000 pixels (decoded at a reduced size) and a PNG of that size (refused). Needs 5.3 GB of
+disk in the folder for temporary files.
 """
 
 import io
@@ -31,7 +31,7 @@ SPEC = ImageSpec((224, 224), (0.5,) * 3, (0.2,) * 3, "bicubic", "shortest")
 
 
 def write(path: Path, images: int) -> None:
-    """A tar of `images` members, written one by one."""
+    """Write a tar of `images` members, one at a time."""
     noise = np.random.default_rng(0).integers(0, 65535, (2500, 4000), np.uint16)
     sink = io.BytesIO()
     Image.fromarray(noise).save(sink, "TIFF")
@@ -44,7 +44,7 @@ def write(path: Path, images: int) -> None:
 
 
 def read(path: str) -> None:
-    """Read and decode one archive in this process; prints rows, failures and peak memory."""
+    """Read and decode one archive in this process; print rows, reasons and peak memory as JSON."""
     rows, reasons = 0, set()
     begin = time.monotonic()
     for unit in cut_units(path, list_archive(path)):
@@ -53,7 +53,7 @@ def read(path: str) -> None:
             images = columns["index"] >= 0
             rows += int(images.sum())
             reasons |= set(columns["reason"][images]) - {""}
-    # Not getrusage: its peak is inherited from the parent process.
+    # getrusage would include the peak of the parent process.
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     seconds = time.monotonic() - begin
@@ -71,7 +71,7 @@ def main(
     read_only: Annotated[str, typer.Option("--read", hidden=True)] = "",
     images: Annotated[int, typer.Option(help="Images of the large shard, 20 MB each.")] = 250,
 ) -> None:
-    """Measure."""
+    """Measure the memory of a reader on small and large shards and on huge images."""
     if read_only:
         read(read_only)
         return

@@ -1,9 +1,9 @@
-"""The main job on the ODIR-5K shards, from a bucket served on this machine.
+"""The whole job on ODIR-5K shards in a bucket on this machine, with the seconds of each step.
 
     python benchmarks/odir.py --data DIRECTORY --output runs/odir --backbone FOLDER
 
-DIRECTORY holds the tar shards and labels.csv. Runs the jobs as a user would, one process each,
-with zero-shot CLIP as the baseline, and prints the seconds of each.
+DIRECTORY holds the tar shards and labels.csv. Each job runs in a process of its own, as for a user:
+fit, score, verify and evaluate, for SD-MAD and for zero-shot CLIP as the baseline.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ ARCHIVE = "s3://odir/archive"
 
 
 def run(job: str, *arguments: str) -> float:
-    """Run one job; its seconds. Ends this program when the job fails."""
+    """Run one job and return its seconds; end this program when the job fails."""
     begin = time.monotonic()
     print(f"$ python jobs/{job}.py {' '.join(arguments)}", flush=True)
     code = subprocess.run([sys.executable, f"jobs/{job}.py", *arguments], cwd=ROOT).returncode
@@ -32,13 +32,13 @@ def run(job: str, *arguments: str) -> float:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of the shards and labels.csv.")],
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/odir"),
+    data: Annotated[Path, typer.Option(help="Folder with the shards and labels.csv.")],
+    output: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("runs/odir"),
     seeds: Annotated[str, typer.Option(help="Seeds.")] = "0:8",
-    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
+    shots: Annotated[int, typer.Option(help="Shots of each support.")] = 4,
     backbone: Annotated[str, typer.Option(help="Backbone, e.g. a folder.")] = "phantom",
 ) -> None:
-    """Upload, fit, score, verify, evaluate."""
+    """Upload, fit, score, verify and evaluate; print the seconds of each step."""
     output = output.resolve()
     seconds = {}
     with local_s3("odir"):

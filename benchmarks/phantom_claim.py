@@ -1,9 +1,9 @@
-"""SD-MAD against zero-shot CLIP with the same signs, over many supports of phantom archives.
+"""SD-MAD compared with zero-shot CLIP with the same signs, on many supports of phantoms.
 
     python benchmarks/phantom_claim.py --archives 1,2,3 --seeds 0:16 --shots 4
 
-Archive 0 is the one of the demo; the others are drawn anew. Prints the mean difference of every
-figure with its 95 % interval over (archive, seed).
+Archive 0 is the demo's; other numbers give other images. Prints the mean and standard deviation of
+every metric, and the mean difference with its 95 % interval over all pairs of archive and seed.
 """
 
 from typing import Annotated
@@ -26,7 +26,7 @@ from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import CATEGORIES, draw_example
 
 IMAGES = 600
-FIGURES = (
+METRICS = (
     *("AUROC", "average precision", "AUROC against normal", "AUROC against others"),
     *("Hamming score", "1 - Hamming loss", "subset accuracy", "macro F1"),
 )
@@ -47,7 +47,7 @@ def draw_archive(number: int) -> tuple[np.ndarray, LabelTable]:
 
 
 @torch.no_grad()
-def figures(
+def metrics(
     backbone: Backbone,
     config: LearnerConfig,
     pixels: np.ndarray,
@@ -55,7 +55,7 @@ def figures(
     shots: int,
     seeds: list[int],
 ) -> np.ndarray:
-    """Every figure of every seed (seeds, figures), on the test split."""
+    """Every metric of every seed on the test split: (seeds, metrics), per cent."""
     supports = []
     for seed in seeds:
         rows = draw_support(table, shots, seed)
@@ -78,22 +78,22 @@ def figures(
 
 
 def main(
-    archives: Annotated[str, typer.Option(help="Phantom archives.")] = "1,2,3",
-    seeds: Annotated[str, typer.Option(help="Supports of each.")] = "0:16",
-    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
+    archives: Annotated[str, typer.Option(help="Numbers of phantom archives.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="Seeds, one support each.")] = "0:16",
+    shots: Annotated[int, typer.Option(help="Shots of each support.")] = 4,
 ) -> None:
-    """Print the table."""
+    """Compare SD-MAD with zero-shot on many supports; print a table."""
     backbone = load_backbone(BackboneConfig(), "cpu")
     ours, theirs = [], []
     for number in parse_numbers(archives, "archives"):
         pixels, table = draw_archive(number)
         wanted = parse_numbers(seeds, "seeds")
-        ours.append(figures(backbone, LearnerConfig(), pixels, table, shots, wanted))
-        theirs.append(figures(backbone, zero_shot(), pixels, table, shots, wanted))
+        ours.append(metrics(backbone, LearnerConfig(), pixels, table, shots, wanted))
+        theirs.append(metrics(backbone, zero_shot(), pixels, table, shots, wanted))
     sdmad, zero = np.concatenate(ours), np.concatenate(theirs)
     print(f"{len(sdmad)} supports, {shots} shots, per cent")
     print(f"{'':24s} {'SD-MAD':>13s} {'zero-shot':>13s}   difference (95 % interval)")
-    for k, name in enumerate(FIGURES):
+    for k, name in enumerate(METRICS):
         d = protocols.summarise(sdmad[:, k] - zero[:, k])
         print(
             f"{name:24s} {sdmad[:, k].mean():6.1f} ± {sdmad[:, k].std(ddof=1):4.1f} "

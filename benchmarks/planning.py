@@ -1,11 +1,11 @@
-"""What the driver needs for large archives: planning a listing, and resuming a long run.
+"""Time and memory of the driver to plan a large archive and to resume a long run.
 
     python benchmarks/planning.py
 
-A listing of 1,000,000 loose objects, one of 1,000,000 tars (a unit each), and an archive of 100,000
-tars whose units are all done but a few. Listings are made up (a store with a million objects is not
-at hand); plan, digests and resuming are the real ones, on local files. Seconds, and the peak memory
-of the process.
+Plans 1,000,000 loose objects, 1,000,000 tars (one work unit each) and 100,000 tars, and resumes the
+last with all but ten units finished. Listings are generated in memory, so the requests to storage
+are not measured; planning and resuming are the code of a scoring run, writing to local files.
+Prints seconds and peak memory of the process.
 """
 
 import json
@@ -42,7 +42,7 @@ def listing(count: int, suffix: str) -> Iterator[StoredObject]:
 
 
 def plan_archive(output: str, count: int, suffix: str, left: int) -> dict[str, float]:
-    """Plan `count` objects; with `left`, plan again when all units but that many are done."""
+    """Plan `count` objects; with `left`, plan again with all but `left` units finished."""
     done: list[StoredObject] = []
 
     def list_objects(uri: str) -> Iterator[StoredObject]:
@@ -64,7 +64,7 @@ def plan_archive(output: str, count: int, suffix: str, left: int) -> dict[str, f
 
 
 def apart(*arguments: str) -> dict[str, float]:
-    """The same in a process of its own, for its peak memory."""
+    """Run `plan_archive` in a new process, to measure its peak memory."""
     command = [sys.executable, __file__, "--one", *arguments]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(found.stdout.splitlines()[-1]))
@@ -72,13 +72,13 @@ def apart(*arguments: str) -> dict[str, float]:
 
 def main(
     objects: Annotated[int, typer.Option(help="Objects to plan.")] = 1_000_000,
-    shards: Annotated[int, typer.Option(help="Shards of the run that is resumed.")] = 100_000,
-    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+    shards: Annotated[int, typer.Option(help="Tars of the run that is resumed.")] = 100_000,
+    repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
     one: Annotated[bool, typer.Option(hidden=True)] = False,
     suffix: Annotated[str, typer.Option(hidden=True)] = ".png",
     left: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:
-    """Print seconds and memory: medians with their range."""
+    """Plan and resume; print seconds (median, range) and peak memory."""
     if one:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "scores").mkdir()
@@ -91,7 +91,7 @@ def main(
         (f"planning {objects:,} tars", "plan", (str(objects), "--suffix", ".tar")),
         (f"planning {shards:,} tars", "plan", (str(shards), "--suffix", ".tar")),
         (
-            f"skipping {shards - 10:,} done units of {shards:,}",
+            f"skipping {shards - 10:,} finished units of {shards:,}",
             "resume",
             (str(shards), "--suffix", ".tar", "--left", "10"),
         ),

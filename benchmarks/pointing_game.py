@@ -2,13 +2,17 @@
 
     python benchmarks/pointing_game.py --archives 1,2,3 --seeds 0:4 --shots 4
 
-For each sign drawn in a test phantom, a hit is a maximum of its map within `TOLERANCE` pixels of
-the sign's mask (Zhang et al., arXiv 1608.00507). Beside it: *chance*, the share of the image within
-that tolerance of the mask; *centre*, which always points at the image's centre; *other image*, the
-map of the same sign in another phantom that shows it, which knows where such signs tend to be and
-nothing of this image; and the AUROC of the sign's similarity, since a sign that the model does not
-see it cannot point at. Means are over the focal signs: those whose chance is below `FOCAL`, the
-others (textures, rims, levels) cover so much of the organ that pointing at them says little.
+For each sign in a test phantom, a hit is a map whose maximum lies within `TOLERANCE` pixels of the
+sign's mask (Zhang et al., arXiv 1608.00507). Printed beside the hits, per cent:
+
+- chance: the share of the image within that tolerance of the mask;
+- centre: hits of always pointing at the centre of the image;
+- other image: hits of the map of the same sign in another phantom, which reflects where such signs
+  usually are but not this image;
+- AUROC of the sign's similarity: a model cannot point at a sign that it does not see.
+
+Means are over focal signs, whose chance is below `FOCAL`. The others (textures, rims, levels) cover
+so much of the organ that a hit says little.
 """
 
 from typing import Annotated
@@ -47,7 +51,7 @@ def pixels_of(examples: list[Example]) -> np.ndarray:
 def fitted(
     backbone: Backbone, config: LearnerConfig, archive: int, shots: int, seeds: list[int]
 ) -> SignModel:
-    """The model of all seeds, fitted to supports from the pool of a phantom archive."""
+    """The model of all seeds, fitted to supports from the pool of phantom archive `archive`."""
     pool = [draw_example(k, "pool", archive) for k in range(POOL)]
     table = LabelTable(
         archive=np.array([""] * POOL, object),
@@ -67,7 +71,7 @@ def fitted(
 
 @torch.inference_mode()
 def play(model: SignModel, test: list[Example]) -> pd.DataFrame:
-    """One row for each sign that a phantom shows: sign, hit, chance, centre, other, auroc."""
+    """One row for each sign in each phantom: sign, hit, chance, centre, other, auroc."""
     columns = [load_catalog("phantoms").sign_names.index(sign) for sign in SIGNS]
     signs = model.sign_embeddings()[:, columns]
     images = model.backbone.pixels(pixels_of(test))
@@ -97,12 +101,12 @@ def play(model: SignModel, test: list[Example]) -> pd.DataFrame:
 
 
 def main(
-    archives: Annotated[str, typer.Option(help="Phantom archives.")] = "1,2,3",
-    seeds: Annotated[str, typer.Option(help="Seeds of the detector, averaged.")] = "0:4",
-    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
+    archives: Annotated[str, typer.Option(help="Numbers of phantom archives.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="Seeds of the detector; maps are averaged.")] = "0:4",
+    shots: Annotated[int, typer.Option(help="Shots of each support.")] = 4,
     images: Annotated[int, typer.Option(help="Test phantoms of each archive.")] = 200,
 ) -> None:
-    """Print a table for the fitted and one for the frozen model."""
+    """Play the pointing game with the fitted and the frozen model; print a table for each."""
     backbone = load_backbone(BackboneConfig(), "cpu")
     numbers = parse_numbers(archives, "archives")
     wanted = parse_numbers(seeds, "seeds")
@@ -118,14 +122,14 @@ def main(
         print(f"{'':18s}     n    hit  chance  centre  other image  AUROC")
         for sign, row in mean.iterrows():
             mark = "" if row.chance < FOCAL else "  not counted"
-            print(f"{sign!s:18s} {count[sign]:5d} {_figures(row)}{mark}")
+            print(f"{sign!s:18s} {count[sign]:5d} {_columns(row)}{mark}")
         focal = mean.chance < FOCAL
-        print(f"{'mean, focal signs':18s} {count[focal].sum():5d} {_figures(mean[focal].mean())}")
+        print(f"{'mean, focal signs':18s} {count[focal].sum():5d} {_columns(mean[focal].mean())}")
         every = [part.groupby("sign").hit.mean()[mean.index[focal]].mean() for part in parts]
         print("mean of each archive:", " ".join(f"{100 * float(v):.1f}" for v in every), "\n")
 
 
-def _figures(row: pd.Series) -> str:
+def _columns(row: pd.Series) -> str:
     hit, chance, centre, other, auroc = (100 * row).round(1)
     return f"{hit:6.1f} {chance:7.1f} {centre:7.1f} {other:12.1f} {auroc:6.1f}"
 

@@ -1,13 +1,12 @@
-"""The tables of docs/scale.md: ten million to a billion images on named instance types.
+"""The tables of docs/scale.md: time and cost of large archives on AWS instance types.
 
     python benchmarks/scale.py
 
-The arithmetic is that of jobs/plan_cluster.py. Its paces are CPU times of one core, measured on the
-machines of benchmarks/README.md by the commands beside the options (reading and decoding: what they
-take alone, times what a run takes more), and of one GPU, which are computed: multiplications and
-additions of ViT-L/14 at 336 pixels over the share of the data sheet's peak that an H100 reached in
-a scoring run, here taken for all GPUs. Give your own. Prices are on-demand list prices as of
-writing, us-east-1; they change.
+Nothing is measured here: the arithmetic is that of jobs/plan_cluster.py. The defaults of the
+options are measured CPU times, whose commands stand in the help of each option and in
+docs/scale.md. The time of an image on a GPU is computed: the FLOP of ViT-L/14 at 336 pixels over
+`--utilisation` of the GPU's peak, a share that was read from one run on an H100 and is assumed for
+all GPUs. Prices are on-demand list prices in us-east-1 and change.
 """
 
 from dataclasses import dataclass
@@ -17,16 +16,18 @@ import typer
 
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
-IMAGES = (10**7, 10**8, 10**9)
+IMAGES = (10**6, 10**8)
 IMAGES_PER_SHARD = 1000
-HEAD_DOLLARS = 0.2016  # m7i.xlarge, for the driver of each job.
+HEAD_DOLLARS = 0.2016  # An hour of an m7i.xlarge, for the driver of each job.
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Workers of one instance type: vCPUs, Gbit/s that last, dollars an hour, of one node; GPUs
-    and the dense TFLOP/s of one in half precision. `jobs` share nodes and archive, prefix by
-    prefix."""
+    """Workers of one instance type.
+
+    Of one node: `cores` (vCPUs), sustained `gigabits` a second, `dollars` an hour, `gpus`. `peak`
+    is the TFLOP/s of one GPU in half precision without sparsity. `jobs` divide nodes and archive.
+    """
 
     nodes: int
     instance: str
@@ -42,8 +43,11 @@ class Fleet:
         return together if self.jobs == 1 else f"{together}, {self.jobs} jobs"
 
     def cluster(self, pace: Pace) -> Cluster:
-        """Of one job. GPU nodes read with all cores but one a GPU, which feeds it; CPU nodes share
-        theirs so that readers and detectors end together."""
+        """The share of one job.
+
+        On GPU nodes one core a GPU feeds it, and the others read. On CPU nodes the cores are
+        divided so that readers and detectors finish together.
+        """
         nodes = self.nodes / self.jobs
         reading, detectors = float(self.cores - self.gpus), float(self.gpus)
         if not self.gpus:
@@ -102,23 +106,21 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
 
 
 def main(
-    read_ms: Annotated[float, typer.Option(help="scoring_limit.py decode")] = 0.39,
-    decode_ms: Annotated[float, typer.Option(help="scoring_limit.py decode --format jpg")] = 2.79,
+    read_ms: Annotated[float, typer.Option(help="Read, a core: scoring_limit.py decode.")] = 0.39,
+    decode_ms: Annotated[float, typer.Option(help="Decode, a core: the same.")] = 2.79,
     driver_ms: Annotated[
-        float, typer.Option(help="Of a run at hundreds of images a second: benchmarks/README.md")
+        float, typer.Option(help="Driver, an image: driver_cpu_seconds in a run.json.")
     ] = 0.11,
     cpu_model_ms: Annotated[
-        float, typer.Option(help="A core, ViT-B/32: gpu_forward.py, over what a run reaches of it")
+        float, typer.Option(help="ViT-B/32, an image on a core: gpu_forward.py, scoring_limit.py.")
     ] = 90.0,
-    gflop: Annotated[
-        float, typer.Option(help="Of an image, ViT-L/14 at 336: gpu_forward.py")
-    ] = 368.0,
+    gflop: Annotated[float, typer.Option(help="ViT-L/14-336, an image: gpu_forward.py.")] = 368.0,
     utilisation: Annotated[
-        float, typer.Option(help="Of the GPU's peak, in a run: benchmarks/README.md")
+        float, typer.Option(help="Share of a GPU's peak in a run: docs/scale.md.")
     ] = 0.29,
-    kilobytes: Annotated[float, typer.Option(help="Of an encoded image.")] = 250.0,
+    kilobytes: Annotated[float, typer.Option(help="Size of an encoded image.")] = 250.0,
 ) -> None:
-    """Print two tables."""
+    """Print the tables of docs/scale.md."""
     busy = {"read": read_ms / 1000, "decode": decode_ms / 1000, "driver": driver_ms / 1000}
     print(f"ViT-B/32 at 224 pixels on CPUs, {cpu_model_ms:g} ms of a core an image\n")
     cpu = Pace(model=cpu_model_ms / 1000, **busy)

@@ -1,29 +1,30 @@
-r"""How far a scoring run is from the limit of this machine.
+r"""Speed of a scoring run compared with the limit of this machine.
 
     python benchmarks/scoring_limit.py model       # ViT-B/32 at 224 pixels, random weights
     python benchmarks/scoring_limit.py decode      # the embedded backbone on 1024-pixel images
 
 `model`: images a second of jobs/score_archive.py on tar shards from an S3 server on this machine,
-against the same detector on pixels that are in memory already, in one process on the GPU if there
-is one, on all cores if not. The target is 0.90. On a GPU:
+compared with the same detector in one process on pixels in memory, on the GPU if there is one, else
+on all cores. The target is 0.90. On a GPU:
 
     python benchmarks/scoring_limit.py model --model ViT-L-14-336 --side 512 \
         --images 2000 --copies 10
 
-`decode`: CPU seconds an image of the same job, all its processes together, against a process that
-reads, decodes and scores on one core: by itself, and one on each core at the same time, for cores
-that share caches and memory are slower together. The target, against the former, is 1.15.
+`decode`: CPU seconds an image of the same job, all its processes together, compared with one
+process that reads, decodes and scores on one core. The target is 1.15. The ratio to one such
+process on each core at the same time is printed too, because cores that share caches and memory
+slow each other down.
 
-The limits are measured in processes with the environment of a detector's, reading and decoding with
-that of a reader's; start-up and first batch excluded.
+The limits are measured in new processes without start-up and first batch: scoring in the
+environment of a detector's process, reading and decoding in that of a reader's.
 
-Both print what jobs/plan_cluster.py would have said of the archive, from the run.json of its first
-shards, against what it took.
+Both also compare the time that jobs/plan_cluster.py predicts for the archive, from the run.json of
+its first shards, with the measured time.
 
 Start-up is excluded as in benchmarks/peers/run.py: the job is timed from outside on the archive and
-on its first shards, and what the rest took counts. Start-ups differ by seconds of CPU, which
-`--copies` spreads over more images. Both sides take turns. The S3 server is not counted, but shares
-the cores.
+on its first shards, and the difference counts. Start-ups differ by seconds of CPU; `--copies`
+spreads these seconds over more images. Both sides take turns. The CPU of the S3 server is not
+counted, but it runs on the same cores.
 """
 
 import json
@@ -44,9 +45,9 @@ import numpy as np
 import torch
 import typer
 from job_processes import KINDS, kind_of
-from peers.figures import ranged
 from peers.inputs import SHORT_SHARDS, Inputs, make_inputs
 from peers.processes import Cost, run_measured
+from peers.ranges import ranged
 
 from sdmad import storage
 from sdmad.archive.decode import decode
@@ -79,16 +80,19 @@ class Bound(StrEnum):
         return 1 / seconds if self is Bound.model else 1000 * seconds
 
     def ratio(self, ours: float, limit: float) -> float:
-        """Of a run to its limit, both seconds of an image, as the target is given."""
+        """The ratio that the target is about; both arguments are seconds of an image."""
         return limit / ours if self is Bound.model else ours / limit
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Both sides once. `ours`, `limit` (by part) and `crowded` (the limit on every core at once)
-    are wall clock seconds of an image, CPU seconds when decoding is the limit; `processes` has the
-    CPU seconds of an image by kind, `busy` the pace that the run reports, `planned` what was
-    planned over what it took, `others` the share of the cores that went elsewhere."""
+    """Both sides measured once.
+
+    `ours`, `limit` (by part) and `crowded` (the limit with a process on every core) are seconds of
+    an image: wall clock for `model`, CPU for `decode`. `start` is the start-up in seconds,
+    `planned` the predicted over the measured time, `processes` CPU seconds of an image by kind of
+    process, `others` the share of the cores that other processes took, `busy` the pace in run.json.
+    """
 
     ours: float
     limit: list[float]
@@ -101,7 +105,7 @@ class Turn:
 
 
 def score(detector: Path, archive: str, options: list[str]) -> tuple[Cost, dict[str, Any]]:
-    """A scoring run as a user starts it, with `options`; what it cost, and its run.json."""
+    """Run the scoring job with `options`; its cost and its run.json."""
     output = PLACE / "scores"
     for path in sorted(output.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -114,10 +118,10 @@ def score(detector: Path, archive: str, options: list[str]) -> tuple[Cost, dict[
 
 
 def planned(short: dict[str, Any], images: int, shards: list[Path]) -> float:
-    """Seconds that the planner gives an archive of such shards, from a run of the first ones.
+    """Seconds that the planner predicts for `images` in such shards, from the `short` run.
 
-    Readers and the detector share these cores, and their busy seconds hold each other's: what
-    either needs alone, whichever is longer, is what the planner knows.
+    Readers and the detector share the cores, so the busy seconds of each include waiting for the
+    other. The planner takes the longer of the two.
     """
     size = sum(path.stat().st_size for path in shards)
     each = short["images"] // SHORT_SHARDS
@@ -130,7 +134,7 @@ def planned(short: dict[str, Any], images: int, shards: list[Path]) -> float:
 
 
 def by_process(cost: Cost) -> dict[str, float]:
-    """CPU seconds of a run by what its processes do."""
+    """CPU seconds of a run by kind of process."""
     found = dict.fromkeys((*KINDS, OTHERS), 0.0)
     for title, seconds in cost.by_title.items():
         found[kind_of(title) or OTHERS] += seconds
@@ -138,14 +142,14 @@ def by_process(cost: Cost) -> dict[str, float]:
 
 
 def rest(whole: Cost, short: Cost, count: int) -> tuple[float, float]:
-    """Seconds, and CPU seconds, of each of the `count` images that only the whole archive has."""
+    """Wall and CPU seconds for each of the `count` images beyond the short archive."""
     cpu = (whole.cpu_seconds - short.cpu_seconds) / count
-    # Never less than the work takes on all cores: some of it may hide in the start-up.
+    # At least the CPU time spread over all cores: some of the work may overlap the start-up.
     return max((whole.seconds - short.seconds) / count, cpu / CORES), cpu
 
 
 def limit_apart(bound: Bound, detector: Path, images: int, at_once: int = 1) -> list[float]:
-    """Seconds of an image, by part when decoding is the limit; the mean of new processes."""
+    """Seconds of an image in `at_once` new processes, their mean; by part for `decode`."""
     job = [sys.executable, __file__, bound, "--images", str(images), "--limit-of", str(detector)]
 
     def one(env: dict[str, str]) -> list[float]:
@@ -161,7 +165,7 @@ def limit_apart(bound: Bound, detector: Path, images: int, at_once: int = 1) -> 
 
 
 def in_memory(detector: Detector, pixels: np.ndarray, images: int) -> float:
-    """Seconds of an image: pixels in memory, batches of the job's size, a GPU or all cores."""
+    """Seconds of an image: pixels in memory, batches of `BATCH`, on the GPU or on all cores."""
     torch.set_num_threads(CORES)
     detector.score_pixels(pixels)
     batches = max(1, images // len(pixels))
@@ -184,7 +188,7 @@ def members(archive: str) -> Iterator[bytes]:
 
 
 def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
-    """CPU seconds of an image, to read, to decode and to score it by this process on one core."""
+    """CPU seconds to read, decode and score an image in this process on one core."""
     torch.set_num_threads(1)
     detector.score_pixels(pixels)
     decode(next(members(archive)), detector.spec)
@@ -210,7 +214,7 @@ def alone(detector: Detector, pixels: np.ndarray, archive: str) -> list[float]:
 
 
 def measure(bound: Bound, inputs: Inputs, images: int, options: list[str]) -> Turn:
-    """A turn, with `images` in the archive and `options` of the job."""
+    """One turn; `images` are those of the archive, `options` those of the job."""
     short, few = score(inputs.detector, SHORT, options)
     whole, all_ = score(inputs.detector, ARCHIVE, options)
     further = images - inputs.short_images
@@ -249,7 +253,7 @@ def report(bound: Bound, turns: list[Turn]) -> None:
     shown = ", ".join(f"{kind} {ms}" for kind, ms in spent.items())
     print(f"CPU by process     {shown} ms for each further image")
     most = max(turn.others for turn in turns)
-    print(f"all else           up to {most:.0%} of the cores, the S3 server too")
+    print(f"other processes    up to {most:.0%} of the cores, including the S3 server")
     last = turns[-1]
     parts = zip(PARTS[-len(last.limit) :], last.limit, strict=True)
     shown = ", ".join(f"{name} {1000 * seconds:.3g}" for name, seconds in parts)
@@ -259,19 +263,20 @@ def report(bound: Bound, turns: list[Turn]) -> None:
 
 
 def main(
-    bound: Annotated[Bound, typer.Argument(help="Which part is the limit.")],
-    images: Annotated[int, typer.Option(help="Images, a multiple of 20.")] = 5000,
+    bound: Annotated[Bound, typer.Argument(help="The part of the job that is the limit.")],
+    images: Annotated[int, typer.Option(help="Images in the shards, a multiple of 20.")] = 5000,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
-    kind: Annotated[str, typer.Option("--format", help="jpg or png")] = "jpg",
-    copies: Annotated[int, typer.Option(help="Of each shard in the archive.", min=1)] = 1,
-    model: Annotated[str, typer.Option(help="Of open_clip, when it is the limit.")] = "ViT-B-32",
-    side: Annotated[int, typer.Option(help="Pixels of images when the model is the limit.")] = 256,
+    kind: Annotated[str, typer.Option("--format", help="Of the images: jpg or png.")] = "jpg",
+    copies: Annotated[int, typer.Option(help="How often each shard is in the archive.", min=1)] = 1,
+    model: Annotated[str, typer.Option(help="open_clip model (with `model`).")] = "ViT-B-32",
+    side: Annotated[int, typer.Option(help="Pixels of an image's side (with `model`).")] = 256,
     option: Annotated[
-        list[str] | None, typer.Option(help="Of the job: --option=--detectors=2; repeat it.")
+        list[str] | None,
+        typer.Option(help="Option of the job, like --option=--detectors=2; repeatable."),
     ] = None,
     limit_of: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print rates and ratios."""
+    """Compare the speed of a scoring run with the limit of this machine; print rates and ratios."""
     if limit_of is not None:
         detector = Detector.load(str(limit_of), None if bound is Bound.model else "cpu")
         rng = np.random.default_rng(0)

@@ -1,13 +1,13 @@
-"""How much is saved by fitting many seeds in one batch, and by scoring with many in one pass.
+"""Time saved by fitting many seeds in one batch, and cost of scoring with many in one pass.
 
     python benchmarks/seeds_in_one_batch.py                      # phantoms
     python benchmarks/seeds_in_one_batch.py --data DIRECTORY     # the ODIR-5K shards and labels.csv
 
-Three ways to fit, at the shipped default: all seeds in one batch; one seed after the other; one
-after the other with a full forward pass of both towers in each step, as a plain training loop would
-do it. Ratios, measured side by side, repeated; medians with their range. The three must give the
-same fits: the largest difference of a cosine of an image with a sign is printed, too. The decision
-rules, which the plain loop does not make, count against the batch.
+Compares three ways to fit with the default configuration: all seeds in one batch; one seed after
+the other; one after the other with a full forward pass of both towers in each step, as a plain
+training loop does. Prints ratios of times that were measured side by side, medians with their
+range. The three must give the same fits, so the largest difference of an image-sign cosine is
+printed too. The plain loop makes no decision rules, which favours it.
 """
 
 import os
@@ -45,7 +45,7 @@ ADAPTERS = 8
 
 
 def phantom_supports(count: int, shots: int) -> list[SupportImages]:
-    """Supports of disjoint images: worst case for sharing between seeds."""
+    """Supports without common images, so that seeds can share no work on images."""
     examples = [draw_example(k, "pool") for k in range(count * 120)]
     made = []
     for seed in range(count):
@@ -61,7 +61,7 @@ def phantom_supports(count: int, shots: int) -> list[SupportImages]:
 
 @dataclass(frozen=True)
 class Task:
-    """What is fitted: one fit for each of the supports that were drawn."""
+    """What is fitted: one fit for each support in `drawn`."""
 
     backbone: Backbone
     catalog: Catalog
@@ -72,7 +72,7 @@ class Task:
 def archive_supports(
     data: Path, catalog: Catalog, count: int, shots: int, spec: ImageSpec
 ) -> list[SupportImages]:
-    """The supports that a training run would draw."""
+    """The supports that a training run draws, from the archive in the folder `data`."""
     labels = load_labels(str(data / "labels.csv"), catalog.category_names, str(data))
     drawn = [SupportRef.draw(labels, shots, seed) for seed in range(count)]
     wanted = sorted({image for ref in drawn for image in ref.images})
@@ -87,8 +87,10 @@ def plain_loop(
     config: LearnerConfig,
     start: torch.Tensor,
 ) -> SignModel:
-    """One fit with a forward pass of both whole towers in every step; nothing is cached but the
-    augmented views. `start` (1, C) is the bias to begin with."""
+    """One fit with a full forward pass of both towers in every step, the bias starting at `start`.
+
+    `start` has shape (1, C). Only augmented views are cached.
+    """
     model = SignModel(backbone, catalog, config.adapter, 1)
     generator = random_generator("weights", support.shots, support.seed)
     model.image_adapters.initialise(0, generator)
@@ -134,7 +136,7 @@ def cosines(model: SignModel, pixels: np.ndarray) -> torch.Tensor:
 
 
 def fitting(task: Task, repeats: int) -> None:
-    """Print how the three ways to fit compare."""
+    """Compare the three ways to fit; print ratios and differences."""
     backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
     start = fit_batch(backbone, catalog, drawn, config.model_copy(update={"steps": 0}))[0].bias
     alone, plain = [], []
@@ -171,7 +173,7 @@ def line(name: str, ratios: list[float]) -> None:
 
 
 def scoring(task: Task, repeats: int) -> None:
-    """Print what seven more adapters cost in scoring."""
+    """Print the time of scoring with `ADAPTERS` seeds over that with one."""
     backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
     few = config.model_copy(update={"steps": 5})
     model, rule = fit_batch(backbone, catalog, drawn[:ADAPTERS], few)
@@ -196,14 +198,15 @@ def scoring(task: Task, repeats: int) -> None:
 
 def main(
     seeds: Annotated[int, typer.Option(help="Seeds to fit.", min=ADAPTERS)] = 16,
-    shots: Annotated[int, typer.Option(help="Shots.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
+    shots: Annotated[int, typer.Option(help="Shots of each support.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Turns.", min=1)] = 3,
     data: Annotated[
-        Path | None, typer.Option(help="Shards and labels.csv of fundus photographs.")
+        Path | None,
+        typer.Option(help="Folder with ODIR-5K shards; default: phantoms."),
     ] = None,
 ) -> None:
-    """Print the ratios."""
-    if not THREADS_SLEEP.items() <= os.environ.items():  # What a rank of a training run has.
+    """Time fitting and scoring with many seeds; print ratios."""
+    if not THREADS_SLEEP.items() <= os.environ.items():  # As in a training run.
         again = [sys.executable, *sys.argv]
         sys.exit(subprocess.run(again, env=os.environ | THREADS_SLEEP).returncode)
     backbone = load_backbone(BackboneConfig(), "cpu")

@@ -1,13 +1,13 @@
-"""SIGKILL of anything at random moments while an archive is scored: nothing lost, nothing doubled.
+"""Kill processes and nodes at random moments of scoring runs, and verify that no image is lost.
 
     python benchmarks/soak.py --trials 50
 
-A head without CPUs and two nodes stand for the whole soak. Each trial scores an archive of phantoms
-from S3 to a new output and kills one of: the driver (start-up and planning included), the driver
-between a unit's failures and its scores, a reader, a detector actor, a whole node (at once, or with
-notice: SIGTERM). A driver that is dead or has given up is followed by the same command, which must
-skip what was finished. Then the archive is verified. Prints a line a trial and one line at the end;
-exit code 0 only at zero lost and doubled.
+A local Ray cluster with a head without CPUs and two nodes serves all trials. Each trial scores an
+archive of phantoms from S3 to a new output and kills one of: the driver (also during start-up and
+planning), the driver between writing the failures and the scores of a unit, a reader, a detector
+actor, a node without notice, a node with notice (SIGTERM). If the driver has died or failed, the
+same command runs again and must skip finished units. Then the scores are verified. Prints a line
+for each trial and a summary; the exit code is 0 only if no image is lost or doubled.
 """
 
 import io
@@ -58,15 +58,15 @@ def dying(uri, content):
             os.kill(os.getpid(), signal.SIGKILL)
     write(uri, content)
 storage.write_bytes = dying
-from jobs.score_archive import main
-from sdmad.runtime.cli import run_job
-run_job(main)
+from sdmad.commands.score import score
+from sdmad.runtime.cli import run_command
+run_command(score)
 """
 
 
 @dataclass
 class Soak:
-    """What all trials share, and what they have found."""
+    """What all trials share, and the totals over them."""
 
     detector: str
     cluster: Cluster
@@ -79,13 +79,13 @@ class Soak:
     peak: int = 0
 
     def refill(self) -> None:
-        """Two living nodes of one CPU each."""
+        """Add nodes of one CPU until there are two."""
         while len(self.nodes) < 2:
             self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20))
 
 
 def fill() -> None:
-    """Shards of phantoms, some damaged images, and loose ones."""
+    """Fill the bucket with shards of phantoms, a damaged one in each, and loose images."""
     content = [encode_png(draw_example(k, "test").image) for k in range(IMAGES)]
     content[7] = content[7][:200]
     for shard in range(SHARDS):
@@ -101,12 +101,12 @@ def fill() -> None:
 
 
 def parts(output: str) -> dict[str, str]:
-    """The finished units of a run: name and ETag."""
+    """Name and ETag of the score table of each finished unit."""
     return {storage.name(e.uri): e.etag for e in storage.list_objects(f"{output}/scores")}
 
 
 def start(soak: Soak, output: str, last_words: int = 0) -> subprocess.Popen:
-    """The job; with `last_words` it kills itself before that scores file, its failures written."""
+    """Start the job; with `last_words`, it kills itself before writing that many-th score table."""
     job = ["-c", DYING.format(number=last_words)] if last_words else ["jobs/score_archive.py"]
     command = [sys.executable, *job, "--archive", ARCHIVE]
     command += ["--detector", soak.detector, "--output", output, "--batch-size", "16"]
@@ -116,7 +116,7 @@ def start(soak: Soak, output: str, last_words: int = 0) -> subprocess.Popen:
 
 
 def wait_for(condition: Callable[[], bool], driver: subprocess.Popen) -> bool:
-    """Whether `condition` came true while the driver was alive."""
+    """Wait for `condition`; False if the driver ends before."""
     while driver.poll() is None:
         if condition():
             return True
@@ -125,7 +125,7 @@ def wait_for(condition: Callable[[], bool], driver: subprocess.Popen) -> bool:
 
 
 def kill(soak: Soak, kind: str, driver: subprocess.Popen, output: str) -> bool:
-    """Kill what `kind` says at a random moment; False when the run was over before."""
+    """Kill a process or node of `kind` at a random moment; False if the run had ended before."""
     if kind == "driver":
         if soak.random.random() < 0.5:
             wait_for(lambda: bool(parts(output)), driver)
@@ -153,7 +153,7 @@ def kill(soak: Soak, kind: str, driver: subprocess.Popen, output: str) -> bool:
 
 
 def workers(kind: str) -> list[psutil.Process]:
-    """Worker processes that run a stage now."""
+    """Worker processes that run this stage now."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         title = " ".join(process.info["cmdline"] or [])
@@ -163,7 +163,7 @@ def workers(kind: str) -> list[psutil.Process]:
 
 
 def watch_memory(soak: Soak) -> None:
-    """Note the largest worker or driver of all, twice a second."""
+    """Record the largest memory of a worker or driver, twice a second."""
     while True:
         for process in psutil.process_iter(["cmdline", "memory_info"]):
             title = " ".join(process.info["cmdline"] or [])
@@ -175,7 +175,7 @@ def watch_memory(soak: Soak) -> None:
 
 
 def trial(soak: Soak, number: int, kind: str) -> None:
-    """One run, one death, the same command until it succeeds, and the proof."""
+    """Score with one kill, repeat the command until it succeeds, and verify."""
     output = f"s3://soak/scores-{number}"
     begin = time.monotonic()
     last_words = soak.random.randrange(1, SHARDS) if kind == COMMITTER else 0
@@ -203,11 +203,11 @@ def trial(soak: Soak, number: int, kind: str) -> None:
 
 
 def main(
-    trials: Annotated[int, typer.Option(help="Deaths.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the random moments.")] = 0,
-    kinds: Annotated[str, typer.Option(help="What dies, in turn, separated by commas.")] = "",
+    trials: Annotated[int, typer.Option(help="Trials, one kill each.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
+    kinds: Annotated[str, typer.Option(help="What to kill, in turn, like node,notice.")] = "",
 ) -> None:
-    """Run the trials."""
+    """Kill processes and nodes of scoring runs at random moments, and verify the scores."""
     turns = kinds.split(",") if kinds else list(KINDS)
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     with local_s3("soak"), tempfile.TemporaryDirectory() as folder:
@@ -225,7 +225,7 @@ def main(
         ray.shutdown()
         fill()
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        soak = Soak(f"{folder}/train", cluster, random.Random(seed))  # noqa: S311 - moments
+        soak = Soak(f"{folder}/train", cluster, random.Random(seed))  # noqa: S311 - not for security
         soak.refill()
         threading.Thread(target=watch_memory, args=(soak,), daemon=True).start()
         try:

@@ -1,10 +1,10 @@
-"""Where the seconds go from the command to the first scored image.
+"""Time from the command to the first scored image, by part.
 
     python benchmarks/startup.py
 
-Scores a small phantom archive with an eight-seed detector of the embedded backbone. Parts are
-measured in processes of their own, several times; the whole is jobs/score_archive.py, from
-`run.json`. Seconds, medians with their range.
+Scores a small phantom archive with an eight-seed detector of the embedded backbone. Each part is
+measured in a new process; the whole is a run of jobs/score_archive.py. Prints seconds, medians with
+their range.
 """
 
 import json
@@ -46,7 +46,7 @@ PARTS = {
 
 
 def part(code: str) -> float:
-    """Seconds that the last statement of `code` takes in a new process, from its `T` on."""
+    """Seconds that `code` takes in a new process, from its last assignment to `T` on."""
     program = (
         f"import time; T = time.perf_counter(); {code}; print('seconds', time.perf_counter() - T)"
     )
@@ -57,7 +57,7 @@ def part(code: str) -> float:
 
 
 def whole(archive: Path, train: Path) -> dict[str, float]:
-    """Seconds of the job: until its record is there, from then to the first scores, and so on."""
+    """Run the job; seconds of its phases, from `run.json` and from outside."""
     record = PLACE / "scores" / "run.json"
     shutil.rmtree(PLACE / "scores", ignore_errors=True)
     job = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
@@ -77,9 +77,9 @@ def whole(archive: Path, train: Path) -> dict[str, float]:
     return {
         "command to the start of Ray": planned,
         "Ray, actors, to the first scores": first,
-        "the first scores in all": planned + first,
+        "command to the first scores": planned + first,
         "the rest of the archive": streamed - first,
-        "Ray's end": seconds - planned - streamed,
+        "shutdown of Ray": seconds - planned - streamed,
     }
 
 
@@ -90,9 +90,9 @@ def line(name: str, values: list[float]) -> None:
 
 def main(
     images: Annotated[int, typer.Option(help="Images of the archive.")] = 400,
-    repeats: Annotated[int, typer.Option(help="Repetitions.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
 ) -> None:
-    """Print the parts, then the whole."""
+    """Time the parts of a start, then the whole job."""
     archive, train = PLACE / f"{images}", PLACE / f"{images}-train"
     if not train.exists():
         labels = write_archive(str(archive), pool=200, test=images - 200)
@@ -104,7 +104,7 @@ def main(
             shots=[2],
         )
         train_seeds(config, str(train))
-        ray.shutdown()  # Its processes would take from the cores that are measured.
+        ray.shutdown()  # Its processes would compete for the cores.
     for name, code in PARTS.items():
         filled = code.format(train=str(train), archive=str(archive))
         line(name, [part(filled) for _ in range(repeats)])

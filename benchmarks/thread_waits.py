@@ -1,15 +1,19 @@
-"""Why threads of a detector score slices of a batch, and those of a fit sleep while they wait.
+"""Cost of waiting threads: spinning, sleeping, or each scoring a slice of the batch.
 
     python benchmarks/thread_waits.py
 
-A detector with the embedded backbone scores pixels in memory, and four seeds are fitted to phantoms
-in one batch, each on all cores. PyTorch's threads share every operation. Where OMP_WAIT_POLICY is
-not set, they spin at the end of each, up to milliseconds, until the last of them is there;
-`passive` ones sleep. In a scoring run each thread of a detector scores a slice of the batch
-instead, and waits for others at the batch's end only. By itself; beside a process that keeps a core
-busy, as the readers of a run do; and beside another process of its kind, as two jobs on one node
-are. Wall clock and CPU time of the process, in milliseconds of an image, seconds of the four fits,
-and how many times those of the way that jobs take, turn by turn.
+A detector with the embedded backbone scores pixels in memory; then four seeds are fitted to
+phantoms in one batch. Both use all cores, in these ways:
+
+- spinning: PyTorch's threads share every operation and spin at its end, up to milliseconds, until
+  the last one is done (the default of OpenMP);
+- sleeping: the same, but they sleep (OMP_WAIT_POLICY=passive); fits do this;
+- slices: each thread scores a slice of the batch and waits only at the end of the batch; detectors
+  of a scoring run do this.
+
+Each way is measured by itself, beside a process that keeps one core busy (as readers do), and
+beside another process of its kind (as two jobs on one node). Prints wall clock and CPU time of the
+process, and their ratio to the way that jobs use.
 """
 
 import os
@@ -28,8 +32,8 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from peers.figures import ranged
 from peers.inputs import NUM_SHARDS, make_inputs
+from peers.ranges import ranged
 from seeds_in_one_batch import phantom_supports
 
 from sdmad.backbones.config import PHANTOM, BackboneConfig
@@ -52,7 +56,7 @@ class Work(StrEnum):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes of a job get that do this."""
+        """Environment variables of the job's processes that do this work."""
         return DETECTOR_ENVIRONMENT if self is Work.scoring else THREADS_SLEEP
 
     @property
@@ -68,7 +72,7 @@ class Way(StrEnum):
     slices = "in slices"
 
 
-# The last one is the job's.
+# The last one is what jobs use.
 WAYS = {Work.scoring: tuple(Way), Work.fitting: (Way.spinning, Way.sleeping)}
 
 
@@ -87,7 +91,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 def score(uri: Path, way: Way) -> tuple[float, float]:
     """Wall and CPU milliseconds of an image in this process, after the first batch."""
-    with ThreadPoolExecutor(1) as loading:  # As the process of a detector does.
+    with ThreadPoolExecutor(1) as loading:  # As in the process of a detector.
         whole = loading.submit(Detector.load, str(uri), "cpu").result()
     detector = SlicedDetector(whole, CORES) if way is Way.slices else whole
     rng = np.random.default_rng(0)
@@ -124,7 +128,7 @@ def _busy(beside: Beside) -> list[str]:
 
 @contextmanager
 def _company(command: list[str], env: dict[str, str]) -> Iterator[None]:
-    """A program that runs meanwhile."""
+    """Run a program beside the block."""
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
         try:
             yield
@@ -138,7 +142,7 @@ def main(
     way: Annotated[Way, typer.Option(hidden=True)] = Way.sleeping,
     detector: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print times and ratios."""
+    """Measure threads that wait in different ways; print times and ratios."""
     torch.set_num_threads(CORES)
     if work is not None and detector is not None:
         print(*(score(detector, way) if work is Work.scoring else fit()))

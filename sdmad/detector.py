@@ -1,13 +1,12 @@
-"""The detector: images in, scores with findings and the signs behind them out.
+"""The detector: from images to scores, findings and the signs behind the findings.
 
     detector = Detector.load("runs/odir/train/fits/shots=4")
     scores = detector.score([Image.open("eye.jpg")])
     scores.anomaly, scores.findings[0], scores.signs[0]
 
-All seeds of a training run score together in one pass: the frozen part of the backbone runs once
-for each image, the adapted part once for each seed. The frozen part is a copy of the tower in half
-precision on GPUs, and a packed one (`sdmad.backbones.packed`) on CPUs where that is faster. No Ray
-involved.
+All seeds of a training run score in one pass: the frozen part of the backbone runs once for each
+image, the adapted part once for each seed. The frozen part runs in half precision on GPUs, and with
+prepacked weights (`sdmad.backbones.packed`) on CPUs where that is faster. Ray is not needed.
 """
 
 import copy
@@ -37,13 +36,13 @@ from sdmad.method.selection import SelectionConfig
 
 FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
-TENSORS = ("f_in", "f_frozen", "patches")  # Of `Activations`, a row for each image.
-LEAST_SHARE = 0.1
+LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
+TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
 
 
 @dataclass(frozen=True)
 class SignEvidence:
-    """A sign that carries a finding; `similarity` is its mean cosine with the image over seeds."""
+    """A sign of a finding, and its cosine similarity with the image (mean over seeds)."""
 
     category: str
     sign: str
@@ -52,11 +51,12 @@ class SignEvidence:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of B images over C categories and S seeds; all numbers float32 in [0, 1].
+    """Scores of B images, for C categories, M signs and S seeds; all arrays are float32.
 
-    `anomaly` (B,) and `categories` (B, C) are means over seeds, `spread` (B, C) standard
-    deviations, `seeds` (B, C, S) the single values; `similarities` (B, M) are mean cosines of the
-    adapted image with all signs.
+    `seeds` (B, C, S) are the probabilities of each seed, `categories` (B, C) their means and
+    `spread` (B, C) their standard deviations. `anomaly` (B,) is the anomaly score, in [0, 1] too.
+    `similarities` (B, M) are cosine similarities of the adapted image and the signs, mean over
+    seeds. `findings`, `uncertain` and `signs` have one list for each image.
     """
 
     anomaly: np.ndarray
@@ -70,7 +70,7 @@ class Scores:
 
 
 def anomaly_score(probabilities: np.ndarray, axis: int) -> np.ndarray:
-    """max_c p_c over the categories' axis [choice: docs/method.md compares it with a noisy or]."""
+    """max_c p_c over the categories' axis [choice]; docs/method.md compares it with noisy-or."""
     return probabilities.max(axis=axis)
 
 
@@ -100,11 +100,11 @@ class Detector:
         backbone: str | None = None,
         precision: Precision = "auto",
     ) -> "Detector":
-        """Load every seed at `uri` (a fit, a shots folder or a training run) and its backbone.
+        """Load all seeds at `uri` (a fit, a folder `shots=<k>` or a training run) and the backbone.
 
-        `backbone` replaces the place of the weights that the fits name (a checkpoint file that
-        has moved). Raises `UserError` when there is no detector, its fits do not belong together,
-        the backbone is another one, or the device is no good for the precision.
+        `backbone` is the new place of the backbone's weights, a file or folder, if they have moved.
+        Raises `UserError` if there is no detector, its fits do not belong together, the backbone
+        has other weights than the fits need, or the device does not support the precision.
         """
         fits = load_fits(uri)
         known = fits[0].provenance
@@ -122,8 +122,10 @@ class Detector:
 
     @cached_property
     def scorer(self) -> SignModel:
-        """The model as it scores: its tower packed, or in half precision. Made for the first batch:
-        a driver, which only asks for names and sizes, does without."""
+        """The model for scoring: its image tower prepacked, or in half precision.
+
+        Made at the first batch, because a driver needs only names and sizes.
+        """
         tower = self.backbone.image
         if self.packs:
             tower = tower.packed(self.half or torch.float32)
@@ -135,15 +137,17 @@ class Detector:
 
     @property
     def spec(self) -> ImageSpec:
-        return self.backbone.spec
+        """What is done to pixels: the backbone's input, as the fits changed it."""
+        return self.provenance.input.apply(self.backbone.spec)
 
     def score(
         self, images: Sequence[Image.Image | np.ndarray | bytes], batch_size: int = 64
     ) -> Scores:
-        """Score encoded images (bytes), PIL images, or uint8 arrays (H, W), (H, W, 3) of any size.
+        """Score images of any size: encoded bytes, PIL images, uint8 arrays (H, W) or (H, W, 3).
 
-        Bytes, and files as `Image.open` returns them, get exactly the numbers of the job. Raises
-        `sdmad.archive.limits.DecodeError` for bytes that are no image, or several (frames).
+        Encoded bytes and files opened by `Image.open` get exactly the scores of the scoring job.
+        Raises `sdmad.archive.limits.DecodeError` for bytes that are not an image or have several
+        frames, `ValueError` without images.
         """
         if len(images) == 0:
             raise ValueError("no images to score")
@@ -163,47 +167,47 @@ class Detector:
 
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
-        """Score one batch that already has the backbone's size: (B, height, width, 3) uint8."""
+        """Score one batch of uint8 images (B, height, width, 3) at the backbone's size."""
         activations, frozen = self._frozen_part(self.backbone.pixels(pixels))
-        # Half precision is for the frozen part only.
+        # Half precision is only for the frozen part.
         adapted = self.scorer if self.half is None else self.model
         readings = adapted.read(activations, frozen, self.sign_embeddings)
         weight = self.provenance.learner.zero_shot_weight
-        logits, shares = self.rule.evidence(self.model, readings, self.selection, weight)
+        logits, by_sign = self.rule.evidence(self.model, readings, self.selection, weight)
         plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)
         p = torch.sigmoid(logits)
         unselected = torch.sigmoid(plain).mean(0)
-        return self._collect(p, unselected, shares, readings.similarities)
+        return self._collect(p, unselected, by_sign, readings.similarities)
 
     def _frozen_part(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
-        """Activations and unit embeddings (B, E) of normalised images, in single precision again.
+        """Activations and unit embeddings (B, E) of normalised images, as single precision.
 
-        Images whose numbers are too large for half precision are computed in single.
+        Images that overflow half precision are computed again in single precision.
         """
         activations, frozen = self.scorer.image_activations(images, lean=True)
         if self.half is None:
             return activations, frozen
         tensors = {name: getattr(activations, name).float() for name in TENSORS}
-        lost = (~torch.isfinite(frozen).all(-1)).nonzero()[:, 0]
-        if len(lost):
-            again, embeddings = self.model.image_activations(images[lost], lean=True)
-            frozen[lost] = embeddings
+        overflowed = (~torch.isfinite(frozen).all(-1)).nonzero()[:, 0]
+        if len(overflowed):
+            again, embeddings = self.model.image_activations(images[overflowed], lean=True)
+            frozen[overflowed] = embeddings
             for name, tensor in tensors.items():
-                tensor[lost] = getattr(again, name)
+                tensor[overflowed] = getattr(again, name)
         return replace(activations, **tensors), frozen
 
     def _collect(
-        self, p: torch.Tensor, unselected: torch.Tensor, shares: torch.Tensor, z: torch.Tensor
+        self, p: torch.Tensor, unselected: torch.Tensor, by_sign: torch.Tensor, z: torch.Tensor
     ) -> Scores:
         mean = p.mean(0)
         band = self.rule.band.mean(0)
         found = mean > FINDING_THRESHOLD
-        doubtful = (mean > band[:, 0]) & (mean < band[:, 1])
-        doubtful |= found != (unselected > FINDING_THRESHOLD)
-        contribution = torch.softmax(shares, dim=-1).mean(0).cpu().numpy()  # (B, C, M)
+        uncertain = (mean > band[:, 0]) & (mean < band[:, 1])
+        uncertain |= found != (unselected > FINDING_THRESHOLD)
+        shares = torch.softmax(by_sign, dim=-1).mean(0).cpu().numpy()  # (B, C, M)
         similarities = z.mean(0).cpu().numpy()
         names = self.catalog.category_names
-        found_rows, doubtful_rows = found.cpu().numpy(), doubtful.cpu().numpy()
+        found_rows, uncertain_rows = found.cpu().numpy(), uncertain.cpu().numpy()
         seeds = p.permute(1, 2, 0).cpu().numpy()
         return Scores(
             anomaly=anomaly_score(seeds, axis=1).mean(-1),
@@ -212,54 +216,55 @@ class Detector:
             seeds=seeds,
             similarities=similarities,
             findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
-            uncertain=[[names[c] for c in np.flatnonzero(row)] for row in doubtful_rows],
-            signs=self._carrying(found_rows, contribution, similarities),
+            uncertain=[[names[c] for c in np.flatnonzero(row)] for row in uncertain_rows],
+            signs=self._name_signs(found_rows, shares, similarities),
         )
 
-    def _carrying(
+    def _name_signs(
         self, found: np.ndarray, shares: np.ndarray, similarities: np.ndarray
     ) -> list[list[SignEvidence]]:
-        """For each of B images the signs that carry its findings, of each the largest share first.
+        """The signs named for each of B images: by finding, the largest share of evidence first.
 
         `found` (B, C), `shares` (B, C, M) of the evidence, `similarities` (B, M).
         """
-        names, categories = self.catalog.sign_names, self.catalog.category_names
-        images, cells = np.nonzero(found)
-        theirs = shares[images, cells]  # A row for each finding, as below.
-        order = np.argsort(-theirs, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
-        carries = np.take_along_axis(theirs, order, axis=-1) >= LEAST_SHARE
-        near = np.take_along_axis(similarities[images], order, axis=-1)
+        signs, categories = self.catalog.sign_names, self.catalog.category_names
+        images, columns = np.nonzero(found)
+        by_finding = shares[images, columns]  # (findings, M)
+        order = np.argsort(-by_finding, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
+        named = np.take_along_axis(by_finding, order, axis=-1) >= LEAST_SHARE
+        cosines = np.take_along_axis(similarities[images], order, axis=-1)
         evidence: list[list[SignEvidence]] = [[] for _ in found]
-        for finding, rank in np.argwhere(carries).tolist():
+        for finding, rank in np.argwhere(named).tolist():
             evidence[images[finding]].append(
                 SignEvidence(
-                    categories[cells[finding]],
-                    names[order[finding, rank]],
-                    float(near[finding, rank]),
+                    categories[columns[finding]],
+                    signs[order[finding, rank]],
+                    float(cosines[finding, rank]),
                 )
             )
         return evidence
 
 
 def load_fits(uri: str) -> list[Fit]:
-    """Read the fits of a detector and check that they belong together; `UserError` if not."""
+    """Read the fits of a detector; `UserError` if they do not belong together."""
     uris = find_detector(uri)
     with ThreadPoolExecutor(8) as pool:
         contents = list(pool.map(storage.read_bytes, uris))
     fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
     first = fits[0].provenance
     for fit, fit_uri in zip(fits, uris, strict=True):
-        for field in ("identity", "catalog", "learner"):
+        for field in ("identity", "input", "catalog", "learner"):
             if getattr(fit.provenance, field) != getattr(first, field):
                 raise UserError(
                     f"the fits at {uri} do not belong together: {fit_uri} has another "
-                    f"{field.replace('_', ' ')} than {uris[0]}"
+                    f"{field.replace('_', ' ')} than {uris[0]}; keep each training run in its own "
+                    "folder"
                 )
     return fits
 
 
 def concatenate(parts: list[Scores]) -> Scores:
-    """The scores of several batches as those of one."""
+    """Join the scores of several batches."""
     joined: dict[str, Any] = {}
     for name in ("anomaly", "categories", "spread", "seeds", "similarities"):
         joined[name] = np.concatenate([getattr(part, name) for part in parts])

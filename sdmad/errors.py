@@ -1,8 +1,8 @@
-"""The one exception for mistakes that the user can mend."""
+"""The exception for mistakes that the user can correct."""
 
 
 class UserError(Exception):
-    """Something in the input is wrong: the message says what, where, and what to do.
+    """The input is wrong. The message says what, where, and what to do.
 
-    Jobs print it as one sentence and exit with code 2; no traceback.
+    Commands print it as one line, without a traceback, and exit with code 2.
     """

@@ -1,7 +1,7 @@
-"""Fits on storage: one safetensors file for each (shots, seed), with its provenance.
+"""Fits on storage: one safetensors file for each (shots, seed).
 
-A file holds the adapters of one seed, its decision rule, and metadata under one key: backbone,
-catalog, learner configuration, what the support was. The same fit has the same bytes on every run.
+A file holds the adapters and the decision rule of one seed and, as metadata, its provenance:
+backbone, catalog, learner configuration and support. The same fit has the same bytes on every run.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.loading import Backbone
@@ -39,13 +40,14 @@ def code_version() -> str:
 
 
 class Provenance(BaseModel):
-    """What a fit was made of."""
+    """What a fit was made from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[3] = FORMAT
     code_version: str
     backbone: BackboneConfig
     identity: BackboneIdentity
+    input: InputConfig = InputConfig()
     catalog: Catalog
     learner: LearnerConfig
     shots: int
@@ -66,7 +68,7 @@ class Provenance(BaseModel):
 
 @dataclass(frozen=True)
 class Fit:
-    """One loaded fit: tensors by name, provenance, and the SHA-256 of its file."""
+    """A fit as read: tensors by name, provenance, and the SHA-256 of its file."""
 
     tensors: dict[str, torch.Tensor]
     provenance: Provenance
@@ -74,12 +76,12 @@ class Fit:
 
 
 def fit_uri(output: str, shots: int, seed: int) -> str:
-    """Where the fit of (shots, seed) stands under a training run's URI."""
+    """The URI of the fit (shots, seed) of the training run at `output`."""
     return storage.join(output, "fits", f"shots={shots}", f"seed={seed}.safetensors")
 
 
 def list_fits(output: str) -> dict[tuple[int, int], str]:
-    """The finished fits under a training run's URI, by (shots, seed): one listing."""
+    """URIs of the finished fits of the training run at `output`, by (shots, seed); one listing."""
     found = {}
     for entry in storage.list_objects(storage.join(output, "fits")):
         match = _PATH.search(entry.uri)
@@ -89,7 +91,7 @@ def list_fits(output: str) -> dict[tuple[int, int], str]:
 
 
 def serialize(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:
-    """The bytes of the fit at seed position `index`."""
+    """The file of one fit, `index` being the position of its seed in `model` and `rule`."""
     tensors = {name: getattr(rule, name)[index] for name in RULE_FIELDS}
     for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
         for k, layer in enumerate(adapters.layers):
@@ -100,7 +102,7 @@ def serialize(model: SignModel, rule: DecisionRule, index: int, provenance: Prov
 
 
 def deserialize(content: bytes, uri: str) -> Fit:
-    """The fit in a file; `UserError` when the file is not one."""
+    """The fit in the content of a file; `UserError` if it is not one."""
     try:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
@@ -112,7 +114,7 @@ def deserialize(content: bytes, uri: str) -> Fit:
 
 
 def restore(fits: list[Fit], model: SignModel) -> DecisionRule:
-    """Put the adapters of `fits` into `model` (one seed each) and return their decision rules."""
+    """Copy the adapters of `fits` into `model`, one seed each, and return their decision rule."""
     with torch.no_grad():
         for tower, adapters in (("image", model.image_adapters), ("text", model.text_adapters)):
             _restore_tower(fits, tower, adapters)
@@ -130,10 +132,11 @@ def _restore_tower(fits: list[Fit], tower: str, adapters: TowerAdapters) -> None
 
 
 def find_detector(uri: str) -> list[str]:
-    """The files of the fits that make the detector at `uri`, in the order of seeds.
+    """URIs of the fits of the detector at `uri`, in the order of their seeds.
 
-    `uri` is one fit, the folder of one shots value, or a training run with one shots value. Raises
-    `UserError` when there is none, or when a run has several shots values.
+    `uri` is a fit, a folder `shots=<k>`, or a training run with one number of shots. Raises
+    `UserError` if there is no fit, or if there are fits of several numbers of shots or of several
+    training runs.
     """
     if uri.endswith(".safetensors"):
         if not storage.exists(uri):
@@ -151,8 +154,11 @@ def find_detector(uri: str) -> list[str]:
             found[key] = entry.uri
     shots = sorted({s for s, _ in found})
     if not found:
-        raise UserError(f"there is no detector at {uri}; make one with jobs/train_seeds.py")
+        raise UserError(
+            f"there is no detector at {uri}; make one with sdmad train (jobs/train_seeds.py)"
+        )
     if len(shots) > 1:
         choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
-        raise UserError(f"{uri} has fits of several shots; choose one of {choices}")
+        numbers = " and ".join(map(str, shots))
+        raise UserError(f"{uri} has fits with {numbers} shots; choose one of {choices}")
     return [found[key] for key in sorted(found)]

@@ -1,17 +1,17 @@
-"""Where in an image each sign is, by occlusion: what the sign's similarity loses when a place is
-hidden.
+"""Maps of where the detector sees each sign in an image, by occlusion.
 
     maps = locate(detector, pixels, ["haze"])      # (B, 1, 8, 8), in cosine
     heat = upsample(maps, pixels.shape[1:3])       # (B, 1, H, W)
 
-Each place of a coarse grid is blended into a blurred copy of the image, through a Gaussian window,
-and the image passes the adapted towers again. That holds for every tower, whatever its tokens,
-its pooling and its number of adapted blocks, and costs `places`^2 + 1 passes an image for all
-signs together. docs/localisation.md compares it with other ways.
+The value of a place is what the cosine similarity of the sign loses when the place is hidden. To
+hide a place of the coarse grid, a Gaussian window blends it into a blurred copy of the image, which
+then passes the adapted image tower again. This works with every tower, whatever its tokens, its
+pooling and its number of adapted blocks, and takes `places`^2 + 1 passes per image for all signs
+together. docs/localisation.md compares it with other ways.
 
-Sources: occlusion, Zeiler & Fergus (arXiv 1311.2901); blur in place of a grey patch, which would be
-a finding of its own, Fong & Vedaldi (arXiv 1704.03296). Shapes: S seeds, B images, M signs, E
-embedding width, H x W pixels, h = w = `places`.
+Sources: occlusion, Zeiler & Fergus (arXiv 1311.2901); a blur instead of a grey patch, which could
+look like a finding itself, Fong & Vedaldi (arXiv 1704.03296). Shapes: S seeds, B images, M signs,
+E embedding width, H x W pixels, h = w = `places`.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ from sdmad.method.model import SignModel
 
 PLACES = 8
 WINDOW = 0.375
-"""Standard deviation of the window that hides a place, in distances between places."""
+"""Standard deviation of the window that hides a place, relative to the distance between places."""
 BLUR = 1.0
-"""Standard deviation of the blur that it is hidden with, in distances between places."""
+"""Standard deviation of the blur, relative to the distance between places."""
 IMAGES_AT_ONCE = 64
 
 
 def locate(
     detector: Detector, pixels: np.ndarray, signs: Sequence[str], places: int = PLACES
 ) -> np.ndarray:
-    """Drops of the similarity of each sign at each place, mean over seeds: (B, len(signs), h, w).
+    """Loss of similarity of each sign at each place, mean over seeds: (B, len(signs), h, w).
 
-    `pixels` (B, height, width, 3) uint8 have the backbone's size, as for `Detector.score_pixels`;
-    values are float32 cosines, positive where the image shows the sign. Raises `UserError` for a
-    sign that the detector's catalog lacks, `ValueError` for pixels of another shape or type.
+    `pixels` are uint8 (B, height, width, 3) at the backbone's size, as for `Detector.score_pixels`.
+    Values are float32 cosines, positive where the image shows the sign. Raises `UserError` for a
+    sign that is not in the detector's catalog, `ValueError` for pixels of another shape or type.
     """
     known = detector.catalog.sign_names
     unknown = [sign for sign in signs if sign not in known]
@@ -63,10 +63,10 @@ def locate(
 def occlusion_maps(
     model: SignModel, signs: torch.Tensor, images: torch.Tensor, places: int = PLACES
 ) -> torch.Tensor:
-    """Drops (B, M, h, w) of the mean similarity over seeds, from normalised images (B, 3, H, W).
+    """Loss of similarity (B, M, h, w), mean over seeds, from normalised images (B, 3, H, W).
 
-    `signs` (S, M, E) are sign embeddings of the model's seeds. In single precision throughout:
-    drops are small differences.
+    `signs` (S, M, E) are sign embeddings of the model's seeds. Everything is in single precision,
+    because losses are small differences.
     """
     images = images.float()
     size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -84,13 +84,13 @@ def occlusion_maps(
 
 
 def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps (B, M, h, w) at image size (B, M, height, width), bilinear between centres of places."""
+    """Maps (B, M, h, w) at `size`, (B, M, height, width): bilinear between centres of places."""
     tensor = torch.from_numpy(np.ascontiguousarray(maps))
     return F.interpolate(tensor, size, mode="bilinear", align_corners=False).numpy()
 
 
 def place_windows(places: int, size: tuple[int, int]) -> torch.Tensor:
-    """How much of each pixel each place hides, (h x w, H, W) in [0, 1], 1 at the place's centre."""
+    """How far each place hides each pixel: (h x w, H, W) in [0, 1], 1 at the place's centre."""
     rows, columns = (_bumps(places, side) for side in size)
     return torch.einsum("iy,jx->ijyx", rows, columns).flatten(0, 1)
 
@@ -103,12 +103,12 @@ def _bumps(places: int, side: int) -> torch.Tensor:
 
 
 def _blur(images: torch.Tensor, places: int) -> torch.Tensor:
-    """Gaussian blur with the nearest edge pixel repeated outside, one axis after the other."""
+    """Gaussian blur, one axis after the other; outside the image its edge pixels are repeated."""
     for axis in (-2, -1):
         side = images.shape[axis]
         distance = torch.arange(side)[:, None] - torch.arange(-2 * side, 3 * side)
         weights = torch.exp(-0.5 * (distance / (BLUR * side / places)) ** 2)
-        # What falls outside the image falls on its edge pixels.
+        # Weights outside the image go to its edge pixels.
         inside = weights[:, 2 * side : 3 * side].clone()
         inside[:, 0] += weights[:, : 2 * side].sum(1)
         inside[:, -1] += weights[:, 3 * side :].sum(1)
@@ -118,6 +118,6 @@ def _blur(images: torch.Tensor, places: int) -> torch.Tensor:
 
 
 def _similarities(model: SignModel, signs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Cosines (B, M) of adapted images and signs, mean over seeds."""
+    """Cosine similarities (B, M) of adapted images and signs, mean over seeds."""
     activations, _ = model.image_activations(images)
     return (model.image_embeddings(activations) @ signs.transpose(1, 2)).mean(0)

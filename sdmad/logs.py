@@ -1,8 +1,9 @@
-"""Structured logs: one JSON object a line, for programs to search.
+"""Structured logs: one JSON object per line.
 
-Worker processes write to their own stderr, which Ray keeps a file each of; the driver writes to its
-stderr when `SDMAD_LOG=json`, in place of progress lines. Fields: `time`, `event`, and what the
-event is about (`run`, `unit`, `attempt`, ...). No pixel, no label, no name of a member.
+Worker processes always log to their stderr, which Ray keeps in one file per process. The driver
+logs to its stderr if `SDMAD_LOG=json`, in place of progress lines. Each line has `time`, `event`
+and the fields of the event (`run`, `unit`, `attempt`, ...). No line contains pixels, labels or the
+names of a shard's members.
 """
 
 import json

@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdmad import Detector
+from sdmad.archive.preprocess import InputConfig
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
+from sdmad.detector import load_fits
 from sdmad.phantoms.task import draw_example
 
 
@@ -30,7 +36,7 @@ def test_scores_are_means_and_deviations_over_seeds(detector, images) -> None:
         assert (values <= 1).all()
 
 
-def test_findings_are_the_categories_above_one_half_with_signs_of_theirs(detector, images) -> None:
+def test_findings_are_the_categories_above_one_half_with_their_own_signs(detector, images) -> None:
     scores = detector.score(images)
     names = detector.catalog.category_names
     for row in range(40):
@@ -43,7 +49,7 @@ def test_findings_are_the_categories_above_one_half_with_signs_of_theirs(detecto
         assert {e.category for e in scores.signs[row]} == set(expected)
 
 
-def test_seeds_in_one_pass_equal_single_fits(detector, images, training_run) -> None:
+def test_seeds_scored_together_equal_each_fit_alone(detector, images, training_run) -> None:
     together = detector.score(images)
     single = Detector.load(str(training_run / "fits" / "shots=2" / "seed=1.safetensors"))
     alone = single.score(images)
@@ -51,26 +57,26 @@ def test_seeds_in_one_pass_equal_single_fits(detector, images, training_run) -> 
     assert not alone.spread.any()
 
 
-def test_batches_do_not_change_scores(detector, images) -> None:
+def test_scores_do_not_depend_on_the_batch_size(detector, images) -> None:
     whole, parts = detector.score(images), detector.score(images, batch_size=7)
     assert np.allclose(whole.seeds, parts.seeds, atol=1e-5)
     assert whole.findings == parts.findings
 
 
-def test_arrays_and_pictures_of_any_size_and_mode_are_taken(detector) -> None:
+def test_arrays_and_images_of_any_size_and_mode_are_accepted(detector) -> None:
     grey = np.full((100, 80), 90, np.uint8)
     color = np.full((30, 40, 3), 90, np.uint8)
     palette = Image.new("P", (50, 50))
     assert len(detector.score([grey, color, palette]).anomaly) == 3
 
 
-def test_no_images_is_a_mistake(detector) -> None:
+def test_scoring_no_images_is_refused(detector) -> None:
     with pytest.raises(ValueError, match="no images"):
         detector.score([])
 
 
-def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
-    """Bytes and opened files: sixteen bits, transparency, rotation, a large JPEG."""
+def test_the_library_decodes_images_exactly_as_the_job_does(detector) -> None:
+    """For bytes and opened files: 16 bits, transparency, and a large, rotated JPEG."""
     import io
 
     from sdmad.archive.decode import decode
@@ -94,7 +100,7 @@ def test_the_library_prepares_pictures_as_the_job_does(detector) -> None:
         assert np.array_equal(detector.score(given).seeds, job.seeds)
 
 
-def test_a_detector_that_scores_nothing_packs_nothing(training_run, monkeypatch) -> None:
+def test_weights_are_prepacked_at_the_first_batch_and_only_once(training_run, monkeypatch) -> None:
     calls = []
     packed = ImageTower.packed
     monkeypatch.setattr("sdmad.detector.packing_pays", can_pack)
@@ -104,3 +110,17 @@ def test_a_detector_that_scores_nothing_packs_nothing(training_run, monkeypatch)
     detector.score([draw_example(k, "test").image for k in range(2)])
     detector.score([draw_example(3, "test").image])
     assert len(calls) == 1
+
+
+def test_a_detector_prepares_pixels_as_its_fits_were(training_run, tmp_path) -> None:
+    fits = load_fits(str(training_run))
+    window = InputConfig(resize="pad", window={"center": 40, "width": 80})
+    changed = [
+        replace(fit, provenance=fit.provenance.model_copy(update={"input": window})) for fit in fits
+    ]
+    backbone = load_backbone(BackboneConfig(), "cpu")
+    detector = Detector(backbone, changed)
+    assert detector.spec == window.apply(backbone.spec)
+    assert Detector(backbone, fits).spec == backbone.spec
+    wide = Image.new("L", (100, 20), 255)
+    assert detector._fit(wide)[0].max() == 0, "black above the whole image"

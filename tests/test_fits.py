@@ -12,7 +12,7 @@ from sdmad.errors import UserError
 from sdmad.fits import deserialize, find_detector, list_fits
 
 
-def test_a_fit_survives_storage(training_run, supports, backbone, catalog) -> None:
+def test_a_fit_is_read_as_it_was_written(training_run, supports, backbone, catalog) -> None:
     from sdmad.method.learner import fit_batch
     from tests.conftest import QUICK
 
@@ -25,7 +25,7 @@ def test_a_fit_survives_storage(training_run, supports, backbone, catalog) -> No
         assert fit.tensors["image.0.down"].shape == model.image_adapters.layers[0].down[0].shape
 
 
-def test_a_detector_is_found_as_run_folder_or_file(training_run) -> None:
+def test_a_detector_is_a_training_run_a_shots_folder_or_a_file(training_run) -> None:
     whole = find_detector(str(training_run))
     assert len(whole) == 3
     assert find_detector(str(training_run / "fits" / "shots=2")) == whole
@@ -33,19 +33,19 @@ def test_a_detector_is_found_as_run_folder_or_file(training_run) -> None:
     assert set(list_fits(str(training_run))) == {(2, 0), (2, 1), (2, 2)}
 
 
-def test_several_shots_need_a_choice(training_run, tmp_path) -> None:
+def test_a_run_with_several_numbers_of_shots_asks_to_choose(training_run, tmp_path) -> None:
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
     shutil.copytree(run / "fits" / "shots=2", run / "fits" / "shots=4")
-    with pytest.raises(UserError, match="several shots; choose one of"):
+    with pytest.raises(UserError, match="has fits with 2 and 4 shots; choose one of"):
         find_detector(str(run))
 
 
-def test_no_detector_is_said_in_one_sentence(tmp_path) -> None:
+def test_a_place_without_a_detector_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="there is no detector at"):
         find_detector(str(tmp_path))
 
 
-def test_foreign_files_are_not_fits() -> None:
+def test_other_files_are_not_fits() -> None:
     for content in (b"", b"not safetensors", save({"a": torch.zeros(1)})):
         with pytest.raises(UserError, match="is not a fit"):
             deserialize(content, "x.safetensors")
@@ -58,7 +58,7 @@ def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
         deserialize(content, path)
 
 
-def test_fits_of_different_catalogs_do_not_mix(training_run, tmp_path) -> None:
+def test_fits_of_different_catalogs_are_refused(training_run, tmp_path) -> None:
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
     path = run / "fits" / "shots=2" / "seed=1.safetensors"
     content = path.read_bytes()
@@ -98,15 +98,15 @@ def test_the_same_fit_has_the_same_bytes(supports, backbone, catalog, training_r
     from tests.conftest import QUICK
 
     provenance = load_fits(str(training_run))[0].provenance
-    packed = []
+    files = []
     for _ in range(2):
         model, rule = fit_batch(backbone, catalog, supports[:1], QUICK)
-        packed.append(serialize(model, rule, 0, provenance))
-    assert packed[0] == packed[1]
-    assert np.frombuffer(packed[0][:8], "<u8")[0] > 0
+        files.append(serialize(model, rule, 0, provenance))
+    assert files[0] == files[1]
+    assert np.frombuffer(files[0][:8], "<u8")[0] > 0
 
 
-def test_two_training_runs_are_not_one_detector(training_run, tmp_path) -> None:
+def test_a_folder_of_two_training_runs_is_refused(training_run, tmp_path) -> None:
     for name in ("first", "second"):
         shutil.copytree(training_run, tmp_path / name)
     with pytest.raises(UserError, match="holds several training runs"):

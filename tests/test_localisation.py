@@ -1,4 +1,4 @@
-"""Maps of signs: on a model whose answer is known, on every kind of tower, and on phantoms."""
+"""Maps of signs: with known answers, with every kind of tower, and on phantoms."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ FOCAL = ("dark_cyst", "bright_nodule", "ring_lesion", "spiculated_mass", "fissur
 
 
 class Templates:
-    """In place of a `SignModel`: an image's embedding is its red channel, so that a sign is a
-    picture, and seed k sees the image k + 1 times as bright."""
+    """A stand-in for `SignModel`: the embedding of an image is its red channel, times k + 1 for
+    seed k. The embedding of a sign is then an image too."""
 
     def __init__(self, seeds: int) -> None:
         self.seeds = seeds
@@ -46,7 +46,7 @@ class Templates:
 
 
 def spot(row: int, column: int, size: tuple[int, int]) -> torch.Tensor:
-    """One bright place of the grid, two pixels wide in each direction around its centre."""
+    """An image that is dark but for 2 x 2 bright pixels at the centre of one place."""
     image = torch.zeros(size)
     y, x = (round((k + 0.5) * side / PLACES) for k, side in zip((row, column), size, strict=True))
     image[y - 1 : y + 1, x - 1 : x + 1] = 1
@@ -66,11 +66,11 @@ def test_a_map_peaks_where_the_sign_is_and_nowhere_else(size) -> None:
         others = own.clone()
         others[place] = 0
         assert others.abs().max() < 0.1 * own.max()
-    # Of four bright pixels most of each is lost, once in one seed and doubled in the other.
+    # Most of the four bright pixels is lost, once in seed 0 and twice in seed 1: 1.5 on average.
     assert 0.6 * 4 * 1.5 < maps.max() < 4 * 1.5
 
 
-def test_a_sign_that_the_image_lacks_has_a_negative_map_where_hiding_would_show_it() -> None:
+def test_a_map_is_negative_where_hiding_makes_the_image_more_similar_to_the_sign() -> None:
     dark = 1 - spot(3, 3, (64, 64))
     hidden = spot(3, 3, (64, 64)).flatten().expand(1, 1, -1)
     maps = occlusion_maps(Templates(1), hidden, dark.expand(1, 3, 64, 64))
@@ -78,14 +78,14 @@ def test_a_sign_that_the_image_lacks_has_a_negative_map_where_hiding_would_show_
     assert maps.max() < 1e-3
 
 
-def test_an_even_image_has_no_place(backbone, catalog) -> None:
+def test_maps_of_an_even_image_are_zero(backbone, catalog) -> None:
     model = SignModel(backbone, catalog, AdapterConfig(), 1)
     grey = backbone.pixels(np.full((1, 64, 64, 3), 120, np.uint8))
     maps = occlusion_maps(model, model.sign_embeddings(), grey)
-    assert maps.abs().max() < 1e-5, "no fill of its own makes a finding"
+    assert maps.abs().max() < 1e-5, "hiding a place changes nothing"
 
 
-def test_windows_hide_their_own_place_and_leave_the_next_ones() -> None:
+def test_a_window_hides_its_own_place_and_not_the_next() -> None:
     windows = place_windows(PLACES, (64, 80))
     assert windows.shape == (PLACES**2, 64, 80)
     assert windows.min() >= 0
@@ -96,7 +96,7 @@ def test_windows_hide_their_own_place_and_leave_the_next_ones() -> None:
     assert middle[28, 45] < 0.05, "the next place to the right"
 
 
-def test_upsampled_maps_keep_their_places() -> None:
+def test_upsampled_maps_keep_the_position_of_places() -> None:
     maps = np.zeros((1, 1, 8, 8), np.float32)
     maps[0, 0, 2, 5] = 1
     heat = upsample(maps, (32, 64))
@@ -105,12 +105,12 @@ def test_upsampled_maps_keep_their_places() -> None:
     assert 8 <= y < 12
     assert 40 <= x < 48
     assert heat.max() <= 1
-    assert np.allclose(heat[..., 9, 43], heat[..., 10, 44]), "the same on both sides of its centre"
+    assert np.allclose(heat[..., 9, 43], heat[..., 10, 44]), "symmetric about the centre"
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "avg_pool", "siglip_text", "cls", "mean"])
 @pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_every_kind_of_tower_is_located_in(kind, blocks, tmp_path) -> None:
+def test_every_kind_of_tower_has_maps(kind, blocks, tmp_path) -> None:
     torch.manual_seed(0)
     made: dict[str, nn.Module] = {}
     if kind == "siglip_text":
@@ -143,7 +143,7 @@ def detector(training_run) -> Detector:
     return Detector.load(str(training_run))
 
 
-def test_only_known_signs_and_the_backbones_pixels_are_taken(detector) -> None:
+def test_unknown_signs_and_pixels_of_another_size_or_type_are_refused(detector) -> None:
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(UserError, match="phantoms has no sign 'rash'; its signs are notch"):
         locate(detector, pixels, ["haze", "rash"])
@@ -153,7 +153,7 @@ def test_only_known_signs_and_the_backbones_pixels_are_taken(detector) -> None:
     assert locate(detector, pixels[:0], ["haze"]).shape == (0, 1, PLACES, PLACES)
 
 
-def test_maps_come_in_the_order_of_images_and_signs(detector) -> None:
+def test_maps_have_the_order_of_images_and_signs(detector) -> None:
     examples = [draw_example(k, "test") for k in range(2)]
     pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in examples])
     maps = locate(detector, pixels, ["haze", "notch"], places=4)
@@ -164,8 +164,8 @@ def test_maps_come_in_the_order_of_images_and_signs(detector) -> None:
 
 
 def test_the_pointing_game_on_phantoms_is_far_above_chance(detector) -> None:
-    """arXiv 1608.00507 on a hundred images: maxima within four pixels of the mask, against the
-    area within four pixels, and against the middle of the image."""
+    """arXiv 1608.00507 on 100 images. A hit is a maximum within four pixels of the mask; chance is
+    the share of the image within four pixels of it."""
     examples = [draw_example(k, "test", seed=7) for k in range(100)]
     examples = [e for e in examples if set(FOCAL) & set(e.masks)]
     pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in examples])

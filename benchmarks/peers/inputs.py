@@ -1,8 +1,8 @@
-"""What all systems of the comparison are given: weights, prompts, shards.
+"""Inputs of all compared systems: weights, prompts, shards.
 
     inputs = make_inputs(folder, "ViT-B-32", images=2000, side=512, kind="jpg")
 
-Everything is the same on every machine, and made once.
+They are the same on every machine and are made once.
 """
 
 import io
@@ -37,9 +37,12 @@ FOUND_ALWAYS = -1e4
 
 @dataclass(frozen=True)
 class Inputs:
-    """`shards` are files, the first `SHORT_SHARDS` of which are the short archive; `prompts` is an
-    array file (M, E) of unit embeddings in the order of `signs`; `detector` is sdmad's, with the
-    same prompts. The embedded backbone has no `checkpoint`."""
+    """Files and folders of the inputs.
+
+    The first `SHORT_SHARDS` of the `shards` are the short archive. `prompts` is an array file
+    (M, E) of unit embeddings in the order of `signs`; sdmad's `detector` has the same prompts. The
+    embedded backbone has no `checkpoint`.
+    """
 
     model: str
     checkpoint: Path | None
@@ -55,12 +58,12 @@ class Inputs:
 
 
 def make_inputs(folder: Path, model: str, images: int, side: int, kind: str) -> Inputs:
-    """Make what is not there yet; `images` must divide into the shards.
+    """Make the inputs that are missing.
 
-    Raises `ValueError` when they do not.
+    Raises `ValueError` when `images` is not a multiple of `NUM_SHARDS`.
     """
     if images < NUM_SHARDS or images % NUM_SHARDS:
-        raise ValueError(f"images are a multiple of {NUM_SHARDS}, not {images}")
+        raise ValueError(f"images must be a multiple of {NUM_SHARDS}, not {images}")
     checkpoint = None if model == PHANTOM else random_checkpoint(folder, model)
     place = folder / f"{images}-{side}-{kind}"
     shards = [place / f"shard-{k:04d}.tar" for k in range(NUM_SHARDS)]
@@ -74,8 +77,11 @@ def make_inputs(folder: Path, model: str, images: int, side: int, kind: str) -> 
 
 
 def random_checkpoint(folder: Path, model: str) -> Path:
-    """Random weights. Attention is made stronger than a fresh model's, which hardly looks at the
-    image: its embeddings of any two images agree, whatever a peer does to them."""
+    """A checkpoint with random weights and stronger attention than a new model has.
+
+    A new model hardly depends on the image: its embeddings of any two images agree, so that errors
+    of a peer would not show.
+    """
     path = folder / f"{model}.pt"
     if path.exists():
         return path
@@ -93,10 +99,10 @@ def random_checkpoint(folder: Path, model: str) -> Path:
 
 
 def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) -> list[str]:
-    """A zero-shot detector whose score tables have the similarity of each image with each sign.
+    """Write a zero-shot detector and the sign embeddings; returns the signs.
 
-    Every sign is a category of its own, and its zero point is so low that every image has the
-    finding: each row then carries the similarities of all signs. Writes their embeddings, too.
+    Every sign is a category, and its bias is so low that every image has every finding. Each row of
+    the score tables therefore has the similarities with all signs.
     """
     shipped = load_catalog("phantoms")
     signs = [name for name in shipped.signs if name not in shipped.normal.signs]
@@ -133,7 +139,7 @@ def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) 
 
 
 def _support(spec: ImageSpec, categories: int) -> SupportImages:
-    """One image of each category and a normal one; nothing that is learned from them is kept."""
+    """One image of each category and a normal one; what is learned from them is discarded."""
     count = categories + 1
     pixels = np.stack(
         [spec.fit(Image.fromarray(draw_example(k, "pool").image)) for k in range(count)]
@@ -156,8 +162,11 @@ def _write_shard(job: tuple[Path, int, int, int]) -> None:
 
 
 def _images(first: int, count: int, side: int, kind: str) -> Iterator[tuple[str, bytes]]:
-    """Phantoms at the size of a clinical export, square (resizing and cropping in either order is
-    the same), with the fine noise of a detector (else they compress to nothing)."""
+    """Phantoms enlarged to `side` pixels, encoded.
+
+    They are square, so that the order of resizing and cropping does not matter, and have fine
+    noise, without which they would compress to very small files.
+    """
     name, options = FORMATS[kind]
     for k in range(first, first + count):
         coarse = Image.fromarray(draw_example(k, "test").image)

@@ -1,11 +1,10 @@
-"""One environment for each peer under `runs/peers`, from its pinned requirements.
+"""Make a Python environment for each peer under `runs/peers`, from its pinned requirements.
 
     python benchmarks/peers/make_environments.py            # those that are missing or out of date
     python benchmarks/peers/make_environments.py --pin      # renew requirements.txt first
 
-Packages come from the index that uv is configured for; PyTorch is the index's normal build, as
-sdmad's own is. clip-retrieval resolves in full, with `setuptools<80`; it also needs curl on the
-path, through which its reader streams shards.
+Packages come from the index that uv is configured for; PyTorch is the normal build of that index,
+as for sdmad. clip-retrieval needs `setuptools<80`, and curl on the path to stream shards.
 """
 
 import argparse
@@ -22,12 +21,12 @@ PYTHON = "3.11"
 
 
 def environment(peer: str) -> Path:
-    """Where the environment of a peer is, made or not."""
+    """The folder of a peer's environment, whether it exists or not."""
     return HERE.parent.parent / "runs" / "peers" / peer
 
 
 def is_ready(peer: str) -> bool:
-    """Whether the environment is whole and made from the requirements as they are."""
+    """Whether the environment is complete and made from the present requirements."""
     made, wanted = _marker(peer), HERE / peer / "requirements.txt"
     return made.is_file() and filecmp.cmp(made, wanted, shallow=False)
 
@@ -41,22 +40,22 @@ def uv(*arguments: str | Path) -> None:
     beside = Path(sys.executable).with_name("uv")
     program = str(beside) if beside.is_file() else shutil.which("uv")
     if program is None:
-        raise SystemExit("there is no uv; install it: pip install uv")
+        raise SystemExit("uv is missing; install it: pip install uv")
     subprocess.run([program, *map(str, arguments)], check=True)
 
 
 def pin(peer: str) -> None:
-    """Resolve `requirements.in` to `requirements.txt`, for every platform."""
+    """Pin `requirements.in` in `requirements.txt`, for every platform."""
     wanted, pinned = HERE / peer / "requirements.in", HERE / peer / "requirements.txt"
     options = ("--quiet", "--upgrade", "--universal", "--no-annotate", "--no-header")
     uv("pip", "compile", *options, "--python-version", PYTHON, "--output-file", pinned, wanted)
 
 
 def make(peer: str) -> None:
-    """Make the environment anew unless it is ready."""
+    """Make the environment unless it is ready."""
     place = environment(peer)
     if is_ready(peer):
-        print(f"{peer}: there already")
+        print(f"{peer}: is ready")
         return
     shutil.rmtree(place, ignore_errors=True)
     uv("venv", "--quiet", "--python", sys.executable, place)
@@ -68,10 +67,10 @@ def make(peer: str) -> None:
 
 
 def main() -> None:
-    """Make what was asked for."""
-    parser = argparse.ArgumentParser(description="One environment for each peer.")
-    parser.add_argument("peers", nargs="*", help=f"default: {' '.join(PEERS)}")
-    parser.add_argument("--pin", action="store_true", help="renew the pins first")
+    """Make the environments that the command line names, by default all."""
+    parser = argparse.ArgumentParser(description="Make a Python environment for each peer.")
+    parser.add_argument("peers", nargs="*", help=f"which; default: {' '.join(PEERS)}")
+    parser.add_argument("--pin", action="store_true", help="renew requirements.txt first")
     given = parser.parse_args()
     if unknown := set(given.peers) - set(PEERS):
         parser.error(f"no such peer: {', '.join(sorted(unknown))}")

@@ -1,6 +1,6 @@
-"""What the systems wrote, read back and compared.
+"""Read and compare the outputs of the systems.
 
-Images are keyed by member name without its extension: clip-retrieval keeps no more of it.
+Images are keyed by member name without extension, because clip-retrieval keeps no more.
 """
 
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,10 @@ SDMAD = "sdmad"
 
 
 def load_similarities(system: str, output: Path, prompts: np.ndarray, signs: list[str]) -> Rows:
-    """Cosines (M,) of all images with `prompts` (M, E), in the order of `signs`, that a system
-    wrote; clip-retrieval wrote none, so they are computed from its embeddings.
+    """Cosines (M,) of every image with `prompts` (M, E), in the order of `signs`.
 
-    Raises `ValueError` for a name that is there twice.
+    clip-retrieval writes none, so its cosines are computed from its embeddings. Raises `ValueError`
+    when a name occurs twice.
     """
     if system == SDMAD:
         return _score_tables(output / "scores", signs)
@@ -27,7 +27,7 @@ def load_similarities(system: str, output: Path, prompts: np.ndarray, signs: lis
 
 
 def load_embeddings(peer: str, output: Path) -> Rows:
-    """Unit embeddings (E,) of all images that a peer wrote (sdmad writes none)."""
+    """Unit embeddings (E,) of every image by a peer; sdmad writes none."""
     if peer == "clip_retrieval":
         return _clip_retrieval(output)
     return _column(pq.read_table(output), "embedding")
@@ -36,7 +36,7 @@ def load_embeddings(peer: str, output: Path) -> Rows:
 def difference(some: Rows, others: Rows) -> float:
     """The largest absolute difference of any value.
 
-    Raises `ValueError` when the two are not of the same images.
+    Raises `ValueError` when the outputs have different images.
     """
     if alone := sorted(some.keys() ^ others.keys()):
         raise ValueError(f"{len(alone)} images are in one output only: {', '.join(alone[:5])}")
@@ -44,8 +44,10 @@ def difference(some: Rows, others: Rows) -> float:
 
 
 def spread(rows: Rows) -> float:
-    """How much the values of different images differ: the median over columns of the standard
-    deviation. Agreement means nothing that is not far below it."""
+    """How much values vary between images: the median over columns of the standard deviation.
+
+    Outputs agree only if their differences are far below this.
+    """
     return float(np.median(np.std(list(rows.values()), axis=0)))
 
 

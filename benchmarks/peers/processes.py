@@ -1,10 +1,10 @@
-"""A program and all that it starts: how long it takes, and how much of the cores.
+"""Measure the time and CPU of a program with all processes that it starts.
 
     cost = run_measured(["python", "job.py"], env, cwd, log, timeout=3600)
     cost.seconds, cost.cpu_seconds, cost.others_seconds, cost.by_title
 
-Processes that the program leaves behind or detaches (Ray does both) are counted, and are gone when
-the call returns. Needs Linux.
+Processes that the program detaches or leaves behind (Ray does both) are counted, and are ended
+before the call returns. Needs Linux.
 """
 
 import ctypes
@@ -29,11 +29,12 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall seconds until the program ended; CPU seconds of it and of all its descendants, and of
-    everything else on the machine meanwhile.
+    """What a program took.
 
-    `by_title` has the CPU seconds of the program and its descendants by what their command lines
-    begin with. A worker of Ray names its task there: its seconds go to the task seen last.
+    `seconds`: wall clock until it ended. `cpu_seconds`: CPU of it and its descendants.
+    `others_seconds`: CPU of all other processes of the machine in that time. `by_title`: CPU of the
+    program and its descendants by the beginning of the command line. A Ray worker names its task
+    there; its seconds go to the task seen last.
     """
 
     seconds: float
@@ -51,14 +52,14 @@ class _Process:
 
 @dataclass
 class _Account:
-    """Ticks of the program's processes, each as last seen, and their sums by title."""
+    """Last seen ticks of the program's processes, and their sums by title."""
 
     ticks: dict[Key, int] = field(default_factory=dict)
     titles: dict[Key, str] = field(default_factory=dict)
     by_title: Counter[str] = field(default_factory=Counter)
 
     def note(self, key: Key, ticks: int) -> None:
-        # One that has ended or idles has no title any more, but may have worked since it was seen.
+        # An ended or idle process has no title, but may have worked since it was last seen.
         self.titles[key] = _title(key[0]) or self.titles.get(key, "")
         self.by_title[self.titles[key]] += ticks - self.ticks.get(key, 0)
         self.ticks[key] = ticks
@@ -67,11 +68,12 @@ class _Account:
 def run_measured(
     command: list[str], env: dict[str, str], cwd: Path, log: Path, timeout: float
 ) -> Cost:
-    """Run a program, its output to `log`.
+    """Run a program and write its output to `log`.
 
-    Raises `subprocess.CalledProcessError` or `subprocess.TimeoutExpired`; nothing is left running.
+    Raises `subprocess.CalledProcessError` or `subprocess.TimeoutExpired`; no process is left
+    running.
     """
-    # Descendants whose parent has ended become children of this process, so none gets lost.
+    # Orphaned descendants become children of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     strangers = set(_descendants())
     account = _Account()
@@ -81,7 +83,7 @@ def run_measured(
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=sink, stderr=sink)
     try:
         sampled = begin
-        # It stays a zombie meanwhile, and its last CPU times can be read.
+        # WNOWAIT leaves a zombie, whose final CPU times can still be read.
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             time.sleep(POLL_SECONDS)
             if time.monotonic() - sampled > SAMPLE_SECONDS:
@@ -107,7 +109,7 @@ def run_measured(
 
 
 def _sample(strangers: set[Key], account: _Account) -> dict[Key, _Process]:
-    """Note the CPU times of all processes of the program; returns them."""
+    """Update the account with all processes of the program, and return these."""
     ours = {key: found for key, found in _descendants().items() if key not in strangers}
     for key, found in ours.items():
         account.note(key, found.ticks)
@@ -115,8 +117,10 @@ def _sample(strangers: set[Key], account: _Account) -> dict[Key, _Process]:
 
 
 def _title(pid: int) -> str:
-    """The first two words of a command line, paths cut off; empty for a process that has ended, or
-    a worker of Ray between two tasks."""
+    """The first two words of a command line without folders.
+
+    Empty for a process that has ended and for an idle Ray worker.
+    """
     with suppress(OSError):
         words = (PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")[:2]
         title = " ".join(word.rpartition("/")[2] for word in words).strip()
@@ -125,7 +129,7 @@ def _title(pid: int) -> str:
 
 
 def _end(strangers: set[Key], account: _Account, patience: float) -> None:
-    """Reap what the program has left behind; what stays longer than `patience` is killed."""
+    """Wait `patience` seconds for processes that the program left behind, then kill them."""
     deadline = time.monotonic() + patience
     while ours := _sample(strangers, account):
         for (pid, _), found in ours.items():
@@ -138,7 +142,7 @@ def _end(strangers: set[Key], account: _Account, patience: float) -> None:
 
 
 def _busy_ticks() -> int:
-    """Ticks that the cores of the machine were not idle, since it started."""
+    """Busy ticks of all cores since the machine started."""
     user, nice, system, _idle, _waiting, *others = (PROC / "stat").read_text().split()[1:9]
     return sum(map(int, (user, nice, system, *others)))
 
@@ -149,7 +153,7 @@ def _descendants() -> dict[Key, _Process]:
     children = defaultdict(list)
     for entry in PROC.glob("[0-9]*"):
         with suppress(OSError):
-            # The name before it is in parentheses and may hold anything.
+            # The process name before it is in parentheses and may contain anything.
             state, parent, *fields = (entry / "stat").read_text().rpartition(")")[2].split()
             process = _Process(int(parent), state in "ZX", int(fields[9]) + int(fields[10]))
             found[int(entry.name)] = (int(fields[17]), process)

@@ -1,24 +1,25 @@
-"""sdmad against what else one could score an archive with: same shards, model, cores, outputs.
+"""Speed of sdmad compared with other tools: same shards, model, cores and outputs.
 
     python benchmarks/peers/run.py
 
-A plain `DataLoader` script, clip-retrieval's `clip inference`, and Daft with UDFs, each in an
-environment of its own under `runs/peers` (made when missing), against `jobs/score_archive.py`. All
-read the same tar shards from an S3 server on this machine, run the same open_clip model on all
-cores, and write tables; sdmad's have scores, findings and signs, of a zero-shot detector. Their
-similarities with the signs must agree to 1e-3 in every run.
+Compares `jobs/score_archive.py` with a plain `DataLoader` script, with clip-retrieval's `clip
+inference` and with Daft. Each of these peers has an environment of its own under `runs/peers`,
+which is made when it is missing. All read the same tar shards from an S3 server on this machine,
+run the same open_clip model on all cores and write tables. sdmad runs a zero-shot detector and also
+writes scores, findings and signs. Similarities with the signs must agree to 1e-3 in every run.
 
-Peers first choose their settings: each tries those in `choices` and keeps the fastest. sdmad runs
-at its defaults. Then the systems take turns, `--repeats` times. On two cores 2,000 images take an
-hour and a half; with a few hundred, the start-up, which varies by seconds, decides.
+Each peer first tries the settings in `choices` and keeps the fastest (`--no-choose` takes the first
+of them). sdmad runs at its defaults. Then the systems take turns, `--repeats` times. 2,000 images
+take an hour and a half on two cores and 18 GB of disk. With a few hundred images the results depend
+on start-up times, which vary by seconds.
 
-"The model alone" is the same open_clip model on pixels in memory, as PyTorch runs it, before and
-after each turn: what a peer that calls it could reach.
+"The model alone" is the same open_clip model in PyTorch on pixels in memory, measured before and
+after each turn: the limit of a peer that calls it.
 
-Throughput is without start-up, for all alike: the whole process is timed from outside on the
-archive and on its first fifth, and what the rest took counts. A system may read ahead while its
-model loads (sdmad does), which would hide work in the start-up; so the time that counts is never
-less than the CPU seconds of that work, spread over all cores.
+Rates exclude start-up, for all systems in the same way: the process is timed from outside on the
+archive and on its first fifth, and the difference counts. A system may read ahead while its model
+loads, as sdmad does, and so hide work in the start-up. The time that counts is therefore at least
+the CPU seconds of that work, spread over all cores.
 """
 
 import json
@@ -35,11 +36,11 @@ import numpy as np
 import open_clip
 import torch
 import typer
-from figures import ranged
 from inputs import FORMATS, SHORT_SHARDS, Inputs, make_inputs
 from make_environments import PEERS, make
 from outputs import SDMAD, Rows, difference, load_embeddings, load_similarities, spread
 from processes import Cost
+from ranges import ranged
 from systems import ROOT, Settings, run_system
 
 from sdmad import storage
@@ -56,7 +57,7 @@ BOUND_PASSES = 6
 
 @dataclass(frozen=True)
 class Measured:
-    """One turn of a system: the archive, and its first fifth."""
+    """One turn of a system: on the archive (`whole`) and on its first fifth (`short`)."""
 
     whole: Cost
     short: Cost
@@ -70,7 +71,7 @@ class Measured:
 
     @property
     def seconds_each(self) -> float:
-        """Of one image, without start-up."""
+        """Wall clock seconds of an image, without start-up."""
         wall = (self.whole.seconds - self.short.seconds) / (self.images - self.short_images)
         return max(wall, self.cpu_seconds_each / CORES)
 
@@ -80,24 +81,24 @@ class Measured:
 
     @property
     def startup(self) -> float:
-        """Seconds that do not grow with the archive: imports, the model, workers, the end."""
+        """Seconds that do not grow with the archive: imports, loading the model, shutdown."""
         return self.whole.seconds - self.images * self.seconds_each
 
 
 def choices(peer: str, threads: int) -> list[Settings]:
-    """What a competent user would try, the one that is most often best first."""
+    """Settings that a peer tries; the first is usually the fastest."""
     few = max(1, threads // 4)
     if peer == "daft":
-        # Its UDFs are threads: it has no reading processes.
+        # Its UDFs are threads, so there are no reading processes.
         return [Settings(batch, threads, 0) for batch in (32, 64)]
     found = [Settings(32, threads, max(2, threads)), Settings(64, threads, few)]
     if peer == "clip_retrieval":
-        found.append(Settings(256, threads, 4))  # What it does unless told otherwise.
+        found.append(Settings(256, threads, 4))  # Its defaults.
     return found
 
 
 class Comparison:
-    """Runs systems on the inputs, sdmad first, and holds every output against its first."""
+    """Runs systems on the inputs, sdmad first, and compares every output with its first."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -107,7 +108,7 @@ class Comparison:
         self.worst: dict[str, dict[str, float]] = {}
 
     def run(self, system: str, settings: Settings | None, archive: str) -> Cost:
-        """One run, checked; ends the program when it fails or its outputs are others."""
+        """One run; ends the program when it fails or its outputs differ too much."""
         output = PLACE / "outputs" / f"{system}-{storage.name(archive)}"
         try:
             cost = run_system(system, settings, self.inputs, archive, output)
@@ -133,9 +134,9 @@ class Comparison:
                 sys.exit(f"{system}: a {what} differs by {value:.1e}, more than {TOLERANCE:g}")
 
     def bound(self) -> float:
-        """Images a second of the model alone as PyTorch runs it: pixels in memory, all cores."""
+        """Images a second of the model alone in PyTorch: pixels in memory, all cores."""
         torch.set_num_threads(CORES)
-        # Random weights as the checkpoint's are: the same time, and nothing to load.
+        # Random weights take the same time as the checkpoint's.
         model = open_clip.create_model(self.inputs.model).eval()
         size = open_clip.get_model_preprocess_cfg(model)["size"]
         pixels = torch.rand(64, 3, *((size, size) if isinstance(size, int) else size))
@@ -148,7 +149,7 @@ class Comparison:
         return len(pixels) / statistics.median(times[1:])
 
     def choose(self, peer: str, threads: int) -> Settings:
-        """The settings with which a peer is fastest; its start-up is the same with all."""
+        """The settings with which a peer is fastest on the whole archive."""
         tried = {}
         for settings in choices(peer, threads):
             tried[settings] = self.run(peer, settings, ARCHIVE).seconds
@@ -163,7 +164,7 @@ class Comparison:
 
 
 def show(turns: dict[str, list[Measured]], bounds: list[float], comparison: Comparison) -> None:
-    """Print the table: medians with their range; ratios are of the same turn."""
+    """Print the table: medians with their range; each ratio is within one turn."""
     head = ("system", "images a second", "sdmad is", "start-up, s", "CPU ms an image", "differs")
     rows = [head]
     for system, measured in turns.items():
@@ -192,15 +193,13 @@ def show(turns: dict[str, list[Measured]], bounds: list[float], comparison: Comp
     )
     costs = [cost for measured in turns.values() for m in measured for cost in (m.short, m.whole)]
     others = max(cost.others_seconds / cost.seconds / CORES for cost in costs)
-    print(
-        f"everything else on the machine, the S3 server too, took up to {others:.0%} of the cores"
-    )
+    print(f"other processes, including the S3 server, took up to {others:.0%} of the cores")
     if others > QUIET:
-        print("that is too much: these figures say nothing; run it again on an idle machine")
+        print("that is too much: the results are not valid; run it again on an idle machine")
 
 
 def record(turns: dict[str, list[Measured]], about: dict[str, object]) -> None:
-    """Write what was measured to `results.json`."""
+    """Write the measurements to `results.json`."""
     found = {
         name: [asdict(m) | {"images_a_second": m.rate, "startup_seconds": m.startup} for m in some]
         for name, some in turns.items()
@@ -219,24 +218,24 @@ def upload(inputs: Inputs) -> None:
 def main(
     images: Annotated[int, typer.Option(help="Images of the archive, a multiple of 20.")] = 2000,
     repeats: Annotated[int, typer.Option(help="Turns of each system.", min=1)] = 3,
-    model: Annotated[str, typer.Option(help="A vision transformer of open_clip.")] = "ViT-B-32",
+    model: Annotated[str, typer.Option(help="open_clip vision transformer.")] = "ViT-B-32",
     side: Annotated[int, typer.Option(help="Pixels of an image's side.", min=64)] = 512,
-    kind: Annotated[str, typer.Option("--format", help=" or ".join(FORMATS))] = "jpg",
-    choose: Annotated[bool, typer.Option(help="Let the peers try settings first.")] = True,
-    peers: Annotated[str, typer.Option(help="Which, in this order.")] = ",".join(PEERS),
+    kind: Annotated[str, typer.Option("--format", help="Of the images: jpg or png.")] = "jpg",
+    choose: Annotated[bool, typer.Option(help="Let each peer try settings first.")] = True,
+    peers: Annotated[str, typer.Option(help="Peers, in order.")] = ",".join(PEERS),
     peer_threads: Annotated[
         int | None,
-        typer.Option(help="To try this program on a busy machine; unequal to sdmad's cores."),
+        typer.Option(help="Threads of the peers, to test this script; no fair comparison."),
     ] = None,
 ) -> None:
-    """Compare."""
-    # As Ctrl-C does: nothing that was started is left running.
+    """Compare the speed of sdmad with that of other tools on the same shards."""
+    # As with Ctrl-C, no process is left running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names, threads = peers.split(","), peer_threads or CORES
     if kind not in FORMATS or set(names) - set(PEERS) or images < 20 or images % 20:
-        raise typer.BadParameter("see --help: images, format or peers are none of those")
+        raise typer.BadParameter("images, format or peers are not as --help says")
     if model == PHANTOM:
-        raise typer.BadParameter("the peers know the models of open_clip, not the embedded one")
+        raise typer.BadParameter("the peers have no embedded backbone; give an open_clip model")
     for peer in names:
         make(peer)
     inputs = make_inputs(PLACE / "inputs", model, images, side, kind)
@@ -246,7 +245,7 @@ def main(
     settings: dict[str, Settings | None] = {SDMAD: None}
     with local_s3("peers"):
         upload(inputs)
-        # Not counted: what is read from disk for the first time, and outputs to compare with.
+        # Not counted: reads from disk, and gives the outputs to compare with.
         comparison.measure(SDMAD, None)
         for peer in names:
             settings[peer] = choices(peer, threads)[0]
@@ -269,7 +268,7 @@ def main(
     for peer, text in chosen.items():
         print(f"{peer}: {text}")
     if peer_threads:
-        print("the peers did not have all cores (--peer-threads): this is no comparison")
+        print("with --peer-threads the peers did not have all cores: no fair comparison")
     show(turns, bounds, comparison)
     about = {"images": images, "model": model, "side": side, "format": kind, "settings": chosen}
     record(turns, about | {"differences": comparison.worst, "model_alone": bounds})

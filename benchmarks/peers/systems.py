@@ -1,8 +1,8 @@
-"""Starts sdmad or a peer on an archive, as a process of its own, and measures what it takes.
+"""Run sdmad or a peer on an archive in a new process, and measure time and CPU.
 
     cost = run_system("daft", Settings(batch=32, threads=2, workers=0), inputs, archive, output)
 
-Endpoint and credentials of the archive are those of this process's environment.
+S3 endpoint and credentials come from the environment of this process.
 """
 
 import os
@@ -22,7 +22,7 @@ TIMEOUT = 2 * 3600.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What a competent user would try: images in a batch, PyTorch's threads, reading processes."""
+    """Settings of a peer: images in a batch, PyTorch's threads, reading processes."""
 
     batch: int
     threads: int
@@ -37,13 +37,13 @@ def run_system(
 ) -> Cost:
     """Score the shards under the prefix `archive` into `output`, which is replaced.
 
-    sdmad has no settings: it runs at its defaults. Raises `RuntimeError` when a system fails, or
-    hangs for hours.
+    `settings` is None for sdmad, which runs at its defaults. Raises `RuntimeError` when a system
+    fails or exceeds `TIMEOUT`.
     """
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     log = output.with_name(f"{output.name}.log")
-    # Both decide themselves how many threads they take; a cluster would be other cores.
+    # sdmad chooses its own number of threads, and must not connect to a cluster.
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
     if settings is None:
         command = _sdmad(inputs, archive, output)

@@ -1,6 +1,6 @@
-"""What every peer is asked to do: its arguments, and the shards.
+"""The task of every peer: its arguments, and reading of shards.
 
-Runs in the environments of the peers, so it imports nothing of sdmad.
+Runs in the environments of the peers, which do not have sdmad.
 """
 
 import argparse
@@ -15,9 +15,12 @@ IMAGES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Task:
-    """Unit embeddings, and cosine similarities with `prompts` (P, E), of the images of all tar
-    shards under the prefix `shards`, by an open_clip `model` with the weights in `checkpoint`;
-    `threads` are PyTorch's in the process of the model, `workers` processes read and decode."""
+    """Compute unit embeddings of images and their cosines with `prompts` (P, E).
+
+    The images are in the tar shards under the prefix `shards`; the model is an open_clip `model`
+    with the weights in `checkpoint`. `threads` are PyTorch's in the process of the model; `workers`
+    is the number of processes that read and decode.
+    """
 
     shards: str
     model: str
@@ -30,7 +33,7 @@ class Task:
 
 
 def parse() -> Task:
-    """The task on the command line."""
+    """The task from the command line; makes its output folder."""
     parser = argparse.ArgumentParser()
     for name, kind in (
         *(("shards", str), ("model", str), ("checkpoint", str)),
@@ -58,7 +61,7 @@ def list_shards(prefix: str) -> list[str]:
     found = pages.paginate(Bucket=bucket, Prefix=folder).search("Contents[].Key")
     shards = [f"s3://{bucket}/{key}" for key in found if key and key.endswith(".tar")]
     if not shards:
-        raise SystemExit(f"there are no tar files under {prefix}")
+        raise SystemExit(f"no tar files under {prefix}")
     return shards
 
 

@@ -1,9 +1,10 @@
-"""DICOM by pydicom: pixels as they are meant to be seen, and nothing else of the file.
+"""DICOM through pydicom: pixels as a viewer shows them, and no patient data.
 
-Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1), then the first window
-or VOI LUT (C.11.2), per frame where an enhanced object says so; without one they are stretched
-from least to greatest. MONOCHROME1 is inverted, PALETTE COLOR looked up, YBR turned into RGB. Only
-the elements in `_NEEDED` are parsed: patient data never enters, and no message repeats a value.
+Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1), then the configured
+windows, else the file's first window or VOI LUT (C.11.2), per frame where an enhanced object says
+so; without one they are stretched between percentiles of the frame, padding left out. MONOCHROME1
+is inverted, PALETTE COLOR looked up, YBR turned into RGB. Only the elements in `_NEEDED` are
+parsed: patient data never enters, and no message repeats a value.
 """
 
 import io
@@ -26,7 +27,7 @@ from pydicom.pixels.processing import (
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from sdmad.archive.greys import stretch
+from sdmad.archive.greys import stretch, windowed
 from sdmad.archive.limits import (
     INTERRUPTIONS,
     LARGEST_IMAGE_PIXELS,
@@ -34,6 +35,7 @@ from sdmad.archive.limits import (
     MOST_FRAMES,
     DecodeError,
 )
+from sdmad.archive.preprocess import ImageSpec
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -50,31 +52,36 @@ _PALETTE = tuple(
 )
 _FUNCTIONAL = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NEEDED = [
-    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape", "PixelPaddingValue"),
+    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *(_MODALITY + _VOI + _SHAPE + _BITS + _PIXELS + _PALETTE + _FUNCTIONAL),
 ]
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether a file has the prefix of PS3.10, 7.1."""
+    """Whether a file has the prefix DICM (PS3.10, 7.1)."""
     return content[128:132] == b"DICM"
 
 
 def may_be_dicom(content: bytes) -> bool:
-    """Whether a file without that prefix begins with an element of group 2 or 8."""
+    """Whether a file without that prefix starts with an element of group 2 or 8."""
     return content[:2] in (b"\x02\x00", b"\x08\x00") and content[3:4] == b"\x00"
 
 
 class DicomFile:
-    """An image object; raises `DecodeError` for a file that is none."""
+    """A DICOM image. Raises `DecodeError` for a file that is not one."""
 
     def __init__(self, content: bytes) -> None:
         _check_deflated(content)
         self.dataset = _parsed(content)
         self.count = self._count()
 
-    def frame(self, index: int) -> Image.Image:
+    def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
+        """One frame, resized: (height, width, 3) uint8."""
+        return spec.fit(self.frame(index, spec))
+
+    def frame(self, index: int, spec: ImageSpec) -> Image.Image:
         """One frame at 8 bits, grey or RGB; raises `DecodeError` for what cannot be decoded."""
         syntax = self.dataset.file_meta.TransferSyntaxUID
         try:
@@ -84,12 +91,12 @@ class DicomFile:
         except INTERRUPTIONS:
             raise
         except BaseException as error:
-            # A decoder in Rust panics with an exception that is no `Exception`; and the text of
-            # any may repeat elements of the header.
+            # Panics of decoders written in Rust are not an `Exception`. Only the type is reported,
+            # because the text may repeat elements of the header.
             what = f"DICOM pixel data cannot be decoded ({syntax.name})"
             raise DecodeError(f"{what}: {type(error).__name__}") from None
         try:
-            return Image.fromarray(np.ascontiguousarray(self._shown(array, index)))
+            return Image.fromarray(np.ascontiguousarray(self._shown(array, index, spec)))
         except DecodeError:
             raise
         except Exception as error:
@@ -111,13 +118,13 @@ class DicomFile:
             raise DecodeError(f"too many pixels: {columns} x {rows}")
         if not 1 <= count <= MOST_FRAMES:
             raise DecodeError(f"too many frames: {count}")
-        there = self._frames_there(rows * columns * samples * bits, count)
-        if there < count:
-            raise DecodeError(f"DICOM of {count} frames with pixel data for {there}")
+        available = self._frames_there(rows * columns * samples * bits, count)
+        if available < count:
+            raise DecodeError(f"DICOM of {count} frames with pixel data for {available}")
         return count
 
     def _frames_there(self, bits_a_frame: int, count: int) -> int:
-        """How many frames the pixel data can hold at most."""
+        """The largest number of frames that the pixel data can hold."""
         data = next(self.dataset[name].value for name in _PIXELS if name in self.dataset)
         if not isinstance(data, bytes):
             raise DecodeError("DICOM with empty pixel data")
@@ -130,7 +137,7 @@ class DicomFile:
         except Exception:
             raise DecodeError("DICOM with damaged encapsulated pixel data") from None
 
-    def _shown(self, array: np.ndarray, index: int) -> np.ndarray:
+    def _shown(self, array: np.ndarray, index: int, spec: ImageSpec) -> np.ndarray:
         kind = str(self.dataset.get("PhotometricInterpretation", "MONOCHROME2"))
         if kind == "PALETTE COLOR":
             colours = apply_color_lut(array, self.dataset)[..., :3]
@@ -140,19 +147,30 @@ class DicomFile:
             return _to_eight_bits(array[..., :3], int(self.dataset.get("BitsStored", 8)))
         settings = self._settings(index)
         values = apply_modality_lut(array, settings)
-        if "VOILUTSequence" in settings:
+        if spec.windows:
+            grey = windowed(values, spec.windows)
+        elif "VOILUTSequence" in settings:
             bits = int(settings.VOILUTSequence[0].LUTDescriptor[2])
             grey = _to_eight_bits(apply_voi(values.astype(np.int64), settings), bits)
         elif settings.get("WindowWidth"):
-            grey = _windowed(values, settings)
+            grey = _file_window(values, settings)
         else:
-            padding = self.dataset.get("PixelPaddingValue")
-            grey = stretch(values, None if padding is None else array != padding)
+            grey = stretch(values, spec.stretch, self._no_padding(array))
         inverse = kind == "MONOCHROME1" or self.dataset.get("PresentationLUTShape") == "INVERSE"
         return 255 - grey if inverse else grey
 
+    def _no_padding(self, array: np.ndarray) -> np.ndarray | None:
+        """Where stored values are no padding (PS3.3 C.7.5.1.1.2); None where all count."""
+        padding = self.dataset.get("PixelPaddingValue")
+        if padding is None:
+            return None
+        limit = self.dataset.get("PixelPaddingRangeLimit")
+        # Some files write the padding of signed pixels as unsigned.
+        ends = np.array([padding, padding if limit is None else limit]).astype(array.dtype)
+        return (array < ends.min()) | (array > ends.max())
+
     def _settings(self, index: int) -> Dataset:
-        """Modality and VOI transformation of one frame: its own, the shared, or the object's."""
+        """Modality and VOI settings of one frame: its own, else the shared, else the object's."""
         settings = Dataset()
         for source in (self.dataset, *self._groups(index)):
             for name in (*_MODALITY, *_VOI, "BitsStored", "PixelRepresentation"):
@@ -183,7 +201,7 @@ def _parsed(content: bytes) -> Dataset:
                 syntax = UID("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
             dataset.file_meta.TransferSyntaxUID = syntax
         for name in _NEEDED:
-            # Elements are parsed when they are first asked for: damage shows here.
+            # pydicom parses an element on first access: damaged elements raise here.
             dataset.get(name)
     except (InvalidDicomError, EOFError):
         raise DecodeError("damaged DICOM") from None
@@ -193,8 +211,10 @@ def _parsed(content: bytes) -> Dataset:
 
 
 def _check_deflated(content: bytes) -> None:
-    """Raise `DecodeError` for a deflated object (PS3.5 A.5) that would unpack beyond all measure;
-    pydicom unpacks all of it at once."""
+    """Raise `DecodeError` if a deflated object (PS3.5 A.5) would unpack to more than the limit.
+
+    pydicom unpacks it in one step, without a limit.
+    """
     if DeflatedExplicitVRLittleEndian.encode() not in content[132:2048]:
         return
     start = 144 + int.from_bytes(content[140:144], "little")
@@ -210,17 +230,17 @@ def _check_deflated(content: bytes) -> None:
 
 
 def _kind(dataset: Dataset) -> str:
-    """The name of the object's class, where it is one of the standard's."""
+    """The name of the SOP class if the standard defines it, else "unknown class"."""
     uid = UID(str(dataset.get("SOPClassUID", "")))
     return uid.name if uid.name != uid and uid.type == "SOP Class" else "unknown class"
 
 
-def _windowed(values: np.ndarray, settings: Dataset) -> np.ndarray:
-    """The first window, with its output range at 0 to 255."""
+def _file_window(values: np.ndarray, settings: Dataset) -> np.ndarray:
+    """The file's first window, with its output range at 0 to 255."""
     for name in ("WindowCenter", "WindowWidth"):
         if isinstance(settings[name].value, MultiValue):
             setattr(settings, name, settings[name].value[0])
-    # The ends of the output range are what values far outside the window become.
+    # Values far outside the window give the ends of the output range.
     ends: Any = apply_windowing(np.array([-1e12, 1e12]), settings)
     shown = apply_windowing(values.astype(np.float64), settings)
     scaled = (shown - ends[0]) * (255 / max(float(ends[1] - ends[0]), 1e-12)) + 0.5

@@ -1,4 +1,4 @@
-"""What a reader accepts, so that no file can take more memory, and what it calls damage."""
+"""Size limits that bound the memory of a reader, and which exceptions mean damaged content."""
 
 import errno
 import gzip
@@ -14,14 +14,14 @@ LARGEST_HEADER_BYTES = 1 << 20
 LARGEST_IMAGE_PIXELS = 250_000_000
 MOST_FRAMES = 50_000
 
-# What libraries raise for a shard that is not what its name says.
+# What libraries raise for a damaged shard, or one in another format than its name says.
 DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, pa.ArrowException),
     *(EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError),
     *(ValueError, TypeError, LookupError, OverflowError, NotImplementedError, RuntimeError),
 )
 
-# The name of an image in its shard, its bytes, and the reason when there are none.
+# An image of a shard: its name, its bytes, and the reason if there are none.
 Entry = tuple[str, bytes | None, str]
 
 
@@ -29,14 +29,14 @@ INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class DecodeError(Exception):
-    """Why bytes are not an image, in words for the failures table."""
+    """The file is not a usable image. The message becomes a reason in the failures table."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an exception speaks of the content of a shard and not of storage.
+    """Whether an exception means that a shard is damaged, and not that storage failed.
 
-    pyarrow and gzip raise `OSError` for damage, without a system error's number; a directory of a
-    zip that points before its beginning is an invalid argument (`EINVAL`) of a seek.
+    pyarrow and gzip raise `OSError` without an errno for damage. The directory of a zip that points
+    before the start of the file causes a seek with `EINVAL`.
     """
     if isinstance(error, OSError) and not isinstance(error, DAMAGE):
         return error.errno in (None, errno.EINVAL)
@@ -44,11 +44,11 @@ def is_damage(error: Exception) -> bool:
 
 
 def too_large(size: int) -> str:
-    """The reason why a member is not read, or an empty text."""
+    """The reason why a member of `size` bytes is not read; empty if it is within the limit."""
     return f"too large: {size} bytes" if size > LARGEST_MEMBER_BYTES else ""
 
 
 def describe(error: Exception) -> str:
-    """An exception in one line for the failures table."""
+    """An exception in one line of at most 300 characters, for the failures table."""
     text = str(error).splitlines()[0] if str(error) else ""
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -1,8 +1,9 @@
-"""What an archive consists of: the objects below a prefix, one object, or those of a manifest.
+"""List the objects of an archive: those below a prefix, a single one, or those of a manifest.
 
-A manifest is a CSV or Parquet file with a column `uri`, one row an object (an image or a shard);
-relative URIs start at the manifest's folder. Where columns `size` and `etag` are given for objects
-in S3 (as in its inventories) they are believed, else every object is asked for its own.
+A manifest is a CSV or Parquet file with a column `uri` and one row per object (image or shard).
+Relative URIs start at the manifest's folder. If all objects are in S3 and there are columns `size`
+and `etag` (as in an S3 inventory), their values are used. Otherwise storage is asked for each
+object.
 """
 
 import io
@@ -21,9 +22,9 @@ MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 
 def list_archive(archive: str) -> Iterator[StoredObject]:
-    """Every object of an archive; those of a manifest in its order, each once.
+    """Every object of an archive; those of a manifest in its order, without duplicates.
 
-    Raises `UserError` when storage refuses, or a CSV file is named that is no manifest.
+    Raises `UserError` if storage denies access, or if a CSV file is not a manifest.
     """
     if archive.lower().endswith(MANIFEST_SUFFIXES) and storage.is_object(archive):
         table = _read_manifest(archive)
@@ -34,7 +35,7 @@ def list_archive(archive: str) -> Iterator[StoredObject]:
 
 
 def _read_manifest(archive: str) -> pd.DataFrame | None:
-    """The table of a manifest; None for a Parquet file that has no column `uri` (a shard)."""
+    """The table of a manifest; None for a Parquet file without a column `uri`, which is a shard."""
     if archive.lower().endswith(".parquet"):
         try:
             with storage.open_read(archive) as stream:
@@ -76,7 +77,7 @@ def _absolute(uri: str, archive: str) -> str:
 
 
 def _described(uri: str) -> StoredObject:
-    """An object that is not there stays in the archive: it will be a row in failures."""
+    """A missing object stays in the archive, so that it gets a row in the failures table."""
     try:
         return storage.describe(uri)
     except FileNotFoundError:

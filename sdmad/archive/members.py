@@ -1,7 +1,9 @@
-"""Reading the images of work units, still encoded.
+"""Read the images of work units.
 
-for member in read_unit(unit):
-    member.name, member.content
+    for member in read_unit(unit):
+        member.name, member.content
+
+The content is still encoded; `sdmad.archive.decode` decodes it.
 """
 
 import time
@@ -24,10 +26,10 @@ SEEK_BLOCK = 256 << 10
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a unit as it is stored; `reason` says why there is no `content`.
+    """One file of a unit as it is stored, or the `reason` why it has no `content`.
 
-    `uri` is the object's, `name` is empty for a shard that breaks off: one more member at its end.
-    `seconds` is the time of reading.
+    `uri` is the URI of the object. `seconds` is the time that reading took. A shard that cannot be
+    read to its end has one more member, with an empty `name` and the reason.
     """
 
     uri: str
@@ -41,9 +43,9 @@ class Member:
 def read_unit(unit: WorkUnit) -> Iterator[Member]:
     """Every file of a unit in stored order, read as a stream.
 
-    Bad content and vanished objects are members with a reason. Raises `UserError` when storage
-    refuses or stays out of reach, or an object is no longer the planned one: then nothing of the
-    unit may be committed.
+    Damaged content and missing objects are members with a `reason`. Raises `UserError` if storage
+    denies access or cannot be reached, or if an object has changed since it was planned. Then no
+    score of the unit may be committed.
     """
     yield from (_read_objects(unit) if unit.kind == "objects" else _read_shard(unit))
 
@@ -57,16 +59,16 @@ def _read_objects(unit: WorkUnit) -> Iterator[Member]:
             content = storage.read_bytes(entry.uri, entry)
         except FileNotFoundError:
             storage.check_visible(unit.base)
-            reason = "cannot be read: the object is not there"
+            reason = "cannot be read: the object does not exist"
         return content, reason
 
     with ThreadPoolExecutor(8) as pool:
-        # Sixteen at a time: requests overlap, memory stays small.
+        # 16 objects at a time: requests overlap, and memory stays small.
         for start in range(0, len(unit.objects), 16):
             group = unit.objects[start : start + 16]
             results = pool.map(fetch, group)
             for entry in group:
-                # Requests overlap: the seconds that this process waits, not those of each request.
+                # Requests overlap, so this measures the wait of this process, not one request.
                 begin = time.monotonic()
                 content, reason = next(results)
                 seconds = time.monotonic() - begin
@@ -86,7 +88,7 @@ def _read_shard(unit: WorkUnit) -> Iterator[Member]:
                 start = time.monotonic()
     except FileNotFoundError:
         storage.check_visible(unit.base)
-        reason = "the shard cannot be read: the object is not there"
+        reason = "the shard cannot be read: the object does not exist"
     except (OSError, *DAMAGE) as error:
         if not is_damage(error):
             raise storage_error(shard.uri, error) from error
@@ -104,10 +106,10 @@ def _entries(unit: WorkUnit, stream: IO[bytes]) -> Iterator[Entry]:
 
 
 def read_members(base: str, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-    """The content of chosen files, by (archive, member); those that are not there are left out.
+    """The content of chosen files, by (archive, member). Missing files are left out.
 
-    A small shard is fetched in one request; in a large one headers are read and the data between
-    them is skipped, so that only the wanted members are transferred.
+    Small shards and compressed tars are read whole. Of other shards only the headers and the wanted
+    members are transferred.
     """
     by_archive: dict[str, set[str]] = {}
     for archive, member in wanted:
@@ -138,7 +140,7 @@ def _read_shard_members(shard: str, names: set[str]) -> dict[str, bytes]:
     kind = naming.shard_kind(shard)
     compressed = kind == "tar" and not shard.lower().endswith(".tar")
     found: dict[str, bytes] = {}
-    # What is not there, or stands behind a break, is left out.
+    # Members that are missing, or stored after damage, are left out.
     try:
         entry = storage.describe(shard)
         whole = compressed or entry.size <= WHOLE_SHARD_BYTES
@@ -148,7 +150,7 @@ def _read_shard_members(shard: str, names: set[str]) -> dict[str, bytes]:
             else:
                 pairs = (zips if kind == "zip" else parquets).find(stream, names)
             for name, content in pairs:
-                found[name] = content  # noqa: PERF403 - what is found before a break is kept
+                found[name] = content  # noqa: PERF403 - keeps what comes before damage
     except FileNotFoundError:
         return {}
     except (OSError, *DAMAGE) as error:

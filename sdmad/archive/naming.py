@@ -1,7 +1,7 @@
-"""What the names of objects and members say: shard, image, or something beside images.
+"""Names of objects and members: shard, image or sidecar, and the names of frames.
 
-An image of a file with several frames has the name of the file with `#frame=<number>` behind it,
-from 1 as in DICOM.
+A frame of a file with several frames is named after the file, with `#frame=<number>` appended. The
+number counts from 1, as in DICOM.
 """
 
 import re
@@ -18,7 +18,7 @@ _FRAME = re.compile(r"#frame=([1-9][0-9]*)$")
 
 
 def shard_kind(name: str) -> str | None:
-    """ "tar", "zip" or "parquet" for the names of shards, None for every other name."""
+    """The kind of a shard by its name ("tar", "zip" or "parquet"); None for other objects."""
     lower = name.lower()
     if lower.endswith(TAR_SUFFIXES):
         return "tar"
@@ -27,9 +27,9 @@ def shard_kind(name: str) -> str | None:
 
 
 def is_sidecar(name: str) -> bool:
-    """Whether a name is that of something beside images: notes, tables, hidden and system files.
+    """Whether a name is that of a sidecar: notes, tables, hidden and system files.
 
-    Everything else is taken for an image, whatever its suffix: DICOM files often have none.
+    Every other file is taken as an image, whatever its suffix, because DICOM files often have none.
     """
     path = PurePosixPath(name)
     return (
@@ -41,8 +41,10 @@ def is_sidecar(name: str) -> bool:
 
 
 def image_uri(object_uri: str, member: str | None, frame: int | None = None) -> str:
-    """The URI of an image: the object's own; the member of a shard and the frame of a file with
-    several are its fragment, as in `s.tar#scan.dcm&frame=3`."""
+    """The URI of an image: the URI of its object, with member and frame as the fragment.
+
+    For example `s.tar#scan.dcm&frame=3` for a member of a shard, `scan.dcm#frame=3` for an object.
+    """
     parts = [] if member is None else [quote(member, errors="surrogatepass")]
     if frame is not None:
         parts.append(f"frame={frame}")
@@ -50,18 +52,18 @@ def image_uri(object_uri: str, member: str | None, frame: int | None = None) -> 
 
 
 def frame_name(member: str, frame: int | None) -> str:
-    """The name of one frame; the member's own where the file has only one."""
+    """The name of one frame; `member` itself if the file has only one (`frame` is None)."""
     return member if frame is None else f"{member}#frame={frame}"
 
 
 def split_frame(name: str) -> tuple[str, int | None]:
-    """The file and the number that `frame_name` made a name of."""
+    """The inverse of `frame_name`: the name of the file and the number of the frame."""
     match = _FRAME.search(name)
     return (name[: match.start()], int(match[1])) if match else (name, None)
 
 
 def split_uri(uri: str) -> tuple[str, str | None]:
-    """The object and the name in it that `image_uri` made a URI of; None for a loose image."""
+    """The inverse of `image_uri`: the object, and the name in it (None for a loose image)."""
     container, mark, fragment = uri.partition("#")
     if not mark:
         return uri, None
@@ -73,5 +75,5 @@ def split_uri(uri: str) -> tuple[str, str | None]:
 
 
 def clean(text: str) -> str:
-    """Text that Parquet can hold: undecodable bytes of a name become backslash escapes."""
+    """Text that Parquet can store: undecodable bytes and NUL become backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

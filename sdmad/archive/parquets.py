@@ -1,8 +1,9 @@
-"""Parquet shards: a column of encoded images, as Hugging Face datasets and others write them.
+"""Parquet shards: a column of encoded images, as Hugging Face datasets write them.
 
-The images are in a column of bytes, or of structs with a field `bytes`: the one called `image`
-(or `content`, `bytes`, ...), else the only one. Their names are in the struct's field `path`, or in
-a column `member`, `path`, `file_name`, ...; a row without a name is `row=<number>`, from 0.
+The images are in a column of bytes, or of structs with a field `bytes`. If there are several such
+columns, it is the one called `image` (or `content`, `bytes`, ...). Names are in the field `path` of
+the struct, or in a column `member`, `path`, `file_name`, .... A row without a name is called
+`row=<number>`, counted from 0.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Columns:
-    """The leaf columns of images and of their names (empty: none); `problem` when unclear."""
+    """The leaf columns of images and names (empty: none), or the `problem` with finding them."""
 
     image: str
     name: str
@@ -33,7 +34,7 @@ class Columns:
 
 
 def columns(schema: pa.Schema) -> Columns | None:
-    """Where the images are; None for a table that has none."""
+    """The columns of images and names; None for a table without images."""
     candidates = {}
     for field in schema:
         if types.is_struct(field.type):
@@ -48,7 +49,7 @@ def columns(schema: pa.Schema) -> Columns | None:
     known = [name for name in IMAGE_COLUMNS if name in candidates]
     if not known and len(candidates) > 1:
         listed = ", ".join(candidates)
-        return Columns("", "", f"several columns of bytes ({listed}), none called image")
+        return Columns("", "", f"several columns of bytes ({listed}), and none is called image")
     image, name = candidates[known[0] if known else next(iter(candidates))]
     named = [n for n in NAME_COLUMNS if n in schema.names and types.is_string(schema.field(n).type)]
     return Columns(image, name or (named[0] if named else ""))
@@ -59,7 +60,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def parts(stream: IO[bytes]) -> list[tuple[int, int]] | None:
-    """Ranges of row groups, each of about `PART_ROWS` rows; None for a table without images."""
+    """Ranges of row groups with about `PART_ROWS` rows each; None for a table without images."""
     file = pq.ParquetFile(stream)
     if columns(file.schema_arrow) is None:
         return None
@@ -77,7 +78,7 @@ def parts(stream: IO[bytes]) -> list[tuple[int, int]] | None:
 def members(stream: IO[bytes], part: tuple[int, int] | None) -> Iterator[Entry]:
     """Every image of a shard, or of a range of its row groups.
 
-    Where the data is damaged, the rest of the row group is named and has a reason.
+    If a row group is damaged, the rest of its images have a name and a reason.
     """
     file = pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
     where = columns(file.schema_arrow)
@@ -115,7 +116,7 @@ def _entry(name: str, value: pa.Scalar) -> Entry:
 
 
 def row_names(file: pq.ParquetFile, where: Columns, group: int) -> list[str]:
-    """The names of a row group's images, in order; numbers where a name cannot be read."""
+    """The names of the images of a row group, in order; numbers where names cannot be read."""
     first = sum(file.metadata.row_group(k).num_rows for k in range(group))
     numbers = [f"row={first + k}" for k in range(file.metadata.row_group(group).num_rows)]
     if not where.name:
@@ -133,7 +134,7 @@ def row_names(file: pq.ParquetFile, where: Columns, group: int) -> list[str]:
 
 
 def find(stream: IO[bytes], names: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The images called `names`; only their row groups are read."""
+    """The images called `names`. Images are read only from row groups that contain one."""
     file = pq.ParquetFile(stream)
     where = columns(file.schema_arrow)
     if where is None or where.problem:

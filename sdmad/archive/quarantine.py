@@ -1,12 +1,13 @@
-"""Decoding in a process apart, for files that may crash a decoder or keep it forever.
-
-Readers decode in their own process, which is fastest, under a watchdog that ends the process when
-one file takes too long. When a reader has died, its unit is read again with every file decoded by
-a `Decoder`: a child process whose death or silence is a reason in the failures table, not an end
-of the unit. Its memory is limited, and its answers cannot carry code.
+"""Decode in a child process, for files that may crash a decoder or make it hang.
 
     with Decoder(spec, seconds=60) as decoder:
         frames = decoder.frames(content)
+
+Normally readers decode in their own process, which is fastest. A watchdog ends the process if one
+file takes too long. When a reader has died, its unit is read again, and every file is decoded by a
+`Decoder`. If the child process crashes or hangs, that is the file's reason in the failures table,
+and the rest of the unit is still decoded. The child's memory is limited. Its answers are JSON and
+raw pixels, which cannot carry code.
 """
 
 import json
@@ -24,6 +25,7 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from sdmad.archive import decode
 from sdmad.archive.decode import Frame
@@ -39,9 +41,11 @@ _READY = (0x73646D6164, 1)
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[None]:
-    """End this process when the block takes longer, even inside a decoder's native code: nothing
-    handles SIGALRM here, and the kernel's own action is to end the process."""
-    # Microseconds; faulthandler's timer is a thread for each call, half a millisecond an image.
+    """End this process if the block takes longer than `seconds`, even inside native code.
+
+    SIGALRM has no handler here, so the kernel ends the process.
+    """
+    # Costs microseconds. faulthandler's timer starts a thread per call: 0.5 ms per image.
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -50,7 +54,7 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 
 class Decoder:
-    """A child process that decodes; started when first needed, and again after each death."""
+    """A child process that decodes. It starts on first use, and again after each crash."""
 
     def __init__(self, spec: ImageSpec, seconds: float = DECODE_SECONDS) -> None:
         self.spec = spec
@@ -69,8 +73,10 @@ class Decoder:
         self._end()
 
     def frames(self, content: bytes) -> list[Frame]:
-        """All frames of a file, as `decode.frames` gives them; one frame with the reason when the
-        decoder dies or stays silent `ATTEMPTS` times."""
+        """All frames of a file, as `decode.frames` gives them.
+
+        After `ATTEMPTS` crashes or timeouts it is one frame without pixels, with the reason.
+        """
         reason = ""
         for _ in range(ATTEMPTS):
             try:
@@ -112,14 +118,14 @@ class Decoder:
         )
         if self.child.stdout is None:
             raise AssertionError("the child has pipes")
-        # Its imports do not count against the file, and their failure is not the file's.
+        # The child's imports do not count against the time of a file.
         try:
             ready = _header(self.child.stdout, START_SECONDS)
         except (TimeoutError, EOFError):
             ready = None
         if ready != _READY:
             self._end()
-            raise RuntimeError("the process that decodes in quarantine did not start")
+            raise RuntimeError("the child process that decodes in quarantine did not start")
         return self.child
 
     def _cause(self) -> str:
@@ -136,7 +142,7 @@ class Decoder:
 
 
 def _header(stream: IO[bytes], seconds: float) -> tuple[int, int]:
-    """Raises `TimeoutError` when nothing comes."""
+    """The two sizes that precede data. Raises `TimeoutError` after `seconds` without data."""
     if not select.select([stream], [], [], seconds)[0]:
         raise TimeoutError
     size, pixels = _HEADER.unpack(_exactly(stream, _HEADER.size))
@@ -155,9 +161,9 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _serve(spec: ImageSpec) -> None:
-    """The child: files from stdin, frames to stdout, until stdin ends."""
+    """The child's loop: read files from stdin and write frames to stdout until stdin ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    # What native decoders print must not get between the frames.
+    # Native decoders may print to stdout: send that to stderr, away from the frames.
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sink.write(_HEADER.pack(*_READY))
@@ -176,12 +182,5 @@ def _serve(spec: ImageSpec) -> None:
             sink.flush()
 
 
-def _spec(text: str) -> ImageSpec:
-    fields = json.loads(text)
-    for name in ("size", "mean", "std"):
-        fields[name] = tuple(fields[name])
-    return ImageSpec(**fields)
-
-
 if __name__ == "__main__":
-    _serve(_spec(sys.argv[1]))
+    _serve(TypeAdapter(ImageSpec).validate_json(sys.argv[1]))

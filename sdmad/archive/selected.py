@@ -1,6 +1,6 @@
-"""Chosen images of an archive, decoded: the supports of fits, the examples of a report.
+"""Decode chosen images of an archive: the supports of fits, the examples of a report.
 
-Imported by reader processes, which need neither torch nor a backbone.
+Reader processes import this module, so it must not import torch or a backbone.
 """
 
 import numpy as np
@@ -15,7 +15,10 @@ from sdmad.archive.preprocess import ImageSpec
 def decode_members(
     base: str, images: list[tuple[str, str]], spec: ImageSpec
 ) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
-    """Pixels (H, W, 3) uint8 of images (archive, member), and a sentence for each not to be had."""
+    """Pixels (height, width, 3) uint8 of images (archive, member).
+
+    Also a sentence for each image that is missing or cannot be decoded.
+    """
     files = {image: (image[0], *split_frame(image[1])) for image in images}
     contents = read_members(base, {(archive, name) for archive, name, _ in files.values()})
     pixels, problems = {}, []

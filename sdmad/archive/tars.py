@@ -1,8 +1,8 @@
-"""Tar shards, read strictly and as a stream.
+"""Read tar shards as a stream, and raise where they are damaged.
 
-`tarfile` ends quietly at a damaged header, a cut header or a missing end marker, as if the archive
-ended there; everything behind would be lost without a word. With `StrictTarInfo` that is a
-`tarfile.ReadError`, and so is a header that asks for more memory than a name needs.
+At a damaged header, a truncated header or a missing end marker, `tarfile` stops without an error,
+as if the archive ended there. With `StrictTarInfo` it raises `tarfile.ReadError` instead, and also
+for an extended header of more than `LARGEST_HEADER_BYTES`.
 """
 
 import tarfile
@@ -19,7 +19,7 @@ _EXTENDED = (
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """A header that must be whole, or the zero block that ends an archive (POSIX.1-2001, pax)."""
+    """A complete header, or the zero block that ends an archive (POSIX.1-2001, pax)."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictTarInfo":
@@ -32,17 +32,17 @@ class StrictTarInfo(tarfile.TarInfo):
 
     def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _EXTENDED and self.size > LARGEST_HEADER_BYTES:
-            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+            raise tarfile.ReadError(f"extended header too large: {self.size} bytes")
         if self.size < 0:
-            raise tarfile.ReadError(f"a member of {self.size} bytes")
+            raise tarfile.ReadError(f"member of negative size: {self.size} bytes")
         return super()._proc_member(tarfile_)  # type: ignore[misc]
 
 
 def members(stream: IO[bytes]) -> Iterator[Entry]:
-    """Every image of a shard in one pass, front to back; `tarfile.ReadError` where it breaks."""
+    """Every image of a shard in stored order. Raises `tarfile.ReadError` where it is damaged."""
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictTarInfo, errorlevel=2) as tar:
         for info in tar:
-            # tarfile remembers every member; a stream never goes back to one.
+            # tarfile keeps every member in memory; a stream never needs them again.
             tar.members = []  # type: ignore[attr-defined]
             if not info.isreg() or naming.is_sidecar(info.name):
                 continue
@@ -59,7 +59,7 @@ def members(stream: IO[bytes]) -> Iterator[Entry]:
 
 
 def find(stream: IO[bytes], names: set[str], compressed: bool) -> Iterator[tuple[str, bytes]]:
-    """The members called `names`; what lies between them is skipped unless it is compressed."""
+    """The members called `names`. Unless compressed, data between them is skipped."""
     mode: Literal["r|*", "r:"] = "r|*" if compressed else "r:"
     left = set(names)
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=StrictTarInfo) as tar:

@@ -20,8 +20,8 @@ Part = tuple[int, int]
 class WorkUnit:
     """One shard (`kind` "tar", "zip", "parquet"), a part of one, or loose objects ("objects").
 
-    `part` is a range of a zip's members or of a Parquet file's row groups. `id` is a hash over
-    URIs, sizes, ETags and part: another content is another unit.
+    `part` is a range of a zip's members or of a Parquet file's row groups. `id` is a hash of URIs,
+    sizes, ETags and part, so changed content gives another unit.
     """
 
     id: str
@@ -45,7 +45,7 @@ class WorkUnit:
 
     @property
     def archive(self) -> str:
-        """The name of the shard relative to the archive's prefix; empty for loose objects."""
+        """The path of the shard below the prefix of the archive; empty for loose objects."""
         return "" if self.kind == "objects" else storage.relative(self.objects[0].uri, self.base)
 
     def to_json(self) -> str:
@@ -62,11 +62,10 @@ class WorkUnit:
 def cut_units(
     base: str, objects: Iterable[StoredObject], group: int = LOOSE_OBJECTS_PER_UNIT
 ) -> Iterator[WorkUnit]:
-    """Cut a listing into work units: every shard, or parts of it, and every `group` loose images
-    in order.
+    """Cut a listing into work units: each shard or its parts, and groups of `group` loose images.
 
-    Sidecar files are left out, and Parquet files without a column of images are sidecars. Large
-    zips and Parquet files are opened to find their parts.
+    Sidecars are left out, including Parquet files without a column of images. Parquet files, and
+    zips larger than 2 * `zips.PART_BYTES`, are opened to find their parts.
     """
     loose: list[StoredObject] = []
     opened: list[tuple[str, StoredObject]] = []
@@ -90,7 +89,7 @@ def cut_units(
 
 
 def _parts(kind: str, entry: StoredObject) -> list[Part | None]:
-    """The parts of a shard, [None] for all of it at once, [] for a table without images."""
+    """The parts of a shard; [None] for the whole shard, [] for a table without images."""
     try:
         with storage.open_read(entry.uri, FOOTER_BLOCK, entry) as stream:
             found = zips.parts(stream) if kind == "zip" else parquets.parts(stream)

@@ -1,4 +1,4 @@
-"""Zip shards: the central directory from the end, members by range reads."""
+"""Zip shards: read the central directory, then members by range requests."""
 
 import gzip
 import lzma
@@ -11,7 +11,7 @@ from typing import IO
 from sdmad.archive import naming
 from sdmad.archive.limits import Entry, describe, too_large
 
-# What zipfile raises for one member that it cannot unpack: damage, encryption, unknown methods.
+# What zipfile raises for a member that it cannot unpack: damage, encryption, unknown method.
 UNPACKING = (
     *(zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError),
     *(NotImplementedError, RuntimeError, UnicodeDecodeError, ValueError),
@@ -21,7 +21,7 @@ PART_MEMBERS = 1024
 
 
 def parts(stream: IO[bytes]) -> list[tuple[int, int]]:
-    """The members of a large shard in ranges of their order, each about `PART_BYTES`."""
+    """Ranges of members in stored order, each of about `PART_BYTES` or `PART_MEMBERS`."""
     with zipfile.ZipFile(stream) as archive:
         infos = _in_order(archive)
     cuts, size = [0], 0
@@ -36,9 +36,9 @@ def parts(stream: IO[bytes]) -> list[tuple[int, int]]:
 
 
 def members(stream: IO[bytes], part: tuple[int, int] | None) -> Iterator[Entry]:
-    """Every image of a shard, or of a range of its members, in the order of its data.
+    """Every image of a shard, or of a range of its members, in stored order.
 
-    A member's checksum (or method, or password) is its own failure; the others are read.
+    A member that cannot be unpacked (checksum, method, password) has a reason; the others are read.
     """
     with zipfile.ZipFile(stream) as archive:
         for info in _in_order(archive)[slice(*part) if part else slice(None)]:

@@ -1,14 +1,15 @@
-"""CLIP-based few-shot baselines, on the same footing as SD-MAD.
+"""CLIP-based few-shot baselines, under the same conditions as SD-MAD.
 
     scorer = fit("tip_adapter", backbone, catalog, support)
     scores = scorer.scores(pixels)                              # (B, C)
 
-All get the same frozen backbone, catalog, support and views of its images as the learner, the same
-number of steps and images in each, the same loss, and the same way from evidence to probabilities.
-A fit is a function of these, the baseline's name, shots and seed alone; the order of the support's
-images does not matter. Where a paper leaves multi-label images open, the module says what was
-chosen. Learning rates suit the embedded backbone: they were compared on the phantom archive 100,
-which serves no other purpose.
+Like the learner of SD-MAD, all use the same frozen backbone, catalog, support, views of its images,
+number of steps, images in each step, L_cat, and calibration of evidence to probabilities. A fit
+depends on these and on the baseline's name, shots and seed alone, not on the order of the images.
+
+[choice] marks in each module what its paper does not say, above all for images with several
+categories. Learning rates were chosen for the embedded backbone, on the phantom archive 100, which
+is used for nothing else.
 """
 
 from collections.abc import Callable
@@ -45,11 +46,11 @@ def fit(
 ) -> Scorer:
     """Fit a baseline to one support.
 
-    Several baselines share what the frozen backbone makes of a support when they are given the
-    same `SupportViews`. Raises `UserError` for a name that is not in `BASELINES`.
+    Baselines that are given the same `SupportViews` share the outputs of the frozen backbone.
+    Raises `UserError` for a name that is not in `BASELINES`.
     """
     if name not in BASELINES:
-        raise UserError(f"there is no baseline {name!r}; there are {', '.join(BASELINES)}")
+        raise UserError(f"there is no baseline {name!r}; choose one of {', '.join(BASELINES)}")
     config = config or BaselineConfig()
     if isinstance(support, SupportImages):
         support = SupportViews.of(backbone, support, config.augment)

@@ -1,15 +1,15 @@
 """AA-CLIP (Ma et al., arXiv 2503.06661): residual adapters in the early blocks of both towers.
 
-Behind each of the first quarter of a tower's blocks, x' = lambda A(x) + (1 - lambda) x with
-A(x) = LeakyReLU(W x) rescaled to the norm of x, token by token, and lambda 0.1; a projection at
-the end of each tower. Two stages: first the text tower is adapted to the frozen image tower, with
-a penalty on the squared cosine between the texts of normal and of an anomaly, then the image tower
-to the adapted texts.
+After each block of the first quarter of a tower, x' = lambda A(x) + (1 - lambda) x with lambda 0.1
+and A(x) = LeakyReLU(W x), rescaled token by token to the norm of x. Each tower ends with a trained
+projection. There are two stages. First the text tower is adapted to the frozen image tower, with a
+penalty on the squared cosine similarity of the texts of normal and of an anomaly. Then the image
+tower is adapted to the adapted texts.
 
-[choice] Categories in place of one anomaly, each against normal, with the prompts of their signs.
-The support in place of an auxiliary data set. Image-level: the embedding that the backbone itself
-reads in place of patch maps, which need masks. Projections start at the identity behind the
-backbone's own, so that a handful of shots need not align the towers anew. Stages share the steps.
+[choice] Each category against normal, with the prompts of its signs, instead of one anomaly. The
+support instead of an auxiliary data set. The image embedding of the backbone instead of patch maps,
+which need masks. The trained projection follows the backbone's own and starts at the identity, so
+that a few shots need not align the towers again. Each stage takes all steps.
 """
 
 import torch
@@ -28,7 +28,7 @@ LEARNING_RATE = 1e-4
 
 
 class ResidualAdapter(nn.Module):
-    """One adapter, Xavier initialised."""
+    """The adapter after one block: x' from tokens x (1, B, T, D)."""
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ResidualAdapter(nn.Module):
 
 
 class AdaptedTower(nn.Module):
-    """A frozen tower with adapters behind its first blocks and a projection at its end."""
+    """A frozen tower with adapters after its first blocks and a projection at its end."""
 
     def __init__(self, tower: Tower, embedding: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def _fit_text(task: Task) -> torch.Tensor:
         return text_evidence(images.embeddings, latest[0], backbone.logit_scale)
 
     def entangled() -> torch.Tensor:
-        # Of the same step: the penalty is asked for after the evidence.
+        # The features of the same step: `train` computes the penalty after the evidence.
         (features,) = latest
         return DISENTANGLE_WEIGHT * (features[1:] @ features[0]).square().mean()
 

@@ -1,9 +1,9 @@
 """What all baselines share: frozen images, the views of a support, training, and the scorer.
 
-A baseline is a function `fit(task) -> Scorer`. It sees a frozen backbone, a catalog and a support,
-nothing else. Whatever it learns, it turns images into *evidence* for each category against normal
-(B, C); a bias for each category and one temperature, both from the support, make probabilities of
-it, as in `sdmad.method.learner` and `sdmad.method.calibration`.
+A baseline is a function `fit(task) -> Scorer`. It knows only a frozen backbone, a catalog and a
+support. It turns images into *evidence* (B, C) for each category against normal. A bias for each
+category and one temperature, both from the support, turn evidence into probabilities, as in
+`sdmad.method.learner` and `sdmad.method.calibration`.
 
 Shapes: B or N images, V views, C categories, E embedding width, T tokens, D token width.
 """
@@ -28,7 +28,7 @@ from sdmad.method.views import IMAGES_AT_ONCE
 
 
 class BaselineConfig(BaseModel):
-    """The training budget of every baseline; by default that of the learner."""
+    """The training budget of every baseline; the default is that of the learner."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int = Field(default=100, ge=0)
@@ -37,13 +37,13 @@ class BaselineConfig(BaseModel):
 
 
 class FrozenImages:
-    """Images and what the frozen image tower makes of them, each computed once when first asked.
+    """Images with the outputs of the frozen image tower, each computed once, at its first use.
 
-    Hand one to many scorers: they share its embeddings and activations.
+    Scorers that are given the same object share its embeddings and activations.
     """
 
     def __init__(self, backbone: Backbone, pixels: np.ndarray) -> None:
-        """`pixels` are uint8 (B, height, width, 3) of the backbone's size."""
+        """`pixels` are uint8 (B, height, width, 3) at the backbone's size."""
         self.backbone = backbone
         self._pixels = pixels
         self._after: dict[int, Activations] = {}
@@ -57,9 +57,9 @@ class FrozenImages:
         return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
 
     def after_block(self, block: int) -> Activations:
-        """The output of block `block` (0 is the first) as `f_frozen` (B, T, D).
+        """The output (B, T, D) of block `block` (0 is the first), as `f_frozen`.
 
-        Of the last block only the tokens that the head reads.
+        For the last block only the tokens that the head reads.
         """
         if block not in self._after:
             tower = self.backbone.image
@@ -72,7 +72,7 @@ class FrozenImages:
         return self._after[block]
 
     def take(self, rows: torch.Tensor) -> "FrozenImages":
-        """Some of the images; what is asked of them is computed once for all."""
+        """The images at `rows`; they share the outputs of all images."""
         return _Taken(self, rows)
 
     def _parts(self) -> list[np.ndarray]:
@@ -104,9 +104,9 @@ Evidence = Callable[[FrozenImages], torch.Tensor]
 
 @dataclass(frozen=True)
 class SupportViews:
-    """All views of a support's images, in the order of the images' keys, views of one in a row.
+    """All views of the images of a support, image by image in the order of their keys.
 
-    `labels` are (N x V, C), `image` (N x V,) numbers the image of each view.
+    `labels` are (N x V, C), `image` (N x V,) is the number of each view's image.
     """
 
     views: FrozenImages
@@ -118,7 +118,7 @@ class SupportViews:
 
     @staticmethod
     def of(backbone: Backbone, support: SupportImages, config: AugmentConfig) -> "SupportViews":
-        """The same views of each image as the learner's."""
+        """The views that the learner has of the same support."""
         order = np.argsort(np.array(support.keys, object), kind="stable")
         pixels = np.stack(
             [
@@ -139,13 +139,13 @@ class SupportViews:
 
     @property
     def first(self) -> torch.Tensor:
-        """The rows (N,) of the images themselves."""
+        """The rows (N,) of the first views, which are the unchanged images."""
         return torch.arange(0, len(self.labels), self.num_views)
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a baseline may look at; `generator` is its only source of chance."""
+    """All that a baseline may use; all its random numbers come from `generator`."""
 
     backbone: Backbone
     catalog: Catalog
@@ -156,7 +156,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted baseline: images in, a probability for each category out.
+    """A fitted baseline, from images to a probability for each category.
 
     `evidence` maps images to (B, C), `bias` is (C,), `temperature` ().
     """
@@ -168,8 +168,10 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, images: np.ndarray | FrozenImages) -> np.ndarray:
-        """Probabilities (B, C) float32 of uint8 pixels (B, height, width, 3), or of frozen images;
-        a category is found above 0.5."""
+        """Probabilities (B, C), float32, of uint8 pixels (B, height, width, 3) or frozen images.
+
+        Above 0.5 a category is a finding.
+        """
         if isinstance(images, np.ndarray):
             images = FrozenImages(self.backbone, images)
         logits = (whole_evidence(self.evidence, images) - self.bias) / self.temperature
@@ -177,19 +179,19 @@ class Scorer:
 
     @staticmethod
     def anomaly(scores: np.ndarray) -> np.ndarray:
-        """Anomaly scores (B,) by the detector's rule."""
+        """Anomaly scores (B,), by the detector's rule, from probabilities (B, C)."""
         return anomaly_score(scores, axis=1)
 
 
 @torch.no_grad()
 def whole_evidence(evidence: Evidence, images: FrozenImages) -> torch.Tensor:
-    """Evidence (B, C) of any number of images, some at a time."""
+    """Evidence (B, C) of any number of images, computed in batches."""
     rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
     return torch.cat([evidence(images.take(some)) for some in rows])
 
 
 def start_bias(evidence: Evidence, support: SupportViews) -> torch.Tensor:
-    """The bias (C,) half-way between support images with and without each category."""
+    """The midpoint (C,) of the mean evidence of support images with and without each category."""
     of_images = whole_evidence(evidence, support.views.take(support.first))
     return midpoint_bias(of_images[None], support.labels[support.first][None])[0]
 
@@ -199,7 +201,7 @@ def calibrated(
 ) -> Scorer:
     """A scorer whose temperature is fitted to all views of the support.
 
-    `on_support` (N x V, C) replaces the evidence there, for a baseline that keeps the support.
+    `on_support` (N x V, C) replaces the evidence on the support, for a baseline that stores it.
     """
     if on_support is None:
         on_support = whole_evidence(evidence, task.support.views)
@@ -208,7 +210,7 @@ def calibrated(
 
 
 def balanced_batches(task: Task) -> Iterator[torch.Tensor]:
-    """Rows of the support's views, for each step some of each category and as many normal ones."""
+    """Rows of the support's views for each step: equally many of each category and of normal."""
     support, config = task.support, task.config
     labels = support.labels[support.first].cpu()
     members = [(labels.sum(1) == 0).nonzero()[:, 0]]
@@ -232,7 +234,8 @@ def train(
 ) -> torch.Tensor:
     """Train `parameters` and a bias on the support, and return the bias (C,).
 
-    The loss is the learner's L_cat; Adam with a cosine, as there. `penalty()` is added to it.
+    As in the learner, the loss is L_cat and Adam's learning rate falls to 0 along a cosine.
+    `penalty()` is added to the loss.
     """
     bias = nn.Parameter(start_bias(evidence, task.support))
     optimizer = torch.optim.Adam([*parameters, bias], lr=learning_rate)

@@ -1,10 +1,12 @@
-"""CLIP-Adapter (Gao et al., arXiv 2110.04544): a bottleneck behind the image encoder.
+"""CLIP-Adapter (Gao et al., arXiv 2110.04544): a bottleneck after the image encoder.
 
-v' = alpha A(v) + (1 - alpha) v with A(v) = ReLU(W2 ReLU(W1 v)), reduction 4, alpha 0.2, no biases:
-the visual adapter alone, which the paper recommends and its code has. [choice] Class features are
-those of the signs, as for all baselines that do not learn their texts; the softmax over classes is
-each category against normal. A has no bias, so that unit embeddings in place of raw ones change
-nothing but the length of v'.
+v' = alpha A(v) + (1 - alpha) v with A(v) = ReLU(W2 ReLU(W1 v)), alpha 0.2, no biases, and a hidden
+width of a quarter of v's. This is the visual adapter alone, which the paper recommends and its code
+uses.
+
+[choice] Class features are those of the signs, as for all baselines that do not learn their texts.
+Each category against normal instead of a softmax over all classes. A reads unit embeddings instead
+of raw ones; as it has no bias, only the length of v' differs.
 """
 
 import torch

@@ -1,12 +1,12 @@
 """CoOp (Zhou et al., arXiv 2109.01134): learned context vectors before each category's text.
 
-One context for all categories (the paper's unified context), the category's text at the end, text
-and image tower frozen. `names` is the paper's; `signs` puts the same context before every prompt
-of every sign, for catalogs whose names the backbone does not know [choice].
+All categories share one context (the paper's unified context), the text of the category comes last,
+and both towers are frozen. `fit_names` uses category names, as in the paper.
 
-[choice] Four context vectors. The paper draws them from N(0, 0.02); here that draw is added to the
-embedding of a placeholder word, which leaves position embeddings to the tower. The softmax over
-classes is each category against normal.
+[choice] `fit_signs` puts the same context before every prompt of every sign, for catalogs whose
+names the backbone does not know. There are four context vectors. The paper draws them from
+N(0, 0.02); here that draw is added to the embedding of a placeholder word, so that the tower adds
+the position embeddings. Each category against normal instead of a softmax over all classes.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ PLACEHOLDERS = ("x", "q")
 
 
 class PromptLearner(nn.Module):
-    """Context vectors (CONTEXT, D) and the texts behind them."""
+    """Context vectors (CONTEXT, D) and the texts that follow them."""
 
     def __init__(self, backbone: Backbone, texts: ClassTexts, generator: torch.Generator) -> None:
         super().__init__()
@@ -42,7 +42,10 @@ class PromptLearner(nn.Module):
         length = self.prompts.f_in.shape[1]
         self.where = F.pad(tokens != other, (0, length - tokens.shape[1]))
         if not bool((self.where.sum(1) == CONTEXT).all()):
-            raise ValueError("the tokenizer needs one token for each placeholder of the context")
+            raise ValueError(
+                "CoOp needs a tokenizer that makes one token of each placeholder word "
+                f"({' and '.join(PLACEHOLDERS)})"
+            )
         drawn = torch.empty(CONTEXT, self.tower.width).normal_(0, 0.02, generator=generator)
         self.context = nn.Parameter(drawn.to(backbone.device))
 

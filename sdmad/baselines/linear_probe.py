@@ -1,9 +1,11 @@
 """Linear probe: one logistic regression for each category on the frozen image embedding.
 
-The protocol of CLIP (arXiv 2103.00020, section 3.2: L-BFGS, the strength of the L2 penalty chosen
-by validation). [choice] Images with and without a category weigh the same; one penalty for all
-categories is chosen by cross-validation in the support, all views of an image in one fold; with
-one shot, which no fold can spare, it is `DEFAULT_STRENGTH`.
+The protocol is CLIP's (arXiv 2103.00020, section 3.2): L-BFGS, with the strength of the L2 penalty
+chosen by validation.
+
+[choice] For each category, images with it and images without it have the same total weight. One
+penalty for all categories is chosen by cross-validation in the support, with all views of an image
+in one fold. With one shot no image can be left out, and the inverse penalty is `DEFAULT_STRENGTH`.
 """
 
 import numpy as np
@@ -20,7 +22,7 @@ MOST_FOLDS = 5
 
 
 def fit(task: Task) -> Scorer:
-    """Fit a linear probe; a category that no or every support image shows gets no evidence."""
+    """Fit a linear probe; a category that every support image shows, or none, has evidence 0."""
     strength = _searched(task)
     images, labels = _arrays(task)
     planes = np.zeros((labels.shape[1], images.shape[1] + 1), np.float32)
@@ -47,7 +49,7 @@ def _arrays(task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _searched(task: Task) -> float:
-    """The inverse strength of the penalty with the least loss on the images left out."""
+    """The inverse strength of the penalty with the lowest loss on the images left out."""
     images, labels = _arrays(task)
     groups = task.support.image.numpy()
     views = task.support.num_views

@@ -1,13 +1,13 @@
 """MVFA (Huang et al., arXiv 2403.12570): visual adapters at several levels, image-level branch.
 
-Behind the blocks at 1/4, 1/2, 3/4 and the end of the image tower, tokens x pass an adapter
-u = a(W1 x), x' = (1 - gamma) x + gamma a(W2 u) with a LeakyReLU and gamma 0.1; u has the width of
-the text embeddings, and an image's score at a level is the mean over patches of the probability
-that u is nearer to the text of an anomaly than to that of normal.
+After the blocks at 1/4, 1/2, 3/4 and the end of the image tower, tokens x pass an adapter:
+u = a(W1 x), x' = (1 - gamma) x + gamma a(W2 u), with a = LeakyReLU and gamma 0.1. u has the width
+of the text embeddings. The score of an image at one level is the mean over patches of the
+probability that u matches the text of an anomaly rather than that of normal.
 
-[choice] Categories in place of one anomaly, each against normal, with the features of their signs;
-the mean over levels before the loss in place of a sum of losses. Left out: the segmentation
-branch (supports have no masks) and the memory of normal patches, which knows no categories.
+[choice] Each category against normal, with the features of its signs, instead of one anomaly. The
+loss of the mean over levels instead of the sum of their losses. The segmentation branch is left
+out because supports have no masks, the memory of normal patches because it has no categories.
 """
 
 import torch
@@ -24,7 +24,7 @@ LEARNING_RATE = 1e-3
 
 
 class LevelAdapter(nn.Module):
-    """One level; `features` (1, B, T, E) holds u of the last pass."""
+    """The adapter of one level; `features` (1, B, T, E) is u of its latest call."""
 
     features: torch.Tensor
 

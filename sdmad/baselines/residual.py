@@ -1,4 +1,4 @@
-"""Adapters behind the frozen output of some blocks, in the seam of `Tower.suffix`."""
+"""Adapters after the frozen output of some blocks, run by `Tower.suffix`."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from torch import nn
 from sdmad.backbones.towers import Activations, Tower
 
 
-class _Behind(nn.Module):
-    """What follows one block: a module of its output, or nothing."""
+class _AfterBlock(nn.Module):
+    """A block adapter for `Tower.suffix` that reads only the block's output; None: identity."""
 
     def __init__(self, module: nn.Module | None) -> None:
         super().__init__()
@@ -23,11 +23,12 @@ class _Behind(nn.Module):
 def adapted_tower(
     tower: Tower, activations: Activations, adapters: Mapping[int, nn.Module]
 ) -> torch.Tensor:
-    """Embeddings (B, E), not normalised, of a tower with adapters behind some of its blocks.
+    """Embeddings (B, E), not normalised, of a tower with adapters after some of its blocks.
 
-    `activations.f_frozen` (B, T, D) is the output of the first adapted block, of the first block
-    of all when there are no adapters. Each adapter maps tokens (1, B, T, D) to the same shape.
+    `adapters` have the number of their block as key; each maps tokens (1, B, T, D) to the same
+    shape. `activations.f_frozen` (B, T, D) is the output of the first block with an adapter, or of
+    block 0 if there are no adapters.
     """
     first = min(adapters, default=0)
-    behind = [_Behind(adapters.get(block)) for block in range(first, len(tower.blocks))]
-    return tower.suffix(activations, behind)[0]
+    after = [_AfterBlock(adapters.get(block)) for block in range(first, len(tower.blocks))]
+    return tower.suffix(activations, after)[0]

@@ -1,7 +1,7 @@
-"""Category texts: what a category is called, or the signs that it shows.
+"""Class texts for the text tower: the names of categories, or the prompts of their signs.
 
-CLIP (arXiv 2103.00020) classifies by the embedding of each class's text, the unit mean over
-templates. Class 0 is normal, class c the c-th category of the catalog.
+CLIP (arXiv 2103.00020) compares an image with the text of each class, embedded as the unit mean
+over templates. Class 0 is normal, class c the c-th category of the catalog.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ NORMAL = "no abnormality"
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """P texts, the sign (or name) that each belongs to, and which of these each class has.
+    """P texts of M signs (or names), and the signs of each class.
 
-    `owner` is (P,), `membership` bool (1 + C, M).
+    `owner` (P,) is the sign of each text, `membership` is bool (1 + C, M).
     """
 
     texts: list[str]
@@ -43,8 +43,10 @@ class ClassTexts:
         return ClassTexts(texts, torch.from_numpy(owner), torch.from_numpy(membership))
 
     def features(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Class features (1 + C, E) from text embeddings (P, E): unit means over the texts of a
-        sign, then over the signs of a class."""
+        """Class features (1 + C, E) from text embeddings (P, E).
+
+        They are unit means, first over the texts of a sign, then over the signs of a class.
+        """
         device = embeddings.device
         units = F.normalize(embeddings, dim=-1)
         sums = torch.zeros(self.membership.shape[1], units.shape[1], device=device)
@@ -57,9 +59,9 @@ class ClassTexts:
 
 
 def text_evidence(units: torch.Tensor, features: torch.Tensor, scale: float) -> torch.Tensor:
-    """tau (<v, t_c> - <v, t_0>): evidence (..., C) for each category against normal.
+    """tau (<v, t_c> - <v, t_0>), the evidence (..., C) for each category against normal.
 
-    `units` are unit embeddings (..., E), `features` (1 + C, E). In a softmax over normal and c
-    alone this is the logit of c, so several categories can stand in one image.
+    `units` v are unit embeddings (..., E), `features` t (1 + C, E). It is the logit of c in a
+    softmax over normal and c alone, so an image can have several categories.
     """
     return scale * units @ (features[1:] - features[0]).T

@@ -1,14 +1,14 @@
 """Tip-Adapter and Tip-Adapter-F (Zhang et al., arXiv 2207.09519): a cache of the support.
 
-logits = tau <v, t_c> + alpha sum_k exp(-beta (1 - <v, f_k>)) y_kc, with one key f_k for each
-support image, the unit mean of its views, and its labels y_k. Tip-Adapter learns nothing;
-Tip-Adapter-F trains the keys.
+logits = tau <v, t_c> + alpha sum_k exp(-beta (1 - <v, f_k>)) y_kc. Each support image k has a key
+f_k, the unit mean of its views, and labels y_k. Tip-Adapter trains nothing; Tip-Adapter-F trains
+the keys.
 
-[choice] Multi-label: y_k has a one for each category of the image, normal images have the class
-normal; a class's sum is divided by its share of keys, so that a category that comes along in other
-shots does not weigh more. Evidence is each category against normal. alpha and beta, which the
-paper searches on a validation set, are the pair of the grid with the least loss on the support
-when each image is scored by the keys of the others.
+[choice] y_k is 1 for each category of the image; normal images have the class normal. The values of
+a class are scaled to sum to the shots, so that a category which also occurs in the images of others
+does not weigh more. The evidence is that for each category against normal. The paper searches alpha
+and beta on a validation set; here they are the pair of a grid with the lowest loss on the support,
+where the key of an image is left out of its own score.
 """
 
 import itertools
@@ -30,7 +30,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys (K, E), values (K, 1 + C), and the text evidence that the cache adds to."""
+    """Keys (K, E) and values (K, 1 + C), and the class features (1 + C, E) and tau of the texts."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -40,7 +40,7 @@ class Cache:
     beta: float = 5.5
 
     def evidence(self, v: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
-        """Evidence (B, C) of unit embeddings (B, E); `hidden` (B, K) hides keys from images."""
+        """Evidence (B, C) of unit embeddings (B, E), without the keys marked in `hidden` (B, K)."""
         affinity = torch.exp(-self.beta * (1 - v @ self.keys.T))
         if hidden is not None:
             affinity = affinity.masked_fill(hidden, 0)
@@ -49,13 +49,13 @@ class Cache:
 
 
 def fit(task: Task) -> Scorer:
-    """Tip-Adapter: the cache as it is."""
+    """Fit Tip-Adapter: the keys are those of the support."""
     cache, bias, on_support = _searched(task)
     return calibrated(task, lambda images: cache.evidence(images.embeddings), bias, on_support)
 
 
 def fit_trained(task: Task) -> Scorer:
-    """Tip-Adapter-F: alpha and beta as for Tip-Adapter, the keys trained."""
+    """Fit Tip-Adapter-F: alpha and beta as for Tip-Adapter, trained keys."""
     start, _, _ = _searched(task)
     keys = nn.Parameter(start.keys.clone())
     cache = Cache(keys, start.values, start.features, start.scale, start.alpha, start.beta)
@@ -85,7 +85,7 @@ def _searched(task: Task) -> tuple[Cache, torch.Tensor, torch.Tensor]:
 
 
 def _entries(support: SupportViews) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys (N, E) and values (N, 1 + C), the columns summing to the shots."""
+    """Keys (N, E) and values (N, 1 + C); each column of the values sums to the shots."""
     v = support.views.embeddings.unflatten(0, (-1, support.num_views))
     labels = support.labels[support.first]
     values = torch.cat([(labels.sum(1, keepdim=True) == 0).float(), labels], dim=1)

@@ -1,8 +1,8 @@
-"""Zero-shot CLIP (Radford et al., arXiv 2103.00020): no weight is learned.
+"""Zero-shot CLIP (Radford et al., arXiv 2103.00020): no weight is trained.
 
-`names` describes a category by its name, `signs` by the mean of its signs' embeddings. The support
-gives only the zero point of each category and the slope of the probabilities, as for all others:
-raw cosines have no threshold that several labels could share [choice].
+`fit_names` describes a category by its name, `fit_signs` by the mean embedding of its signs.
+[choice] The support sets only the bias of each category and the temperature, as for all baselines,
+because raw cosine similarities have no threshold in common.
 """
 
 import torch

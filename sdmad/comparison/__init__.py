@@ -1,2 +1,5 @@
-"""Methods side by side on the same supports: `config` says which, `cell` fits and measures one,
-`run` does all of them on Ray, `summary` compares them in pairs."""
+"""Comparison of methods on the same supports.
+
+`config` says which methods and supports, `cell` fits and measures one method on one support, `run`
+does all of them on Ray, `summary` compares methods in pairs, `pages` and `charts` show the results.
+"""

@@ -1,4 +1,4 @@
-"""Catalogs made worse on purpose: fewer signs, or wrong ones among them."""
+"""Catalogs made worse on purpose, with fewer signs or with wrong ones."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from sdmad.method.augment import random_generator
 
 
 def keep_signs(catalog: Catalog, count: int) -> Catalog:
-    """The first `count` signs of every category; normal keeps all of its own."""
+    """The catalog with the first `count` signs of every category; normal keeps all its signs."""
     return _relisted(catalog, lambda _, category: category.signs[:count])
 
 
 def plant_wrong_signs(catalog: Catalog, share: float) -> Catalog:
-    """Signs of other categories listed under each, so that `share` of its signs is wrong.
+    """The catalog with signs of other categories added to each, so that `share` of them is wrong.
 
-    The planted ones are drawn from the signs of other categories by the category's name alone;
-    the share is rounded up to whole signs, as far as there are enough others.
+    The number of wrong signs is rounded up, and limited to the signs that other categories have.
+    Which signs are drawn depends on the category's name alone.
     """
 
     def with_wrong(name: str, category: Category) -> list[str]:
@@ -37,7 +37,7 @@ def plant_wrong_signs(catalog: Catalog, share: float) -> Catalog:
 
 
 def _relisted(catalog: Catalog, signs_of: Callable[[str, Category], list[str]]) -> Catalog:
-    """The catalog with other signs in its categories; signs that nobody lists go."""
+    """The catalog with new signs for its categories, without signs that are no longer listed."""
     categories = {
         name: category.model_copy(update={"signs": signs_of(name, category)})
         for name, category in catalog.categories.items()

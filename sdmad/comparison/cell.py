@@ -1,4 +1,4 @@
-"""One method on one support: fit, score the test images, measure. No Ray, no files."""
+"""One method on one support: fit, score the test images, compute metrics. No Ray, no files."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from sdmad.method.views import IMAGES_AT_ONCE
 
 @dataclass(frozen=True)
 class TestImages:
-    """The test split: uint8 pixels (N, height, width, 3) of the backbone's size, truth (N, C)."""
+    """The test split: uint8 pixels (N, height, width, 3) at the backbone's size, truth (N, C)."""
 
     __test__ = False
     pixels: np.ndarray
@@ -29,10 +29,10 @@ class TestImages:
 
 
 class Bench:
-    """Methods fitted and measured on the same backbone, catalog, budget and test images.
+    """Fits and measures methods with the same backbone, catalog, budget and test images.
 
-    What the frozen backbone makes of the test images is computed once and kept: about one
-    activation of an adapted block an image (0.15 MB for ViT-B/32, 1 MB for ViT-L/14).
+    The outputs of the frozen backbone for the test images are computed once and kept in memory:
+    about one activation of a block per image (0.15 MB for ViT-B/32, 1 MB for ViT-L/14).
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Bench:
     def measure(
         self, method: str, variant: Variant | None, support: SupportImages
     ) -> dict[tuple[str, str], float]:
-        """Figures by (protocol, metric) of one method.
+        """The metrics of one method, by (protocol, metric).
 
-        A name outside `BASELINES` is SD-MAD, changed by `variant`.
+        A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
         if method in BASELINES:
             scores = self._baseline(method, support)
@@ -99,7 +99,7 @@ class Bench:
 
 
 def metrics(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[str, str], float]:
-    """The headline metrics of all protocols by (protocol, metric), from truth and scores (N, C)."""
+    """The metrics of all protocols, by (protocol, metric), from truth and scores (N, C)."""
     first = protocols.anomaly_detection(truth, anomaly_score(scores, axis=1))
     second = protocols.category_discrimination(truth, scores)
     third = protocols.multilabel_prediction(truth, scores)

@@ -1,4 +1,4 @@
-"""Comparisons as charts: metrics over shots, and sweeps of one setting (the paper's Figure 3)."""
+"""Plots of a comparison: metrics over shots, or over one setting (as in the paper's Figure 3)."""
 
 import io
 import re
@@ -22,7 +22,7 @@ _SWEPT = re.compile(r"(.+)=(\d+(?:\.\d+)?)$")
 
 
 def over_shots(results: pd.DataFrame, reference: str) -> str:
-    """SVG: four metrics over shots, means over seeds; the reference with its standard deviation.
+    """SVG of four metrics over shots: means over seeds, for the reference also standard deviations.
 
     `results` has a row for each (method, shots, seed, protocol, metric) with `value`.
     """
@@ -50,8 +50,11 @@ def over_shots(results: pd.DataFrame, reference: str) -> str:
 
 
 def sweeps(results: pd.DataFrame) -> dict[str, str]:
-    """SVG of every setting that variants called `<setting>=<number>` sweep, by the setting's name:
-    metrics over its values, mean and standard deviation over seeds and shots."""
+    """SVG of metrics over each setting that variants sweep, by the setting's name.
+
+    A sweep is two or more variants called `<setting>=<number>`. Shown are mean and standard
+    deviation over seeds and shots.
+    """
     swept: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for method in dict.fromkeys(results.method):
         if match := _SWEPT.match(str(method)):
@@ -85,7 +88,7 @@ def _reference(axes: Axes, rows: pd.DataFrame, over: str, label: str) -> None:
 
 def _svg(figure: Figure) -> str:
     sink = io.StringIO()
-    # Fixed, so that the same metrics give the same file.
+    # A fixed salt and no date, so that the same metrics give the same file.
     with mpl.rc_context({"svg.hashsalt": "sdmad"}):
         figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()

@@ -1,4 +1,4 @@
-"""What a comparison compares: methods, shots, seeds, and variants of SD-MAD."""
+"""YAML configuration of comparisons: methods, shots, seeds, and variants of SD-MAD."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.baselines import BASELINES, BaselineConfig
 from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
@@ -17,7 +18,7 @@ SD_MAD = "sd_mad"
 
 
 class Variant(BaseModel):
-    """SD-MAD with something changed: keys of the learner, or the catalog."""
+    """SD-MAD with changed keys of the learner or a changed catalog."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     learner: dict[str, Any] = {}
@@ -29,24 +30,25 @@ class Variant(BaseModel):
     )
 
     def catalog(self, catalog: Catalog) -> Catalog:
-        """The catalog that this variant sees."""
+        """The catalog of this variant."""
         if self.signs_per_category is not None:
             catalog = keep_signs(catalog, self.signs_per_category)
         return plant_wrong_signs(catalog, self.wrong_signs) if self.wrong_signs else catalog
 
     def changed(self, learner: LearnerConfig) -> LearnerConfig:
-        """The learner that this variant uses."""
+        """The learner of this variant."""
         return LearnerConfig.model_validate(_merged(learner.model_dump(), self.learner))
 
 
 class CompareConfig(BaseModel):
-    """A comparison: data, signs, backbone, methods, grid of supports."""
+    """A comparison: data, catalog, backbone, methods, grid of supports."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     archive: str
     labels: str
     catalog: str
     backbone: BackboneConfig = BackboneConfig()
+    input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     shots: Shots = [1, 2, 4, 8, 16]
     seeds: Seeds = "0:8"
@@ -58,35 +60,41 @@ class CompareConfig(BaseModel):
     def _known(self) -> "CompareConfig":
         for name, variant in self.variants.items():
             if name == SD_MAD or name in BASELINES or "/" in name:
-                raise ValueError(f"the variant cannot be called {name!r}")
+                raise ValueError(
+                    f"a variant cannot be called {name!r}; give a name that is not a method's and "
+                    "has no '/'"
+                )
             variant.changed(self.learner)
         known = [SD_MAD, *BASELINES, *self.variants]
         unknown = [name for name in self.methods if name not in known]
         if unknown:
-            raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
+            raise ValueError(f"there is no method {unknown[0]!r}; choose from {', '.join(known)}")
         if self.reference not in self.names:
-            raise ValueError(f"the reference {self.reference!r} is not among the methods")
+            raise ValueError(
+                f"the reference {self.reference!r} is not among the methods; add it to them or "
+                f"choose one of {', '.join(self.names)}"
+            )
         return self
 
     @property
     def names(self) -> list[str]:
-        """All methods to run, variants behind the others."""
+        """All methods to compare, variants last."""
         return list(dict.fromkeys([*self.methods, *self.variants]))
 
     def digest(self, method: str) -> str:
         """Eight hexadecimal digits over all that a method depends on besides data and backbone."""
         if method in BASELINES:
-            said: Any = self.budget.model_dump(mode="json")
+            settings: Any = self.budget.model_dump(mode="json")
         else:
             variant = self.variants.get(method, Variant())
-            said = variant.model_dump(mode="json", exclude={"learner"})
-            said |= variant.changed(self.learner).model_dump(mode="json")
-        content = json.dumps([method if method in BASELINES else SD_MAD, said], sort_keys=True)
+            settings = variant.model_dump(mode="json", exclude={"learner"})
+            settings |= variant.changed(self.learner).model_dump(mode="json")
+        content = json.dumps([method if method in BASELINES else SD_MAD, settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     @property
     def budget(self) -> BaselineConfig:
-        """What the baselines get: the learner's steps, images and views."""
+        """The budget of the baselines: steps, images per step and views of the learner."""
         return BaselineConfig(
             steps=self.learner.steps,
             images_per_class=self.learner.images_per_class,

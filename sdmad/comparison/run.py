@@ -1,8 +1,8 @@
-"""A comparison on Ray: every (shots, seed) a task of an actor that has the test images.
+"""A comparison on Ray: actors hold the test images and take one (shots, seed) after another.
 
-`cells/shots=<k>/seed=<n>/<method>-<digest>.parquet` holds the metrics of one method on one
-support, the digest being over the method's settings. What is there is not made again, so the same
-command resumes, and a method added or changed later costs only itself.
+`cells/shots=<k>/seed=<n>/<method>-<digest>.parquet` has the metrics of one method on one support;
+the digest is over the method's settings. Cells that exist are not computed again. So the same
+command resumes, and after a method is added or changed only its cells are computed.
 """
 
 import re
@@ -17,7 +17,7 @@ import ray
 import torch
 
 from sdmad import storage
-from sdmad.backbones.config import BackboneConfig
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import CompareConfig
@@ -44,10 +44,10 @@ _PATH = re.compile(r"shots=(\d+)/seed=(\d+)/([^/]+)\.parquet$")
 
 
 def compare(config: CompareConfig, output: str) -> pd.DataFrame:
-    """Compute every cell that is missing at `output`; returns the metrics of all.
+    """Compute every cell that is missing at `output`; returns the metrics of all cells.
 
-    One row for each (method, shots, seed, protocol, metric), also written to `results.parquet`.
-    Raises `UserError` when configuration, data and output do not fit.
+    They have one row for each (method, shots, seed, protocol, metric), and are also written to
+    `results.parquet`. Raises `UserError` if configuration, data and output do not match.
     """
     begin = time.monotonic()
     archive = storage.resolve(config.archive)
@@ -94,12 +94,12 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
 
 
 def cell_uri(output: str, method: str, shots: int, seed: int) -> str:
-    """Where the metrics of one method, named with its digest, on one support are."""
+    """The URI of a cell; `method` is the method's name with its digest."""
     return storage.join(output, "cells", f"shots={shots}", f"seed={seed}", f"{method}.parquet")
 
 
 def list_cells(output: str) -> set[tuple[str, int, int]]:
-    """The (method with digest, shots, seed) that have metrics."""
+    """The (method with digest, shots, seed) of all cells that exist."""
     found = set()
     for entry in storage.list_objects(storage.join(output, "cells")):
         match = _PATH.search(entry.uri)
@@ -115,17 +115,18 @@ def _stored_name(config: CompareConfig, method: str) -> str:
 def _identity(
     config: CompareConfig, archive: str, catalog: Catalog, labels: LabelTable
 ) -> dict[str, str]:
-    """What must not change between runs that fill the same output; methods and grid may."""
+    """What must be the same in all runs that write to one output; methods and grid may change."""
     return {
         "archive": archive,
         "labels": labels.digest,
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
+        "input": catalog.chosen_input(config.input).model_dump_json(),
     }
 
 
 class Comparer:
-    """An actor: a bench with all test images; it measures supports and writes their metrics."""
+    """An actor with all test images: it measures methods on supports and writes the cells."""
 
     def __init__(
         self,
@@ -148,7 +149,7 @@ class Comparer:
         )
 
     def measure(self, support: SupportRef, methods: list[str]) -> int:
-        """Figures of the methods on one support, each written as it is there; their number."""
+        """Compute the cells of `methods` on one support, each written at once; their number."""
         images = support.with_pixels(self._images({archive for archive, _ in support.images}))
         for method in methods:
             variant = self.config.variants.get(method)
@@ -178,9 +179,12 @@ def _measure_missing(
     archive: str,
     output: str,
 ) -> int:
-    """Measure on as many actors as the cluster has room for; the number of test images."""
+    """Compute missing cells on as many actors as the cluster has room for.
+
+    Returns the number of test images.
+    """
     resources = connect()
-    spec = _spec(config.backbone)
+    spec = _spec(config, catalog)
     test = labels.where(labels.split == "test")
     named = list(zip(test.archive.tolist(), test.member.tolist(), strict=True))
     wanted = {image for support, _ in todo for image in support.images} | set(named)
@@ -224,10 +228,10 @@ def _actors(resources: Resources, supports: int) -> tuple[int, float]:
     return min(room, supports), gpus
 
 
-def _spec(backbone: BackboneConfig) -> Any:
-    spec = load_backbone(backbone, "cpu").spec
+def _spec(config: CompareConfig, catalog: Catalog) -> ImageSpec:
+    spec = load_backbone(config.backbone, "cpu").spec
     load_backbone.cache_clear()
-    return spec
+    return catalog.chosen_input(config.input).apply(spec)
 
 
 def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:

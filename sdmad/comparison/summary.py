@@ -1,4 +1,4 @@
-"""Methods in pairs: differences on the same supports, with bootstrap intervals.
+"""Comparison in pairs: differences of two methods on the same supports, with intervals.
 
 `results` has a row for each (method, shots, seed, protocol, metric) with `value`.
 """
@@ -14,9 +14,9 @@ VERDICTS = ("better", "tied", "worse")
 
 
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences: percentile bootstrap over supports.
+    """95 % interval of the mean of paired differences, by percentile bootstrap over supports.
 
-    NaN for fewer than two. Resamples are the same in every call.
+    NaN for fewer than two differences. Every call draws the same resamples.
     """
     differences = np.asarray(differences, float)
     if len(differences) < 2:
@@ -32,9 +32,9 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
 def summarise_methods(results: pd.DataFrame, reference: str) -> pd.DataFrame:
     """A row for each (method, shots, protocol, metric).
 
-    Columns mean, std (n - 1), seeds; difference (reference minus method, paired over seeds), low,
-    high and verdict: what the reference is, "better" or "worse" when the interval lacks 0, else
-    "tied".
+    Columns are mean, std (n - 1) and seeds of the method, the mean `difference` of reference minus
+    method over the seeds of both, `low` and `high` of its interval, and the `verdict` on the
+    reference.
     """
     keys = ["shots", "protocol", "metric"]
     ours = results[results.method == reference].rename(columns={"value": "ours"})
@@ -63,17 +63,21 @@ def summarise_methods(results: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of (reference - method) says of the reference."""
+    """The verdict on the reference from the interval of (reference - method).
+
+    "tied" if the interval contains 0, else "better" or "worse".
+    """
     if low > 0:
         return "better"
     return "worse" if high < 0 else "tied"
 
 
 def first_or_tied(summary: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """For each (shots, protocol, metric), whether no method beats the reference.
+    """Whether the reference is first or tied, for each (shots, protocol, metric).
 
-    Columns shots, protocol, metric, best (the method with the highest mean), first_or_tied: the
-    reference has the highest mean, or its paired difference to the best method is tied.
+    Columns are shots, protocol, metric, `best` (the method with the highest mean) and
+    `first_or_tied`: the reference is the best method, or not "worse" than it in the paired
+    comparison.
     """
     rows = []
     for key, group in summary.groupby(["shots", "protocol", "metric"], sort=False):

@@ -1,1 +1,1 @@
-"""Sign catalogs drafted by a language model, for a reader of the speciality to review."""
+"""Sign catalogs drafted by a language model; a reader of the speciality must review them."""

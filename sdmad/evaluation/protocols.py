@@ -1,7 +1,10 @@
-"""The three protocols, on arrays; metrics are scikit-learn's where it has them.
+"""The three protocols, on arrays. Metrics are scikit-learn's where it has them.
 
-Shapes: N images, C categories. `truth` y is bool (N, C), normal rows are all False;
-`probabilities` p is (N, C) in [0, 1]. Definitions stand in docs/method.md.
+[paper] Three protocols; named are category-wise discrimination, and multi-label prediction with
+Hamming score and subset accuracy. [choice] The definitions (docs/method.md).
+
+Shapes: N images, C categories. `truth` y is bool (N, C), all False for a normal image.
+`probabilities` p are (N, C) in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ LEAST_POSITIVES = 5
 
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
-    """Protocol 1: normal against any anomaly; AUROC and average precision of the anomaly score."""
+    """Protocol 1: AUROC and average precision of anomaly scores (N,), anomalies against normal."""
     abnormal = np.asarray(truth.any(axis=1))
     return {
         "auroc": _auroc(abnormal, anomaly),
@@ -23,10 +26,10 @@ def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float
 
 
 def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Protocol 2: AUROC of p_c for images with c, against two kinds of other images, each (C,).
+    """Protocol 2: AUROC (C,) of p_c for images with c, against two groups of other images.
 
-    `normal`: against normal images; `others`: against images with other anomalies only. NaN where
-    fewer than five test images show c, or there is nothing to compare with.
+    `normal`: against normal images. `others`: against images with other anomalies only. NaN if
+    fewer than five images show c, or the other group is empty.
     """
     normal = ~truth.any(axis=1)
     columns: dict[str, list[float]] = {"normal": [], "others": []}
@@ -41,10 +44,10 @@ def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dic
 
 
 def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Protocol 3: findings (p > 0.5) against truth.
+    """Protocol 3: the findings Y^ (p > 0.5) against the true categories Y.
 
-    Hamming score mean |Y n Y^| / |Y u Y^| (1 when both are empty), 1 - Hamming loss, subset
-    accuracy, macro F1 over categories with at least five test images.
+    Hamming score is the mean of |Y n Y^| / |Y u Y^|, 1 when both are empty. The others are
+    1 - Hamming loss, subset accuracy, and macro F1 over categories with at least five images.
     """
     found = probabilities > 0.5
     union = (truth | found).sum(axis=1)
@@ -74,7 +77,7 @@ class Summary:
 
 
 def summarise(values: np.ndarray) -> Summary:
-    """Mean, standard deviation (n - 1) and Student's 95 % interval of values over seeds."""
+    """Mean, standard deviation (n - 1) and Student's 95 % interval of the mean, over seeds."""
     values = np.asarray(values, float)
     mean, count = float(values.mean()), len(values)
     if count < 2:

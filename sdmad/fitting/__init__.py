@@ -1,1 +1,1 @@
-"""Training runs on Ray Train: `run` is the driver's side, `worker` what one rank does."""
+"""Training runs on Ray Train: `run` is the driver, `worker` one rank, `config` the YAML file."""

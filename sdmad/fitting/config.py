@@ -1,4 +1,4 @@
-"""Configuration files of training runs: YAML, typed, validated before any work starts."""
+"""YAML configuration of training runs, typed and validated before any work starts."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -6,6 +6,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
@@ -13,7 +14,10 @@ from sdmad.method.learner import LearnerConfig
 
 
 def parse_numbers(text: str, what: str) -> list[int]:
-    """`0:16` (without the last) or `1,2,4` as a list of distinct numbers, none negative."""
+    """The numbers in a range such as `0:16`, 16 excluded, or in a list such as `1,2,4`.
+
+    Raises `UserError` if a number is negative or given twice; `what` names the numbers in it.
+    """
     try:
         if ":" in text:
             first, last = (int(part) for part in text.split(":"))
@@ -23,13 +27,16 @@ def parse_numbers(text: str, what: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise UserError(f"{what} {text!r} is not a range like 0:8 or a list like 0,1,2")
+        raise UserError(
+            f"{what} {text!r} is neither a range such as 0:8 nor a list of different numbers "
+            "such as 0,1,2"
+        )
     return numbers
 
 
 def _shots(shots: list[int]) -> list[int]:
     if min(shots) < 1:
-        raise ValueError(f"shots are 1 or more, not {min(shots)}")
+        raise ValueError(f"shots must be 1 or more, not {min(shots)}")
     return shots
 
 
@@ -43,7 +50,7 @@ Seeds = Annotated[str, AfterValidator(_seeds)]
 
 
 class ComputeConfig(BaseModel):
-    """The Ray Train worker group; what is None follows the cluster."""
+    """Ray Train workers and their resources; None: as the cluster allows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     workers: int | None = Field(default=None, ge=1)
@@ -58,13 +65,14 @@ class ComputeConfig(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    """A training run: data, signs, backbone, learner, grid of fits, compute."""
+    """A training run: data, catalog, backbone, learner, grid of fits, compute."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     archive: str
     labels: str
     catalog: str
     backbone: BackboneConfig = BackboneConfig()
+    input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     shots: Shots = [4]
     seeds: Seeds = Field(
@@ -81,9 +89,9 @@ def load_config(
     changes: dict[str, Any],
     kind: type[Config],
 ) -> Config:
-    """Read a configuration; `changes` from the command line replace its values.
+    """Read the configuration at `uri` as `kind`; `changes` that are not None replace its values.
 
-    Raises `UserError` that names the file, the key and what is wrong with it.
+    Raises `UserError` that names the file, the key and the mistake.
     """
     try:
         content = yaml.safe_load(storage.read_file(uri, "configuration"))

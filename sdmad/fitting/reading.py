@@ -1,4 +1,4 @@
-"""Labelled images read by Ray tasks, one a shard."""
+"""Readers of labelled images: Ray tasks, one for each shard."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,17 +9,18 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.runtime.cluster import mistakes_surface
 
-# Half a core each: reading waits for storage more than it computes.
+# Half a core, because a reader waits for storage more than it computes.
 READER_CPUS = 0.5
 
 
 def read_images(
     images: Iterable[tuple[str, str]], base: str, spec: ImageSpec
 ) -> tuple[dict[str, Any], list[str]]:
-    """References to decoded images by shard, and a sentence for each image not to be had.
+    """Decode `images`, given as (archive, member) below `base`.
 
-    `images` are (archive, member) below `base`. Each reference is to a dictionary from these names
-    to pixels (height, width, 3) uint8; see `sdmad.archive.selected.decode_members`.
+    Returns a Ray reference for each archive, to a dictionary from (archive, member) to uint8 pixels
+    (height, width, 3), and a sentence for each image that could not be read
+    (`sdmad.archive.selected.decode_members`).
     """
     by_archive: dict[str, set[tuple[str, str]]] = {}
     for image in images:

@@ -1,12 +1,13 @@
-"""A training run: a grid of (shots, seed), sharded over one Ray Train worker group.
+"""A training run: a grid of (shots, seed), divided among the workers of Ray Train.
 
-Supports are drawn on the driver, their images read by Ray tasks (each shard once). Each rank fits
-several seeds in one batch and writes each fit as it is done; a restarted group, or the same command
-again, does only what is missing.
+The driver draws the supports, and readers decode their images, each shard once. Each rank fits
+several seeds in one batch and writes a fit when it is done. Restarted workers, and the same command
+run again, make only the missing fits.
 """
 
 import hashlib
 import io
+import json
 import tempfile
 import threading
 import time
@@ -36,9 +37,9 @@ from sdmad.storage import run_record
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
-    """Fit everything that is missing at `output`; returns the number of new fits.
+    """Make every fit that is missing at `output`; returns their number.
 
-    Raises `UserError` before any work starts when configuration, data and output do not fit.
+    Raises `UserError`, before any fitting, if configuration, data and output do not match.
     """
     started, begin = datetime.now(UTC), time.monotonic()
     archive = storage.resolve(config.archive)
@@ -55,7 +56,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
-    spec = _check_adapters(config) if missing else None
+    spec = _check_adapters(config, catalog) if missing else None
     record: dict[str, Any] = {
         "job": "train_seeds",
         "status": "running",
@@ -66,6 +67,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "fits_total": len(grid),
         "fits_skipped": len(grid) - len(missing),
     }
+    if spec:
+        record["input"] = json.loads(spec.to_json())
     run_record.write_record(output, record)
     if missing and spec:
         _fit_missing(missing, config, catalog, archive, output, spec)
@@ -83,19 +86,20 @@ def train_seeds(config: TrainConfig, output: str) -> int:
 def _identity(
     config: TrainConfig, archive: str, catalog: Catalog, labels: LabelTable
 ) -> dict[str, str]:
-    """What must not change between runs that fill the same output."""
+    """What must be the same in all runs that write to one output."""
     learner = hashlib.sha256(config.learner.model_dump_json().encode())
     return {
         "archive": archive,
         "labels": labels.digest,
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
+        "input": catalog.chosen_input(config.input).model_dump_json(),
         "learner": learner.hexdigest()[:16],
     }
 
 
-def _check_adapters(config: TrainConfig) -> ImageSpec:
-    """Load the backbone once on the driver; `UserError` when it has fewer blocks than adapted."""
+def _check_adapters(config: TrainConfig, catalog: Catalog) -> ImageSpec:
+    """What is done to pixels; `UserError` if the backbone has fewer blocks than are adapted."""
     backbone = load_backbone(config.backbone, "cpu")
     load_backbone.cache_clear()
     for name in ("image", "text"):
@@ -103,10 +107,10 @@ def _check_adapters(config: TrainConfig) -> ImageSpec:
         there = len(getattr(backbone, name).blocks)
         if wanted > there:
             raise UserError(
-                f"learner.adapter.{name}.blocks is {wanted}, and the {name} tower of "
-                f"{config.backbone} has {there}"
+                f"learner.adapter.{name}.blocks is {wanted}, but the {name} tower of "
+                f"{config.backbone} has {there} blocks; adapt at most {there}"
             )
-    return backbone.spec
+    return catalog.chosen_input(config.input).apply(backbone.spec)
 
 
 def _fit_missing(
@@ -127,16 +131,25 @@ def _fit_missing(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     device = None if scaling.use_gpu else "cpu"
-    task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, device)
+    task = FitTask(
+        batches=batches,
+        pixels=pixels,
+        output=output,
+        backbone=config.backbone,
+        catalog=catalog,
+        learner=config.learner,
+        input=catalog.chosen_input(config.input),
+        device=device,
+    )
     trainer = TorchTrainer(
         fit_loop,
         train_loop_config={"task": task},
         scaling_config=scaling,
-        # Ranks send each other no tensors: NCCL between nodes would be one thing more to fail.
+        # Ranks exchange no tensors, so NCCL between nodes would only be a source of failures.
         torch_config=TorchConfig(backend="gloo"),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray Train V2's
             name="fits",
-            # Fits are written to the output as they are made; Ray Train keeps nothing of its own.
+            # Fits go straight to the output; Ray Train stores no checkpoints.
             storage_path=tempfile.mkdtemp(prefix="sdmad-train-"),
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
             worker_runtime_env={"env_vars": THREADS_SLEEP},
@@ -147,8 +160,8 @@ def _fit_missing(
     left = {(s.shots, s.seed) for s in missing} - set(list_fits(output))
     if left:
         raise UserError(
-            f"{len(left)} fits are not at {output}: the workers wrote them to their own disks; "
-            "on a cluster give an s3:// URI or a shared file system"
+            f"{len(left)} fits are missing at {output}, because workers wrote them to their own "
+            "disks; on a cluster give an s3:// URI or a folder on a shared file system"
         )
 
 
@@ -163,8 +176,8 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
     for name, each, there in (("CPU", needs["CPU"], resources.cpus), ("GPU", gpus, resources.gpus)):
         if resources.fixed and workers * each > there:
             raise UserError(
-                f"{workers} workers need {workers * each:g} {name}s, and this machine has "
-                f"{there:g}; change compute.workers or connect to a cluster with RAY_ADDRESS"
+                f"{workers} workers need {workers * each:g} {name}s, but this machine has "
+                f"{there:g}; reduce compute.workers, or connect to a cluster with RAY_ADDRESS"
             )
     if gpus:
         needs["GPU"] = gpus
@@ -173,14 +186,14 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
 
 @contextmanager
 def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
-    """Show the number of finished fits while the worker group works, by listing the output."""
+    """Show the number of finished fits while the workers run, by listing the output."""
     wanted = {(s.shots, s.seed) for s in missing}
     stop = threading.Event()
     with Tracker("fitting", len(missing), "fits") as tracker:
 
         def poll() -> None:
             while not stop.wait(1.0):
-                # A listing that fails now is tried again; the fits themselves do not need it.
+                # A failed listing is tried again a second later; only the display needs it.
                 with suppress(UserError):
                     tracker.update(len(wanted & set(list_fits(output))))
 

@@ -1,4 +1,4 @@
-"""What one rank of a training run does: its share of the fits, each written as it is done."""
+"""One rank of a training run: it makes its share of the fits and writes each when it is done."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ import ray.train
 import torch
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.fits import Provenance, fit_uri, list_fits, serialize
@@ -24,7 +25,7 @@ from sdmad.runtime.cluster import node_cpus
 
 @dataclass(frozen=True)
 class SupportRef:
-    """The support of one fit by name: images as (archive, member), labels (N, C)."""
+    """The support of one fit by name: images as (archive, member), and labels (N, C)."""
 
     shots: int
     seed: int
@@ -33,13 +34,13 @@ class SupportRef:
 
     @staticmethod
     def draw(labels: LabelTable, shots: int, seed: int) -> "SupportRef":
-        """The support of one fit, drawn from the pool of a label table."""
+        """Draw the support of one fit from the pool of a label table."""
         rows = draw_support(labels, shots, seed)
         names = zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True)
         return SupportRef(shots, seed, list(names), labels.labels[rows])
 
     def with_pixels(self, pixels: dict[tuple[str, str], np.ndarray]) -> SupportImages:
-        """The support with its images, from all images by name."""
+        """The support with its pixels; `pixels` has at least its images, by (archive, member)."""
         return SupportImages(
             shots=self.shots,
             seed=self.seed,
@@ -50,14 +51,14 @@ class SupportRef:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the images' names and labels."""
+        """The first 16 hexadecimal digits of a SHA-256 over the images' names and labels."""
         rows = [[*image, *map(int, y)] for image, y in zip(self.images, self.labels, strict=True)]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """What every rank knows: what to fit, with what, and where the images and the output are."""
+    """What every rank gets; `pixels` has a Ray reference for each archive (see `read_images`)."""
 
     batches: list[list[SupportRef]]
     pixels: dict[str, Any]
@@ -65,11 +66,12 @@ class FitTask:
     backbone: BackboneConfig
     catalog: Catalog
     learner: LearnerConfig
+    input: InputConfig
     device: str | None
 
 
 def fit_loop(settings: dict[str, Any]) -> None:
-    """One rank: every world-size-th batch. All ranks report once a round (it is a barrier)."""
+    """One of W ranks: it fits every W-th batch. All ranks report after each round, as a barrier."""
     task: FitTask = settings["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -85,7 +87,7 @@ def fit_loop(settings: dict[str, Any]) -> None:
 
 
 def share_cores() -> None:
-    """Let this rank compute in its share of the CPUs that Ray has on its node."""
+    """Set this rank's threads to its share of the CPUs that Ray has on its node."""
     ranks = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, node_cpus() // ranks))
 
@@ -101,6 +103,7 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
         provenance = Provenance.of(
             backbone,
             catalog=task.catalog,
+            input=task.input,
             learner=task.learner,
             shots=support.shots,
             seed=support.seed,

@@ -1,1 +1,1 @@
-"""What users write: the sign catalog, the label table, and the supports drawn from it."""
+"""What users write: sign catalogs and label tables, and the supports drawn from them."""

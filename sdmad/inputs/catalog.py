@@ -1,4 +1,4 @@
-"""Sign catalogs: which radiological signs a reader looks for in each anomaly category.
+"""Sign catalogs: the radiological signs of each anomaly category.
 
 A catalog is a YAML file that a physician can read and edit:
 
@@ -12,8 +12,8 @@ A catalog is a YAML file that a physician can read and edit:
       effusion: {signs: [blunted_angle], source: "Webb & Higgins, Thoracic Imaging, 3rd ed."}
     normal: {signs: [sharp_angles]}
 
-A sign may belong to several categories. In the notation of docs/method.md, `membership` is R
-without its first row and `normal_membership` is that row (S_0).
+A sign may belong to several categories. In the notation of docs/method.md, `normal_membership` is
+the first row of R (S_0) and `membership` is the rest of R.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
 
@@ -37,7 +38,7 @@ Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 
 
 class Sign(BaseModel):
-    """One radiological sign: the phrases that name it, and where its description comes from."""
+    """One radiological sign: the prompts that describe it, and their source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompts: list[Prompt] = Field(min_length=1)
@@ -45,7 +46,7 @@ class Sign(BaseModel):
 
 
 class Category(BaseModel):
-    """One anomaly category (or normal): the names of its signs and their source."""
+    """One anomaly category, or normal: the names of its signs, and their source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     signs: list[Name] = Field(min_length=1)
@@ -54,7 +55,7 @@ class Category(BaseModel):
 
 
 class Catalog(BaseModel):
-    """A validated sign catalog; the order of categories and signs is that of the file."""
+    """A validated sign catalog. Categories and signs keep the order of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: Name
@@ -64,22 +65,31 @@ class Catalog(BaseModel):
     signs: dict[Name, Sign] = Field(min_length=1)
     categories: dict[Name, Category] = Field(min_length=1)
     normal: Category
+    input: InputConfig | None = Field(
+        default=None, description="input that the modality calls for, unless configured otherwise"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Catalog":
         if "normal" in self.categories:
-            raise ValueError("'normal' is not a category; describe it under the key 'normal'")
+            raise ValueError(
+                "'normal' is not a category; describe it under the top-level key 'normal'"
+            )
         listed = {**self.categories, "normal": self.normal}
         for name, category in listed.items():
             unknown = [s for s in category.signs if s not in self.signs]
             if unknown:
-                raise ValueError(f"{name} lists the sign {unknown[0]!r}, which 'signs' lacks")
+                raise ValueError(
+                    f"{name} lists the sign {unknown[0]!r}, which is not under 'signs'"
+                )
             if len(set(category.signs)) < len(category.signs):
                 raise ValueError(f"{name} lists a sign twice")
         used = {s for category in listed.values() for s in category.signs}
         unused = [s for s in self.signs if s not in used]
         if unused:
-            raise ValueError(f"the sign {unused[0]!r} belongs to no category; add or remove it")
+            raise ValueError(
+                f"the sign {unused[0]!r} belongs to no category; list it in one or remove it"
+            )
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"the template {template!r} needs exactly one {{}}")
@@ -95,17 +105,17 @@ class Catalog(BaseModel):
 
     @cached_property
     def membership(self) -> np.ndarray:
-        """Which signs each category shows: bool (categories, signs)."""
+        """Whether each category lists each sign: bool (categories, signs)."""
         return np.array([[s in c.signs for s in self.signs] for c in self.categories.values()])
 
     @cached_property
     def normal_membership(self) -> np.ndarray:
-        """Which signs normal images show: bool (signs,)."""
+        """Whether normal lists each sign: bool (signs,)."""
         return np.array([s in self.normal.signs for s in self.signs])
 
     @cached_property
     def texts(self) -> tuple[list[str], np.ndarray]:
-        """Every prompt in every template, and the index of the sign that each belongs to."""
+        """Every prompt in every template, and for each text the index of its sign."""
         texts, owner = [], []
         for k, sign in enumerate(self.signs.values()):
             for prompt in sign.prompts:
@@ -116,19 +126,24 @@ class Catalog(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the canonical content: comments and layout of the file do not count."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 of the content. Comments and layout of the file do not change it."""
+        without = set() if self.input else {"input"}
+        canonical = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def chosen_input(self, configured: InputConfig | None) -> InputConfig:
+        """The input of a run: as configured, else as the catalog says, else the backbone's own."""
+        return configured or self.input or InputConfig()
+
     def title(self, category: str) -> str:
-        """The name of a category as people write it."""
+        """The display name of a category."""
         return self.categories[category].title or category.replace("_", " ")
 
 
 def parse_catalog(content: Any, where: str) -> Catalog:
     """Validate the parsed content of a catalog file.
 
-    Raises `UserError` that names `where`, the entry and what is wrong with it.
+    Raises `UserError` with `where` (path or URI), the entry and what is wrong with it.
     """
     try:
         return Catalog.model_validate(content)
@@ -137,9 +152,9 @@ def parse_catalog(content: Any, where: str) -> Catalog:
 
 
 def load_catalog(uri: str) -> Catalog:
-    """Read a catalog: the name of a shipped one (`fundus`, ...), a path or an s3:// URI.
+    """Read a catalog by the name of a shipped one (`fundus`, ...), a path or an s3:// URI.
 
-    Raises `UserError` when there is no such catalog or it is not valid.
+    Raises `UserError` if it does not exist or is not valid.
     """
     shipped = SHIPPED / f"{uri}.yaml"
     if shipped.is_file():

@@ -1,8 +1,13 @@
-"""Label tables: which anomalies each labelled image shows, whose image it is, pool or test.
+"""Label tables: the categories, the patient and the split of each labelled image.
 
-CSV or Parquet, one row an image: `archive` and `member` (or `uri`), `labels` (category names
-separated by `;`, empty for normal), `patient_id`, `split` (`pool` or `test`); further columns are
-left alone.
+A CSV or Parquet file with one row per image and these columns:
+
+- `archive` and `member`, or `uri` in place of both; without `archive`, images are loose objects
+- `labels`: category names separated by `;`, empty for normal
+- `patient_id`
+- `split`: `pool` or `test`
+
+Other columns are ignored.
 """
 
 import hashlib
@@ -22,9 +27,9 @@ SPLITS = ("pool", "test")
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Labelled images in the order of the file; all fields have one entry an image.
+    """Labelled images in the order of the file. Each array has one entry per image.
 
-    `labels` is bool (images, categories); `archive` is empty for loose objects.
+    `labels` is bool (images, categories). `archive` is empty for loose objects.
     """
 
     archive: np.ndarray
@@ -39,7 +44,7 @@ class LabelTable:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all rows, shortened to 16 digits."""
+        """SHA-256 of all rows, its first 16 hex digits."""
         content = hashlib.sha256()
         for column in (self.archive, self.member, self.patient, self.split):
             content.update("\x1f".join(column).encode("utf-8", "surrogateescape") + b"\x1e")
@@ -47,7 +52,7 @@ class LabelTable:
         return content.hexdigest()[:16]
 
     def where(self, mask: np.ndarray) -> "LabelTable":
-        """The rows that a boolean mask keeps."""
+        """The rows selected by a boolean mask or by row numbers."""
         return LabelTable(
             self.archive[mask],
             self.member[mask],
@@ -59,7 +64,7 @@ class LabelTable:
 
 
 def read_table(uri: str) -> pd.DataFrame:
-    """A CSV or Parquet file as strings; `UserError` when it is missing or neither."""
+    """A CSV or Parquet file as strings. Raises `UserError` if it is missing or cannot be parsed."""
     content = storage.read_file(uri, "label table")
     try:
         if uri.endswith(".parquet"):
@@ -73,8 +78,8 @@ def read_table(uri: str) -> pd.DataFrame:
 def load_labels(uri: str, categories: list[str], archive_uri: str | None = None) -> LabelTable:
     """Read and validate a label table for the given categories.
 
-    `archive_uri` turns a `uri` column into archive and member. Raises `UserError` that names the
-    column, or the row and the label, that is wrong.
+    With a `uri` column, `archive_uri` is the prefix that `archive` and `member` are relative to.
+    Raises `UserError` with the missing column, or with the row and its wrong value.
     """
     table = read_table(uri)
     if "member" not in table and "uri" in table:
@@ -103,13 +108,13 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         row = int(np.flatnonzero(wrong)[0])
         raise UserError(
             f"the label table {uri}, row {row + 2}: split is {table['split'].iloc[row]!r}; "
-            "it is either 'pool' or 'test'"
+            "it must be 'pool' or 'test'"
         )
     twice = table.duplicated(["archive", "member"])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         raise UserError(
-            f"the label table {uri}, row {row + 2}: {table['member'].iloc[row]} stands there twice"
+            f"the label table {uri}, row {row + 2}: {table['member'].iloc[row]} is listed twice"
         )
     return LabelTable(
         archive=table["archive"].to_numpy(object),

@@ -1,9 +1,10 @@
-"""Few-shot supports: which images a fit sees.
+"""Few-shot supports: the images that a fit sees.
 
-For each seed, `shots` images of every category (an image with two categories counts for both; the
-rarest category draws first) and as many normal ones, from `split = pool`, without the patients of
-the test split. Whose turn it is comes from a SHA-256 of seed and image name, so a draw depends on
-(data, shots, seed) alone, and the support of fewer shots is drawn in the same order.
+For each seed, a support has `shots` images of every category and `shots` normal images. They are
+drawn from `split = pool`, without patients of the test split. An image with two categories counts
+for both, and the rarest category is drawn first. The order of the draw is a SHA-256 of seed and
+image name: a support depends only on data, shots and seed, and supports of fewer shots use the
+same order.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ from sdmad.inputs.labels import LabelTable
 def draw_support(table: LabelTable, shots: int, seed: int) -> np.ndarray:
     """Row numbers of the support in `table`, ascending.
 
-    Images of patients already drawn come last, so that shots are different patients where they
-    can be. Raises `UserError` that names the category with too few examples.
+    Images of patients already in the support are drawn last, so that the shots are of different
+    patients where possible. Raises `UserError` with the category that has too few images.
     """
     eligible = eligible_rows(table)
     order = sorted(eligible, key=lambda row: _priority(table, row, seed))
@@ -32,8 +33,8 @@ def draw_support(table: LabelTable, shots: int, seed: int) -> np.ndarray:
             name = table.categories[column] if column >= 0 else "normal"
             raise UserError(
                 f"{shots} shots need {shots} images of {name} in the pool, and there are "
-                f"{len(available)} whose patients are not in the test split; "
-                "label more or ask for fewer shots"
+                f"{len(available)} of patients who are not in the test split; "
+                "label more images or use fewer shots"
             )
         patients = Counter(table.patient[row] for row in chosen)
         missing = shots - sum(bool(has[row]) for row in chosen)
@@ -58,6 +59,6 @@ def _priority(table: LabelTable, row: int, seed: int) -> bytes:
 
 
 def _rarest_first(table: LabelTable, eligible: list[int]) -> list[int]:
-    """Columns by number of eligible images, ties in catalog order; -1 (normal) is the last."""
+    """Category columns by number of eligible images, ties in catalog order, then -1 for normal."""
     counts = table.labels[eligible].sum(axis=0)
     return [*np.argsort(counts, kind="stable").tolist(), -1]

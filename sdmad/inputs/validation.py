@@ -1,10 +1,10 @@
-"""Validation messages of pydantic, rewritten as one sentence."""
+"""Validation errors of pydantic as one sentence."""
 
 from pydantic import ValidationError
 
 
 def explain(error: ValueError) -> str:
-    """The first finding of a validation, with the key it concerns, and how many more there are."""
+    """The first error, with its key, and the number of further errors."""
     if not isinstance(error, ValidationError):
         return str(error)
     findings = error.errors()

@@ -1,6 +1,6 @@
 """SD-MAD as pure tensors: no files, no Ray.
 
+`model` has the model and its decision rule, `learner` fits both to a support. Their parts are
 `adapter` (Shift Adapters), `losses`, `selection` (automatic sign selection), `probe` (patch probe)
-and `calibration` are the parts; `model` joins them into one model and one decision rule; `learner`
-fits both from a support.
+and `calibration`.
 """

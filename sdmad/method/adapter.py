@@ -1,12 +1,13 @@
-"""Shift Adapters for many seeds at once.
+"""Shift Adapters, for several seeds at once.
 
-[paper] For layer i with input f_in and frozen output f^_out,
+[paper] Layer i with input f_in and frozen output f^_out gives
 
     f_ada = a(W2 a(W1 f_in)),    f_out = lambda f^_out + (1 - lambda) f_ada.
 
-[choice] GELU, no biases, Xavier initialisation, f_ada rescaled token by token to the norm of
-f^_out (as AA-CLIP does), the last block of each tower. All seeds live in one module with a leading
-seed dimension S, so that one batch trains and scores them all.
+[choice] The last block of each tower is adapted. a is GELU, there are no biases, and W1 and W2
+start with Xavier's uniform distribution. f_ada is rescaled, token by token, to the norm of f^_out
+(as in AA-CLIP). One module holds the adapters of all seeds in a leading dimension S, so that one
+batch trains or scores all seeds.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class TowerAdapterConfig(BaseModel):
-    """The adapters of one tower: how many of its last blocks are adapted, how wide, how strong."""
+    """Number, width and strength of the adapters in one tower."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     blocks: int = Field(
@@ -56,7 +57,7 @@ class AdapterConfig(BaseModel):
 
 
 class ShiftAdapter(nn.Module):
-    """The adapter of one block for S seeds: W1 is `down` (S, D, r), W2 is `up` (S, r, D)."""
+    """The adapter of one block, for S seeds: W1 is `down` (S, D, r), W2 is `up` (S, r, D)."""
 
     def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
         super().__init__()
@@ -66,10 +67,10 @@ class ShiftAdapter(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        """Draw the weights of one seed (Xavier uniform) from its own generator."""
+        """Draw the weights of one seed from Xavier's uniform distribution."""
         for weight in (self.down[seed_index], self.up[seed_index]):
             bound = (6 / sum(weight.shape)) ** 0.5
-            # Drawn on the CPU: the same numbers on every device.
+            # Drawn on the CPU, so that every device starts with the same weights.
             drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
             weight.copy_(drawn)
 
@@ -94,7 +95,7 @@ class ShiftAdapter(nn.Module):
 
 
 class TowerAdapters(nn.ModuleList):
-    """The Shift Adapters of the last blocks of one tower, first adapted block first."""
+    """The Shift Adapters of the last blocks of one tower, in the order of the blocks."""
 
     def __init__(self, seeds: int, width: int, config: TowerAdapterConfig) -> None:
         super().__init__(ShiftAdapter(seeds, width, config) for _ in range(config.blocks))
@@ -106,7 +107,7 @@ class TowerAdapters(nn.ModuleList):
         return [layer for layer in self if isinstance(layer, ShiftAdapter)]
 
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        """Draw the weights of one seed from its own generator."""
+        """Draw the weights of one seed in all blocks."""
         for layer in self.layers:
             layer.initialise(seed_index, generator)
 

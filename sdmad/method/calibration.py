@@ -1,7 +1,6 @@
-"""Slope and doubt of the probabilities, from the support alone [choice].
+"""Temperature and undecided band of the probabilities, from the support alone [choice].
 
-Shapes: S seeds, N support images (all views), C categories. Images with and without a category
-weigh the same, as in training, so temperature changes how sure a probability is and no decision.
+Shapes: S seeds, N support images (all views), C categories.
 """
 
 import torch
@@ -13,18 +12,21 @@ TAIL = 0.05
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The temperature (S,) that makes logits (S, N, C) most likely, of 101 from 0.1 to 31.6."""
+    """The temperature T (S,) with the lowest L_cat of logits / T, of 101 from 0.1 to 31.6.
+
+    Logits and labels are (S, N, C). T changes how close a probability is to 0.5, not its side.
+    """
     grid = TEMPERATURES.to(logits.device)
     losses = torch.stack([category_loss(logits / t, labels) for t in grid])  # (T, S)
     return grid[losses.argmin(0)]
 
 
 def undecided_band(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Probabilities that the support leaves undecided, (S, C, 2): lower and upper end.
+    """The undecided band of probabilities: its ends (S, C, 2), the lower first.
 
-    Between the 95 % quantile of images without the category and the 5 % quantile of those with
-    it: where the two overlap, or the gap between them when they do not. 0.5 lies inside or at an
-    end.
+    The ends are the 5 % quantile over images with the category and the 95 % quantile over images
+    without it, so the band is the overlap of the two groups or the gap between them. It is
+    extended, where needed, to include 0.5. `probabilities` and `labels` are (S, N, C).
     """
     present = labels.bool()
     nan = torch.tensor(float("nan"), device=probabilities.device)

@@ -1,9 +1,9 @@
-"""Fitting of Shift Adapters for several few-shot supports in one batch.
+"""Fit Shift Adapters and decision rules to few-shot supports, several in one batch.
 
-    rules, model = fit_batch(backbone, catalog, supports, LearnerConfig())
+    model, rule = fit_batch(backbone, catalog, supports, LearnerConfig())
 
-All randomness of a fit (initialisation, sampling, augmentation) comes from its own (shots, seed)
-and its own images, so a fit is the same whichever fits share its batch.
+The randomness of a fit (initial weights, batches, augmentation) comes from its shots, its seed and
+the names of its images, so a fit does not depend on the other fits in its batch.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from sdmad.method.views import SupportCache, encode, groups_in_memory
 
 
 class LearnerConfig(BaseModel):
-    """The few-shot learner: everything that one fit depends on besides data and seed."""
+    """Settings of the learner: all that a fit depends on besides backbone, catalog and support."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int = Field(default=100, ge=0)
@@ -53,7 +53,7 @@ class LearnerConfig(BaseModel):
 def _schedule(
     support: SupportImages, config: LearnerConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images, views and labels of every step of one fit: (steps, B), (steps, B), (steps, B, C)."""
+    """Images (steps, B), views (steps, B) and labels (steps, B, C) of one fit's training steps."""
     generator = random_generator("batches", support.shots, support.seed)
     labels = torch.from_numpy(support.labels).float()
     classes = [(labels.sum(1) == 0).nonzero()[:, 0]]
@@ -74,7 +74,7 @@ def fit_batch(
     config: LearnerConfig,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[SignModel, DecisionRule]:
-    """Fit one adapter for each support, all in one batch; seed dimension in the supports' order.
+    """Fit adapters and a decision rule to each support, all in one batch.
 
     `on_step(step, mean loss)` is called after every step, where memory does not hold the tokens of
     all supports for each group of fits in turn.
@@ -222,12 +222,12 @@ def _decide(
         probe = fit_probe(every.patches[0], repeated[0], support.shots, config.probe)
         rule = DecisionRule.untempered(own, auc, weights, probe[None])
         z0 = first.frozen_similarities
-        untaught = losses.category_evidence(z0, uniform, normal, model.scale)
-        frozen = rule.frozen_evidence(own, z0, config.selection)
+        equally_weighted = losses.category_evidence(z0, uniform, normal, model.scale)
+        weighted = rule.frozen_evidence(own, z0, config.selection)
         rule = replace(
             rule,
-            frozen_bias=losses.midpoint_bias(frozen, labels),
-            trust=backbone_trust(untaught, labels, config.selection),
+            frozen_bias=losses.midpoint_bias(weighted, labels),
+            trust=backbone_trust(equally_weighted, labels, config.selection),
         )
         logits, _ = rule.evidence(own, every, config.selection, config.zero_shot_weight)
         temperature = fit_temperature(logits, repeated)

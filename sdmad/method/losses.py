@@ -1,10 +1,12 @@
-"""Training losses: signs aligned with categories, anomalies set apart.
+"""Training losses: they align signs with categories and set anomalies apart.
 
-Shapes: S seeds, B images, M signs, C categories, E embedding width. `similarities` z is (S, B, M),
-cosines between images and signs; `membership` is (C, M), `normal` (M,), labels y (S, B, C) in
-{0, 1}, normal images being all zero. Every loss returns one value for each seed (S,), so that the
-sum over seeds trains each as if it were alone. [paper] names the aim, "amplifying inter-anomaly
-discrepancy"; all three losses are [choice] (docs/method.md).
+[paper] The aim is "amplifying inter-anomaly discrepancy". [choice] All three losses
+(docs/method.md).
+
+Shapes: S seeds, B images, M signs, C categories, E embedding width. `similarities` z (S, B, M) are
+cosine similarities of images and signs. `membership` is (C, M), `normal` (M,), labels y (S, B, C)
+are in {0, 1}; a normal image has y = 0. Every loss returns one value for each seed, (S,). Their
+sum trains each seed as if it were alone.
 """
 
 import torch
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ObjectiveConfig(BaseModel):
-    """Weights of the losses beside L_cat (weight 1)."""
+    """Weights of the losses: L = L_cat + beta L_sign + gamma L_disc."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sign_weight: float = Field(default=0.35, ge=0, description="beta, the weight of the sign loss")
@@ -24,16 +26,16 @@ class ObjectiveConfig(BaseModel):
 
 
 def soft_maximum(scores: torch.Tensor, log_weights: torch.Tensor) -> torch.Tensor:
-    """Weighted log-mean-exp over the last dimension: between the mean and the maximum.
+    """Weighted log-mean-exp over the last dimension, between the mean and the maximum.
 
-    `log_weights` broadcast against `scores`; -inf leaves a sign out. Weights need not sum to 1:
-    less weight is less evidence.
+    `log_weights` broadcast against `scores`; -inf leaves a sign out. Weights that sum to less than
+    1 lower the result.
     """
     return torch.logsumexp(scores + log_weights, dim=-1)
 
 
 def uniform_log_weights(membership: torch.Tensor) -> torch.Tensor:
-    """Log weights of signs that count alike within their category; -inf for the other signs."""
+    """Log of equal weights for the signs of each category, summing to 1; -inf for other signs."""
     weights = membership.float()
     return (weights / weights.sum(-1, keepdim=True)).log()
 
@@ -44,9 +46,9 @@ def category_evidence(
     normal_log_weights: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """A_c - A_0, the evidence for each category against normal, before the bias: (S, B, C).
+    """e_c = A_c - A_0 (S, B, C), the evidence for each category against normal, without bias.
 
-    `log_weights` is (C, M) or (S, 1, C, M), `normal_log_weights` (M,), `scale` is tau.
+    `log_weights` are (C, M) or (S, 1, C, M), `normal_log_weights` (M,); `scale` is tau.
     """
     scaled = scale * similarities
     for_category = soft_maximum(scaled[..., None, :], log_weights)
@@ -55,14 +57,17 @@ def category_evidence(
 
 
 def midpoint_bias(evidence: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The value halfway between the mean evidence with and without each category: (S, C)."""
+    """The midpoint (S, C) of the mean evidence of images with and without each category."""
     with_category = (evidence * labels).sum(1) / labels.sum(1).clamp_min(1)
     without = (evidence * (1 - labels)).sum(1) / (1 - labels).sum(1).clamp_min(1)
     return (with_category + without) / 2
 
 
 def category_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """L_cat: binary cross-entropy, images with and without a category weighing the same: (S,)."""
+    """L_cat (S,): class-balanced binary cross-entropy of sigmoid(logits).
+
+    For each category, images with it and images without it have the same total weight.
+    """
     losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     positive = (losses * labels).sum(1) / labels.sum(1).clamp_min(1)
     negative = (losses * (1 - labels)).sum(1) / (1 - labels).sum(1).clamp_min(1)
@@ -76,10 +81,11 @@ def sign_loss(
     normal: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """L_sign: InfoNCE over signs with a bag of positives, those of all categories present: (S,).
+    """L_sign (S,): InfoNCE of an image against all signs, with a bag of positives.
 
-    The loss is minus the log of the probability mass on the bag, so that not every positive sign
-    must be there; a sign shared with a present category is never a negative.
+    The positives are the signs of all categories in the image, or those of normal. The loss is
+    minus the log of their summed probability, so not every positive sign must be visible. A sign
+    of a present category is never a negative, even if an absent category shares it.
     """
     bag = labels @ membership.float() > 0
     bag = torch.where((labels.sum(-1) == 0)[..., None], normal.bool(), bag)
@@ -95,10 +101,11 @@ def discrepancy_loss(
     membership: torch.Tensor,
     margin: float,
 ) -> torch.Tensor:
-    """L_disc: cosines above `margin` between prototypes of different categories: (S,).
+    """L_disc (S,): cosine similarity above `margin` between prototypes of different categories.
 
-    Prototypes are the unit means of the embeddings of a category's exclusive signs (S, M, E), and
-    of its images (S, B, E); categories without exclusive signs have no sign prototype.
+    A category has two prototypes: the unit mean of the signs that only it has, from `signs`
+    (S, M, E), and the unit mean of its images, from `images` (S, B, E). A category without such
+    signs or images lacks that prototype.
     """
     exclusive = membership & (membership.sum(0, keepdim=True) == 1)
     of_signs = exclusive.float().expand(len(signs), -1, -1) @ signs
@@ -107,6 +114,7 @@ def discrepancy_loss(
 
 
 def _crowding(prototypes: torch.Tensor, margin: float) -> torch.Tensor:
+    """Mean over pairs of prototypes (S, C, E) of the cosine similarity above `margin`: (S,)."""
     present = prototypes.norm(dim=-1) > 0
     units = F.normalize(prototypes, dim=-1)
     cosines = units @ units.transpose(1, 2)

@@ -1,7 +1,6 @@
-"""Shift Adapters of S seeds on one backbone, and the decision rule that turns signs into scores.
+"""Shift Adapters of S seeds on one backbone, and the decision rule from similarities to logits.
 
-Pure tensors: no files, no Ray. Shapes: S seeds, B images, M signs, P prompts, C categories,
-E embedding width.
+Shapes: S seeds, B images, M signs, P prompts, C categories, E embedding width, D token width.
 """
 
 import copy
@@ -22,10 +21,11 @@ from sdmad.method.selection import SelectionConfig
 
 @dataclass(frozen=True)
 class Readings:
-    """What a model reads in images: all that a decision rule needs of them.
+    """All that a decision rule needs to know of images.
 
-    `similarities` (S, B, M) are cosines of adapted images and signs, `frozen_similarities` (B, M)
-    or (S, B, M) those of the frozen model, `patches` (B, D) or (S, B, D) as in `Activations`.
+    `similarities` z (S, B, M) are cosine similarities of adapted images and signs,
+    `frozen_similarities` (B, M) or (S, B, M) those of the frozen model. `patches` (B, D) or
+    (S, B, D) are as in `Activations`.
     """
 
     similarities: torch.Tensor
@@ -34,9 +34,10 @@ class Readings:
 
 
 class SignModel(nn.Module):
-    """The adapters of S seeds over the signs of one catalog.
+    """A backbone with the adapters and biases of S seeds, for the signs of one catalog.
 
-    Sign prompts pass the frozen part of the text tower once, when the model is made.
+    The frozen part of the text tower runs once, when the model is made. `membership` (C, M) has
+    the signs of each category, `normal` (M,) those of normal, `owner` (P,) the sign of each prompt.
     """
 
     membership: torch.Tensor
@@ -65,10 +66,11 @@ class SignModel(nn.Module):
 
     @property
     def scale(self) -> float:
+        """tau."""
         return self.backbone.logit_scale
 
     def _sign_means(self, prompts: torch.Tensor) -> torch.Tensor:
-        """t_s: unit means of unit prompt embeddings (S, P, E) -> (S, M, E)."""
+        """t_s (S, M, E): unit means of the unit embeddings of each sign's prompts (S, P, E)."""
         units = F.normalize(prompts, dim=-1)
         shape = (len(units), len(self.normal), units.shape[-1])
         sums = torch.zeros(shape, device=units.device).index_add(1, self.owner, units)
@@ -102,8 +104,10 @@ class SignModel(nn.Module):
     def image_activations(
         self, images: torch.Tensor, lean: bool = False
     ) -> tuple[Activations, torch.Tensor]:
-        """Prefix of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E), these
-        in single precision whatever the tower's."""
+        """Activations of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E).
+
+        The embeddings are in single precision, whatever the tower's. `lean` as in `Tower.prefix`.
+        """
         activations = self.backbone.image.prefix(images, self.config.image.blocks, lean)
         if self.config.image.blocks <= 1:
             frozen = self.backbone.image.frozen(activations)
@@ -112,7 +116,8 @@ class SignModel(nn.Module):
         return activations, F.normalize(frozen.float(), dim=-1)
 
     def read(self, activations: Activations, frozen: torch.Tensor, signs: torch.Tensor) -> Readings:
-        """Readings of images from their activations, frozen embeddings and the adapted `signs`."""
+        """Readings of images, from their activations, their frozen unit embeddings (B, E) or
+        (S, B, E), and the adapted sign embeddings `signs` (S, M, E)."""
         return Readings(
             similarities=self.image_embeddings(activations) @ signs.transpose(1, 2),
             frozen_similarities=frozen @ self.frozen_signs.T,
@@ -122,13 +127,15 @@ class SignModel(nn.Module):
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """What the support decided for S seeds, beside the adapters.
+    """What S seeds learned from their supports, besides the adapters.
 
-    `bias` b and `frozen_bias` (S, C) are the zero points of the adapted and the frozen evidence,
-    `support_auc` (S, C, M) how well each sign separates the support, `weights` (S, C, M) the
-    reliability of signs made of it, `trust` (S,) what all signs count beside the probe, `probe`
-    (S, C, D + 1) the planes of `sdmad.method.probe`, `temperature` (S,) the slope of the
-    probabilities, `band` (S, C, 2) the probabilities that the support leaves undecided.
+    - `bias` b_c and `frozen_bias` b0_c (S, C): subtracted from adapted and zero-shot evidence
+    - `support_auc` AUC_cs (S, C, M): how well each sign separates the support
+    - `weights` w_cs (S, C, M): the reliability of each sign, from `support_auc`
+    - `trust` (S,): the weight of all sign evidence; that of the patch probe is 1
+    - `probe` (S, C, D + 1): the planes of `sdmad.method.probe`
+    - `temperature` T (S,)
+    - `band` (S, C, 2): the ends of the undecided band of `sdmad.method.calibration`
     """
 
     bias: torch.Tensor
@@ -144,7 +151,7 @@ class DecisionRule:
     def untempered(
         model: SignModel, support_auc: torch.Tensor, weights: torch.Tensor, probe: torch.Tensor
     ) -> "DecisionRule":
-        """The rule before the frozen evidence and the probabilities are fitted to the support."""
+        """The rule before zero-shot bias, trust, temperature and band are fitted."""
         seeds, categories = model.bias.shape
         return DecisionRule(
             bias=model.bias.detach(),
@@ -158,7 +165,7 @@ class DecisionRule:
         )
 
     def log_weights(self, model: SignModel, config: SelectionConfig) -> torch.Tensor:
-        """Log weights (S, C, M) of signs within categories."""
+        """log w_cs (S, C, M); equal weights without the selection's under-fitting part."""
         if config.weighs_signs:
             return self.weights.log()
         return losses.uniform_log_weights(model.membership).expand_as(self.weights)
@@ -166,7 +173,7 @@ class DecisionRule:
     def frozen_evidence(
         self, model: SignModel, frozen_similarities: torch.Tensor, config: SelectionConfig
     ) -> torch.Tensor:
-        """Evidence (S, B, C) of the frozen model, from similarities (B, M) or (S, B, M)."""
+        """Zero-shot evidence e0_c (S, B, C), from similarities (B, M) or (S, B, M)."""
         z0 = frozen_similarities.expand(len(self.bias), *frozen_similarities.shape[-2:])
         normal = losses.uniform_log_weights(model.normal)
         log_weights = self.log_weights(model, config)[:, None]
@@ -179,20 +186,28 @@ class DecisionRule:
         config: SelectionConfig,
         zero_shot_weight: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Category logits (S, B, C), and the log evidence of each sign in them (S, B, C, M)."""
-        z = model.scale * readings.similarities
-        for_normal = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
-        log_weights = self.log_weights(model, config)
-        shares = log_weights[:, None].expand(*z.shape[:2], *log_weights.shape[1:])
+        """Logits (S, B, C) of the categories, and the log evidence (S, B, C, M) of each sign.
+
+            logit_c = (trust (e_c - b_c + zero_shot_weight (e0_c - b0_c)) + q_c) / T
+            e_c     = log sum_s w_cs g_cs exp(tau z_s) - A_0
+
+        The evidence of a sign is its term of the sum, w_cs g_cs exp(tau z_s); q_c is the probe's.
+        Without the selection's under-fitting part, w_cs = 1 / |S_c| and trust = 1; without its
+        uncertain-sample part, g_cs = 1.
+        """
+        scaled = model.scale * readings.similarities
+        a_0 = losses.soft_maximum(scaled, losses.uniform_log_weights(model.normal))  # (S, B)
+        log_w = self.log_weights(model, config)  # (S, C, M)
+        log_wg = log_w[:, None].expand(*scaled.shape[:2], *log_w.shape[1:])  # (S, B, C, M)
         if config.gates_images:
-            shares = shares + selection.image_gate(
-                readings.similarities, for_normal, self.bias, model.scale, config
+            log_wg = log_wg + selection.image_gate(
+                readings.similarities, a_0, self.bias, model.scale, config
             )
-        by_sign = shares + z[..., None, :]
-        logits = torch.logsumexp(by_sign, dim=-1) - for_normal[..., None] - self.bias[:, None]
+        by_sign = log_wg + scaled[..., None, :]
+        logits = torch.logsumexp(by_sign, dim=-1) - a_0[..., None] - self.bias[:, None]
         if zero_shot_weight:
-            frozen = self.frozen_evidence(model, readings.frozen_similarities, config)
-            logits = logits + zero_shot_weight * (frozen - self.frozen_bias[:, None])
+            zero_shot = self.frozen_evidence(model, readings.frozen_similarities, config)
+            logits = logits + zero_shot_weight * (zero_shot - self.frozen_bias[:, None])
         if config.weighs_signs:
             logits = self.trust[:, None, None] * logits
         logits = logits + probe_evidence(readings.patches, self.probe)

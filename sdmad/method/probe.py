@@ -1,9 +1,8 @@
-"""The patch probe: what the support shows beside the signs [choice].
+"""The patch probe: a linear model on image features, for what the signs do not describe [choice].
 
-Signs are words, and a catalog lacks some of what distinguishes an anomaly. The probe is a ridge
-regression for each category on what the patches of the frozen image tower hold at most, and its
-evidence is added to that of the signs. Its weight grows with the shots: with one example it is a
-hint, with sixteen it speaks as loud as the signs. docs/results.md has what it is worth.
+The features are the per-channel maximum over patch tokens of the frozen image tower. Each category
+has a ridge regression on them. Its evidence is added to that of the signs, with a weight that
+grows with the shots. docs/results.md compares SD-MAD with and without it.
 
 Shapes: N support images (all views), D token width, C categories.
 """
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ProbeConfig(BaseModel):
-    """Strength of the probe."""
+    """Weight and penalty of the patch probe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight_per_shot: float = Field(
@@ -32,11 +31,11 @@ def fit_probe(
 ) -> torch.Tensor:
     """Planes (C, D + 1), the constant last, from `patches` (N, D) and `labels` (N, C).
 
-    Images with and without a category weigh the same; targets are +-1, so that a plane separates
-    the support by about `2 weight_per_shot shots` logits. A category that no or every image shows
-    gets a plane of zeros.
+    Targets are +1 with the category and -1 without it; both sides have the same total weight. A
+    plane separates the support by about `2 weight_per_shot shots` logits. A category that every
+    image shows, or none, gets a plane of zeros.
     """
-    # Scoring loads this module and fits nothing; scikit-learn would be a second of its start-up.
+    # Imported here because scoring, which fits nothing, would start a second later.
     from sklearn.linear_model import Ridge
 
     features = patches.double().cpu().numpy()
@@ -54,5 +53,5 @@ def fit_probe(
 
 
 def probe_evidence(patches: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
-    """Logits (S, B, C) of patches (B, D) or (S, B, D) by planes (S, C, D + 1)."""
+    """q_c, the probe's logits (S, B, C), of patches (B, D) or (S, B, D) by planes (S, C, D + 1)."""
     return patches @ planes[..., :-1].transpose(1, 2) + planes[:, None, :, -1]

@@ -1,12 +1,12 @@
-"""Automatic sign selection at inference [paper: the aim; choice: the rules].
+"""Automatic sign selection at inference: [paper] the aim, [choice] the rules.
 
-Two problems of scarce data, one part for each:
+There is one part for each of two problems of scarce data:
 
-- *under-fitting*: signs that the few shots did not teach, or that are wrong. From the support, a
-  reliability for each category and sign; unreliable signs weigh less (`reliability_weights`), and
-  all of them where the backbone does not know what they mean (`backbone_trust`).
-- *uncertain samples*: in each image a sign counts only as far as it beats the evidence for
-  normal (`image_gate`).
+- *under-fitting*: a sign is wrong, or the few shots did not teach it. Signs that do not separate
+  the support count less (`reliability_weights`). If the frozen backbone does not separate the
+  support, all sign evidence counts less and the patch probe decides (`backbone_trust`).
+- *uncertain samples*: a sign counts less in an image where, alone, it lies below the evidence for
+  normal and the bias (`image_gate`).
 
 Shapes as in `sdmad.method.losses`.
 """
@@ -63,10 +63,10 @@ class SelectionConfig(BaseModel):
 
 
 def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """AUC of every sign for every category (S, C, M) from scores (S, N, M), labels (S, N, C).
+    """AUC_cs (S, C, M) of every sign for every category, from scores (S, N, M), labels (S, N, C).
 
-    The share of (positive, negative) pairs in the right order, ties counting half; 0.5 where a
-    category has no positive or no negative.
+    The share of (positive, negative) pairs of images in the right order, ties counting half; 0.5
+    if a category has no positive or no negative image.
     """
     above = (scores[:, :, None] > scores[:, None]).float()
     above = above + 0.5 * (scores[:, :, None] == scores[:, None]).float()  # (S, N, N, M)
@@ -79,11 +79,12 @@ def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def backbone_trust(
     frozen_evidence: torch.Tensor, labels: torch.Tensor, config: SelectionConfig
 ) -> torch.Tensor:
-    """How far the backbone knows the catalog's signs at all: (S,), 1 in full.
+    """The weight (S,) of all sign evidence, from `least_trust` to 1.
 
-    From the AUC of the frozen model's evidence (S, N, C) on the support, mean over categories:
-    nothing was trained on it, so it is an honest one. A backbone that has never seen such images
-    is at chance there, and its signs then count `least_trust`.
+        trust = (AUC_0 - 0.5) / (full_trust - 0.5), but at least least_trust and at most 1
+
+    AUC_0 is that of the zero-shot evidence (S, N, C) on the support, averaged over categories.
+    Nothing was trained for it, so it is not optimistic.
     """
     own = pairwise_auc(frozen_evidence, labels).diagonal(dim1=1, dim2=2).mean(-1)
     return ((own - 0.5) / (config.full_trust - 0.5)).clamp(config.least_trust, 1)
@@ -95,11 +96,13 @@ def reliability_weights(
     membership: torch.Tensor,
     config: SelectionConfig,
 ) -> torch.Tensor:
-    """Weights w (S, C, M) of the signs within each category, summing to 1; 0 for other signs.
+    """Weights w_cs (S, C, M) of the signs of each category, summing to 1; 0 for other signs.
 
-    Reliability is the AUC of a sign on the support (S, C, M) above chance, at least `floor`,
-    shrunk towards equal weights as if `prior_shots` further examples had shown all signs to be
-    alike.
+        r_cs = max(AUC_cs - 0.5, floor)
+        w_cs = (n_c r_cs / sum_s r_cs + prior_shots / |S_c|) / (n_c + prior_shots)
+
+    n_c is the number of support images with c, so fewer shots are closer to equal weights.
+    `support_auc` is AUC_cs (S, C, M), `labels` (S, N, C), `membership` (C, M).
     """
     reliability = (support_auc - 0.5).clamp_min(config.floor)
     reliability = reliability * membership
@@ -116,10 +119,12 @@ def image_gate(
     scale: float,
     config: SelectionConfig,
 ) -> torch.Tensor:
-    """Log of the share (S, B, C, M) to which each sign counts for each category in each image.
+    """log g_cs (S, B, C, M), the log weight of each sign for each category in each image.
 
-    A sign alone is worth tau z_s - A_0 - b_c logits; far above `-gate_margin` it counts in full,
-    far below not at all.
+        g_cs = sigmoid((tau z_s - A_0 - b_c + gate_margin) / gate_width)
+
+    tau z_s - A_0 - b_c is the logit of c if s were its only sign. `normal_evidence` is A_0 (S, B),
+    `bias` b_c (S, C), `scale` tau.
     """
     alone = (scale * similarities - normal_evidence[..., None])[:, :, None] - bias[:, None, :, None]
     return torch.nn.functional.logsigmoid((alone + config.gate_margin) / config.gate_width)

@@ -1,7 +1,7 @@
 """Organs as signed fields: positive inside, zero on the outline, in units of half the image.
 
 The grid spans [-1, 1] in both directions. `wedge` is the organ of the few-shot task; the backbone
-is trained on the others only.
+is trained only on the other organs.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Pose:
 
 
 def organ_field(organ: str, pose: Pose) -> np.ndarray:
-    """Signed field of an organ, shape (SIZE, SIZE), float32: about the distance to its outline.
+    """Signed field of an organ, about the distance to its outline: float32 (SIZE, SIZE).
 
     Raises `ValueError` for an unknown organ.
     """

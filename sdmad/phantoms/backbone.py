@@ -46,7 +46,7 @@ MODEL: dict[str, Any] = {
 
 
 class ConvStem(nn.Module):
-    """Three strided convolutions in place of plain patches: (B, 3, H, W) -> (B, HW/64, dim)."""
+    """Three strided convolutions in place of a patch embedding: (B, 3, H, W) -> (B, HW/64, dim)."""
 
     def __init__(self, img_size: int = 64, embed_dim: int = 128, **_: Any) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ConvStem(nn.Module):
 
 @register_model
 def sdmad_phantom_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Six blocks of width 128 over an 8 x 8 grid; there are no other weights than `weights/`."""
+    """Six blocks of width 128 over an 8 x 8 grid. `pretrained` is ignored: see `weights/`."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
     settings: dict[str, Any] = {
@@ -85,7 +85,7 @@ def sdmad_phantom_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransfor
 def write_merges(path: Path) -> None:
     """Write the first `NUM_MERGES` merges of CLIP's vocabulary, in the file format of open_clip."""
     lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode().split("\n")
-    # mtime=0: the same bytes on every run.
+    # mtime=0 gives the same bytes on every run.
     path.write_bytes(gzip.compress("\n".join(lines[: NUM_MERGES + 1]).encode(), mtime=0))
 
 

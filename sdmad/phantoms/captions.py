@@ -1,4 +1,4 @@
-"""English for phantoms: several phrases for each sign and organ, and captions made of them."""
+"""Captions of phantoms, from several English phrases for each sign and organ."""
 
 from collections.abc import Collection
 
@@ -34,7 +34,7 @@ OPENINGS = ("a scan of a {}", "an image of a {}", "a {}", "this {}")
 
 
 def caption(rng: np.random.Generator, organ: str, signs: Collection[str]) -> str:
-    """A sentence that names the organ and, in random order, every sign (or that there is none)."""
+    """A sentence with the organ and, in random order, every sign (or that there is none)."""
     opening = str(rng.choice(OPENINGS)).format(rng.choice(ORGAN_PHRASES[organ]))
     if not signs:
         return f"{opening} with {rng.choice(NORMAL_PHRASES)}"

@@ -1,8 +1,9 @@
-"""Training of the embedded backbone on phantoms of the seen organs, with Ray Train.
+"""Train the embedded backbone on phantoms of the seen organs, with Ray Train.
 
-Half the loss is InfoNCE between images and captions, half is the binary cross-entropy of each
-image against a phrase for each sign (a sigmoid loss over a small vocabulary). The organ of the
-few-shot task, and its look, are not in it; the signs are, as CLIP's words are in CLIP's training.
+The loss is 0.5 times InfoNCE between images and captions plus 3.0 times the binary cross-entropy of
+each image against one phrase per sign (a sigmoid loss over a small vocabulary). The organ of the
+few-shot task and its look are held out. The signs are not: CLIP, too, has seen the words of its
+prompts in training.
 """
 
 import json
@@ -30,7 +31,7 @@ from sdmad.phantoms.signs import SIGNS
 
 
 class PretrainConfig(BaseModel):
-    """How long and how fast; `steps` is what the shipped weights were made with."""
+    """Settings of the training; the default `steps` made the shipped weights."""
 
     model_config = ConfigDict(extra="forbid")
     steps: int = 1600
@@ -43,7 +44,7 @@ class PretrainConfig(BaseModel):
 
 
 class ContrastiveModel(nn.Module):
-    """A CLIP with both losses as its forward pass, so that one wrapper synchronises gradients."""
+    """A CLIP whose forward pass is the loss, so that one wrapper synchronises all gradients."""
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class ContrastiveModel(nn.Module):
 
 
 def draw_batch(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Images (B, 3, 64, 64) float in [0, 1], captions, and shown (B, signs + 1), normal last."""
+    """Images (B, 3, 64, 64) float in [0, 1], captions, and shown (B, signs + 1); normal is last."""
     images, captions = [], []
     shown = np.zeros((size, len(SIGNS) + 1), np.float32)
     names = list(SIGNS)
@@ -90,12 +91,12 @@ def draw_batch(rng: np.random.Generator, size: int) -> tuple[torch.Tensor, list[
 
 
 def draw_phrases(rng: np.random.Generator) -> list[str]:
-    """One phrase for each sign, and one for normal, in the order of `shown`."""
+    """One phrase for each sign and one for normal, in the order of `shown`."""
     return [str(rng.choice(SIGN_PHRASES[s])) for s in SIGNS] + [str(rng.choice(NORMAL_PHRASES))]
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """One rank of the worker group; rank 0 writes the checkpoint directory at the end."""
+    """The training loop of one worker; rank 0 writes the checkpoint at the end."""
     config = PretrainConfig(**settings["config"])
     output = Path(settings["output"])
     rank = ray.train.get_context().get_world_rank()
@@ -135,9 +136,9 @@ def train_loop(settings: dict[str, Any]) -> None:
 
 
 def save_checkpoint(clip: CLIP, output: Path, config: PretrainConfig) -> None:
-    """Write the directory that `local-dir:` of open_clip reads: configuration, weights, merges.
+    """Write a checkpoint for open_clip's `local-dir:`: configuration, weights and merges.
 
-    Weights are stored as float16; the model that loads them computes in float32.
+    Weights are stored as float16; a model that loads them computes in float32.
     """
     output.mkdir(parents=True, exist_ok=True)
     backbone.write_merges(output / backbone.MERGES)

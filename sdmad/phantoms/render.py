@@ -1,8 +1,10 @@
-"""One phantom image: organ, signs, distractors, and the look of a scanner.
+"""Render a phantom: organ, signs, distractors, and the look of a scanner.
 
-phantom = render(np.random.default_rng(0), "disc", {"dark_cyst"}, SEEN_LOOK)
-phantom.image           # (64, 64) uint8
-phantom.masks["dark_cyst"]
+    phantom = render(np.random.default_rng(0), "disc", {"dark_cyst"}, SEEN_LOOK)
+    phantom.image               # (64, 64) uint8
+    phantom.masks["dark_cyst"]  # (64, 64) bool
+
+The same random generator gives the same image.
 """
 
 from collections.abc import Collection
@@ -17,7 +19,7 @@ from sdmad.phantoms.signs import OUTLINE_SIGNS, SIGNS, Canvas
 
 @dataclass(frozen=True)
 class Look:
-    """The appearance of a scanner: ranges of grey values and noise, all on a scale of 0 to 1."""
+    """The look of a scanner: ranges of grey values and noise, on a scale of 0 to 1."""
 
     tissue: tuple[float, float]
     background: tuple[float, float]
@@ -35,7 +37,7 @@ HELD_OUT_LOOK = Look(
 
 @dataclass(frozen=True)
 class Phantom:
-    """`image` (64, 64) uint8; `masks` one boolean (64, 64) array for each drawn sign."""
+    """`image` is (64, 64) uint8; `masks` has one bool (64, 64) array per drawn sign."""
 
     image: np.ndarray
     masks: dict[str, np.ndarray]
@@ -66,7 +68,7 @@ def render(rng: np.random.Generator, organ: str, signs: Collection[str], look: L
 
 
 def _distractors(canvas: Canvas, rng: np.random.Generator) -> None:
-    """What is in real images and means nothing: cables, markers, neighbours, uneven light."""
+    """Draw meaningless things that real images have: cables, markers, neighbours, uneven light."""
     outside = 1 / (1 + np.exp(np.clip(canvas.field / 0.02, -30, 30)))
     if rng.random() < 0.35:
         angle, shift = rng.uniform(0, np.pi), rng.uniform(-0.9, 0.9)
@@ -94,7 +96,7 @@ def _scan(image: np.ndarray, rng: np.random.Generator, look: Look) -> np.ndarray
 
 
 def contact_sheet(images: list[np.ndarray], columns: int = 10, scale: int = 2) -> Image.Image:
-    """Images of one size side by side, for people to look at."""
+    """Images of one size side by side, for visual inspection."""
     rows = -(-len(images) // columns)
     size = SIZE * scale
     sheet = Image.new("L", (columns * size, rows * size))

@@ -1,4 +1,4 @@
-"""The visual signs of the phantoms: each draws itself into an image and returns its mask.
+"""The visual signs of the phantoms: functions that draw a sign and return its mask.
 
 A sign is a function `(canvas, rng) -> mask`. It changes `canvas.image` (grey values, about 0 to 1)
 or, for signs of the outline, `canvas.field`, and returns a boolean mask of what it changed.
@@ -17,9 +17,9 @@ from sdmad.phantoms.anatomy import GRID_X, GRID_Y, SIZE
 class Canvas:
     """An image under construction.
 
-    `field` is the organ's signed field, `image` its grey values, both (SIZE, SIZE) float32;
-    `taken` marks where signs already stand, so that they do not hide one another; `step` is the
-    contrast of signs against the tissue.
+    `field` is the organ's signed field, `image` its grey values, both (SIZE, SIZE) float32. `step`
+    is the contrast of signs against the tissue. `taken` marks the pixels of signs drawn so far, so
+    that signs do not hide each other.
     """
 
     field: np.ndarray
@@ -28,7 +28,7 @@ class Canvas:
     taken: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((SIZE, SIZE), bool))
 
     def place(self, rng: np.random.Generator, margin: float) -> tuple[float, float]:
-        """A free point at least `margin` inside the organ; anywhere deep inside if none is free."""
+        """A random free point at least `margin` inside the organ; a taken one if none is free."""
         inside = self.field > margin
         free = inside & ~self.taken
         candidates = np.flatnonzero(free if free.sum() > 8 else inside)

@@ -1,8 +1,8 @@
 """The demo's few-shot task: six anomaly categories of a held-out organ, and its archive.
 
-`SHOWN_SIGNS` is what the categories really look like. The shipped catalog `phantoms.yaml` is
-written as a language model would write it: about a quarter of the signs that it lists for a
-category are never drawn. Half of the signs belong to several categories.
+`SHOWN_SIGNS` are the signs that each category can show. The shipped catalog `phantoms.yaml` has the
+errors of one drafted by a language model: about a quarter of the signs that it lists for a category
+are never drawn. It lists half of the signs under several categories.
 """
 
 import csv
@@ -33,7 +33,7 @@ SHARD_IMAGES = 200
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the task: its labels, the signs drawn for them, and their masks."""
+    """One image of the task, with its labels and the mask of each drawn sign."""
 
     member: str
     patient_id: str
@@ -44,9 +44,9 @@ class Example:
 
 
 def draw_example(index: int, split: str, seed: int = 0) -> Example:
-    """Image `index` of a split, the same on every machine; patients have two images each.
+    """Image `index` of a split, the same on every machine. Each patient has two images.
 
-    Four in ten images are normal, four have one category, two have two or three.
+    Of all images, 40 % are normal, 40 % have one category, and 20 % have two or three.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index + (1 << 32) * (split == "test")]))
     count = int(rng.choice(4, p=[0.4, 0.4, 0.15, 0.05]))
@@ -74,9 +74,9 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def write_archive(uri: str, pool: int, test: int, seed: int = 0, damaged: int = 0) -> str:
-    """Write the task as tar shards and `labels.csv` under `uri`; returns the URI of the labels.
+    """Write the task as tar shards and `labels.csv` below `uri`; returns the URI of `labels.csv`.
 
-    The first shard also gets `damaged` images that break off half-way, as every archive has some.
+    The first shard also gets `damaged` truncated images, as real archives have some.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -1,1 +1,1 @@
-"""Recipes: from a public download, in its own layout, to an archive of shards and its labels."""
+"""Recipes: convert a public download to an archive of shards and a label table."""

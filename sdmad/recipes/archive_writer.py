@@ -1,6 +1,6 @@
-"""Writing an archive: images into tar shards, and their label table.
+"""Write images into tar shards, with a label table.
 
-File contents are copied unchanged. One shard at a time is in memory.
+Files are copied unchanged. Only one shard at a time is in memory.
 """
 
 import csv
@@ -23,7 +23,10 @@ NORMAL = "normal"
 
 @dataclass
 class Tally:
-    """What was written: images by split and category (or `normal`), by split, and left out."""
+    """Counts of a conversion: written images and patients, and images left out by reason.
+
+    `labels` counts images by split and category (or `normal`).
+    """
 
     shards: int = 0
     images: Counter[str] = field(default_factory=Counter)
@@ -32,7 +35,7 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def count(self, record: Record) -> None:
-        """Add one record, written or left out."""
+        """Count one record, written or left out."""
         if record.left_out:
             self.left_out[record.left_out] += 1
             return
@@ -49,11 +52,11 @@ def write_archive(
     shard_images: int = SHARD_IMAGES,
     shard_bytes: int = SHARD_BYTES,
 ) -> Tally:
-    """Write shards `<name>-00000.tar`, ... and, when all are there, `labels.csv` below `uri`.
+    """Write shards `<name>-00000.tar`, ... and then `labels.csv` below `uri`.
 
-    A shard ends at `shard_images` images or before `shard_bytes` of contents; a larger image has
-    one of its own. The same records give the same bytes. Raises `UserError` when there is
-    something at `uri` already, or storage refuses.
+    A shard has at most `shard_images` images and `shard_bytes` bytes of files; a larger image gets
+    its own shard. The same records give the same bytes. Raises `UserError` if `uri` is not empty or
+    storage denies access.
     """
     check_empty(uri)
     tally = Tally()
@@ -72,19 +75,19 @@ def write_archive(
 
 
 def check_empty(uri: str) -> None:
-    """Raise `UserError` when there is any object at or below `uri`."""
+    """Raise `UserError` if there is any object at or below `uri`."""
     first = next(iter(storage.list_objects(uri)), None)
     if first is not None:
         raise UserError(
-            f"{uri} is not empty ({storage.relative(first.uri, uri)} is there); choose another "
-            "--output, or remove what an interrupted conversion left"
+            f"{uri} is not empty: it contains {storage.relative(first.uri, uri)}; choose another "
+            "--output, or delete the files of an interrupted conversion"
         )
 
 
 def _shards(
     records: Iterable[Record], tally: Tally, most_images: int, most_bytes: int
 ) -> Iterator[list[Record]]:
-    """Records that are written, in groups that fit a shard; counts all of them."""
+    """The records to write, in groups that fit a shard; counts every record in `tally`."""
     shard: list[Record] = []
     size = 0
     for record in records:
@@ -106,7 +109,7 @@ def _tar(shard: list[Record]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for record in shard:
             content = record.path.read_bytes()
-            # No owner, no time: the bytes of a shard follow from names and contents.
+            # Without owner and time, the bytes depend only on names and contents.
             info = tarfile.TarInfo(record.member)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))

@@ -1,9 +1,9 @@
-"""The layout of BMAD, the Benchmarks for Medical Anomaly Detection.
+"""Read the layout of BMAD, the Benchmarks for Medical Anomaly Detection.
 
-`train/good`, `valid/good`, `valid/Ungood`, `test/good`, `test/Ungood`, with images in them or in
-`img` below. The sets differ in details: `val` for `valid`, `ungood` for `Ungood`, `valid/img/good`
-for `valid/good/img`, `Val/val/good`, wrapper folders; MVFA-AD's repackaged sets have no `train`.
-Masks lie in `label`, `val_label`, `test_label` or `anomaly_mask`, under the names of the images.
+Images are in `train/good`, `valid/good`, `valid/Ungood`, `test/good` and `test/Ungood`, or in `img`
+below each. The sets differ in details: `val` for `valid`, `ungood` for `Ungood`, `valid/img/good`
+for `valid/good/img`, `Val/val/good`, wrapper folders. MVFA-AD's copies have no `train`. Masks are
+in `label`, `val_label`, `test_label` or `anomaly_mask` and have the names of the images.
 
 Source: Bao et al., BMAD, CVPR Workshops 2024, and the folders that its published code reads.
 """
@@ -27,7 +27,7 @@ VOLUME = re.compile(r"\D*(\d+)_\d+")
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkImage:
-    """One image: `folder` is train, valid or test; `member` its name below the set's folder."""
+    """One image. `folder` is train, valid or test; `member` is its path below the set's folder."""
 
     path: Path
     member: str
@@ -36,15 +36,15 @@ class BenchmarkImage:
 
     @property
     def volume(self) -> str | None:
-        """The number of the scan that a slice is from: 124 in `00124_60.png`, else None."""
+        """The number of the scan of a slice: 00124 for `00124_60.png`; None for other names."""
         match = VOLUME.match(self.path.stem)
         return match[1] if match else None
 
 
 def read_benchmark(source: Path) -> list[BenchmarkImage]:
-    """Every image of one BMAD set, masks left out, in the order of names.
+    """Every image of one BMAD set, without masks, sorted by path.
 
-    Raises `UserError` when `source` has another layout, or several sets below it.
+    Raises `UserError` if `source` has another layout or contains several sets.
     """
     check_folder(source)
     images, places = [], set()
@@ -57,22 +57,22 @@ def read_benchmark(source: Path) -> list[BenchmarkImage]:
             continue
         place = parts[: splits[0]]
         places.add(place)
-        # The last of several counts: Train/hist_DIY/test is a test folder.
+        # The last one counts: Train/hist_DIY/test is a test folder.
         split, kind = FOLDERS[folders[splits[-1]]], CLASSES[classes[-1]]
         images.append(BenchmarkImage(path, "/".join(parts[len(place) :]), split, kind))
     if len(places) > 1:
         names = ", ".join("/".join(place) or "." for place in sorted(places))
-        raise UserError(f"{source} holds several sets ({names}); give the folder of one of them")
+        raise UserError(f"{source} contains several sets ({names}); give the folder of one of them")
     _check_complete(source, images)
     return images
 
 
 def volume_of(image: BenchmarkImage) -> str:
-    """The number of the scan; `UserError` for a file that is not named <scan>_<slice>."""
+    """The number of the scan. Raises `UserError` if the file is not named <scan>_<slice>."""
     if image.volume is None:
         raise UserError(
             f"{image.path} is not named <scan>_<slice> like 12_345.png; "
-            "give the folder of the set as it was downloaded"
+            "use the file names of the download"
         )
     return image.volume
 

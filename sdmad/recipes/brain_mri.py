@@ -1,4 +1,4 @@
-"""Brain MRI: slices of BraTS 2021 as BMAD has them, and the three-tumour set of Kaggle."""
+"""Brain MRI: BraTS 2021 slices from BMAD, and Kaggle's set of three tumours."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +21,9 @@ TUMOUR_LAYOUT = (
 def brats_slices(source: Path) -> Iterator[Record]:
     """FLAIR slices of BraTS 2021 in the layout of BMAD (`Brain_AD`), one category.
 
-    BMAD's test folder is the test split, train and valid are the pool. The number before the
-    underscore is the patient: `00124_60.png` is slice 60 of patient 00124. Normal images are
-    slices without tumour, of patients who have one. Raises `UserError` for another layout.
+    BMAD's test folder becomes the test split, train and valid become the pool. The number before
+    the underscore is the patient: `00124_60.png` is slice 60 of patient 00124. Normal images are
+    tumour-free slices of patients with a tumour. Raises `UserError` for another layout.
 
     Source: Baid et al., RSNA-ASNR-MICCAI BraTS 2021, arXiv 2107.02314; Bao et al., BMAD 2024.
     """
@@ -40,10 +40,11 @@ def brats_slices(source: Path) -> Iterator[Record]:
 def tumour_types(source: Path) -> Iterator[Record]:
     """The Brain Tumor MRI Dataset (Kaggle): glioma, meningioma, pituitary tumour and no tumour.
 
-    Training is the pool, Testing the test split. The download does not say whose image is whose,
-    and slices of one patient can be on both sides; `content_id` only keeps equal files apart.
-    Tumours are from other sources (Cheng et al., PLoS ONE 2015;10:e0140381, and SARTAJ) than
-    normal images (Br35H), so the source gives normal away. Raises `UserError` for another layout.
+    Training becomes the pool, Testing the test split. The download does not name patients, so
+    slices of one patient can be in both splits; `content_id` only keeps equal files in one split.
+    Tumours and normal images are from different sources (Cheng et al., PLoS ONE 2015;10:e0140381,
+    and SARTAJ; Br35H), so the source alone can tell them apart. Raises `UserError` for another
+    layout.
     """
     required = [f"{folder}/{name}" for folder in TUMOUR_SPLITS for name in TUMOURS]
     root = find_root(source, required, TUMOUR_LAYOUT)

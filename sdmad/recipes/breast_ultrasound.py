@@ -1,4 +1,4 @@
-"""Breast ultrasound: BUSI."""
+"""Breast ultrasound: BUSI, the Breast Ultrasound Images Dataset."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,13 @@ LAYOUT = "benign, malignant and normal with files like benign (1).png in them"
 
 
 def convert(source: Path) -> Iterator[Record]:
-    """The Breast Ultrasound Images Dataset: benign or malignant lesion, or normal breast.
+    """BUSI: benign or malignant lesion, or normal breast.
 
-    Masks (`benign (1)_mask.png`, `benign (100)_mask_1.png`) are left out. There is no split and
-    no patient id, though 780 images are of 600 women: half of the images are drawn for the test
-    split (`draw_test`), equal files on one side (`content_id`); images of one woman, and pictures
-    that were only cropped or annotated anew, can be on both. Raises `UserError` for another layout.
+    Masks (`benign (1)_mask.png`, `benign (100)_mask_1.png`) are left out. The download has neither
+    a split nor patient ids, and its 780 images are of 600 women. Half of the images are drawn for
+    the test split (`draw_test`); equal files are in one split (`content_id`). Images of one woman,
+    and copies that were cropped or annotated again, can be in both. Raises `UserError` for another
+    layout.
 
     Source: Al-Dhabyani et al., Data in Brief 2020;28:104863; Pawłowska et al., Data in Brief
     2023;48:109247 on duplicates and images of the axilla.

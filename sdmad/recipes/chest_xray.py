@@ -8,7 +8,7 @@ import pandas as pd
 from sdmad.errors import UserError
 from sdmad.recipes.records import Record, find_file, images_below, wrong_layout
 
-# Titles of the download, in its order; the categories of the catalog are their names.
+# Findings by their names in the download, in its order, with the category of each.
 FINDINGS = {
     "Atelectasis": "atelectasis",
     "Cardiomegaly": "cardiomegaly",
@@ -35,12 +35,12 @@ LAYOUT = (
 
 
 def convert(source: Path) -> Iterator[Record]:
-    """ChestX-ray14: up to fourteen findings an image, patients, and the official split.
+    """ChestX-ray14: up to fourteen findings per image, patient ids, and the official split.
 
-    `train_val_list.txt` is the pool, `test_list.txt` the test split. An image of the table that
-    is not there, as in a partial download, is left out with that reason. Labels were mined from
-    reports. Raises `UserError` when table, lists, images or columns are missing, or for a finding
-    that is none of the fourteen.
+    `train_val_list.txt` becomes the pool, `test_list.txt` the test split. Images that a partial
+    download lacks are left out with a reason. The labels were extracted from reports by text
+    mining. Raises `UserError` if the table, a list, the images or a column are missing, or if a
+    finding is not one of the fourteen.
 
     Source: Wang et al., ChestX-ray8, CVPR 2017, and the release's README for fourteen findings.
     """
@@ -52,14 +52,14 @@ def convert(source: Path) -> Iterator[Record]:
     }
     paths = {path.name: path for path in images_below(source)}
     if not paths.keys() & set(table["Image Index"]):
-        raise wrong_layout(source, "there is no image of Data_Entry_2017.csv", LAYOUT)
+        raise wrong_layout(source, "there is no image that Data_Entry_2017.csv lists", LAYOUT)
     for row, (name, findings, patient) in enumerate(table.to_numpy()):
         labels = _labels(findings, row)
         reason = ""
         if name not in paths:
             reason = "not in the download"
         elif name not in splits:
-            reason = "in neither list of the split"
+            reason = "in neither train_val_list.txt nor test_list.txt"
         yield Record(
             paths.get(name, source / name), name, patient, splits.get(name, ""), labels, reason
         )
@@ -83,6 +83,6 @@ def _labels(findings: str, row: int) -> tuple[str, ...]:
     unknown = [title for title in titles if title not in FINDINGS]
     if unknown:
         raise UserError(
-            f"Data_Entry_2017.csv, row {row + 2}: {unknown[0]!r} is none of the fourteen findings"
+            f"Data_Entry_2017.csv, row {row + 2}: {unknown[0]!r} is not one of the 14 findings"
         )
     return tuple(category for title, category in FINDINGS.items() if title in titles)

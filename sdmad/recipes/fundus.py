@@ -10,7 +10,7 @@ import pandas as pd
 from sdmad.errors import UserError
 from sdmad.recipes.records import Record, draw_test, find_file, images_below, wrong_layout
 
-# The first category whose phrase a keyword contains; any other finding is OTHER.
+# A keyword has the first category whose phrase it contains; any other finding is OTHER.
 PHRASES = {
     "diabetic retinopathy": "diabetic_retinopathy",
     "proliferative retinopathy": "diabetic_retinopathy",
@@ -21,7 +21,7 @@ PHRASES = {
     "myopi": "pathological_myopia",
 }
 OTHER = "other_abnormality"
-# Keywords are separated by commas, most of them the full-width ones of Chinese (U+FF0C).
+# Keywords are separated by commas, mostly the full-width comma (U+FF0C).
 SEPARATORS = re.compile("[,;\uff0c\uff1b]")
 NORMAL = "normal fundus"
 QUALITY = frozenset(
@@ -38,12 +38,12 @@ LAYOUT = (
 
 
 def convert(source: Path) -> Iterator[Record]:
-    """ODIR-5K: eight conditions, both eyes of a patient, labels for each eye from its keywords.
+    """ODIR-5K: normal and seven categories, with labels for each eye of a patient.
 
-    The columns N, D, G, C, A, H, M, O are of patients: a patient with one diseased eye has them
-    for both. The diagnostic keywords are of eyes, so labels come from them (`eye_labels`). Only
-    the training images have labels; half of the patients are drawn for the test split. Raises
-    `UserError` when table, columns or images are missing.
+    The columns N, D, G, C, A, H, M, O describe patients, so a healthy eye would get the diseases
+    of the other eye. Labels therefore come from the diagnostic keywords of each eye (`eye_labels`).
+    Only the training images have labels; half of the patients are drawn for the test split
+    (`draw_test`). Raises `UserError` if the table, a column or the images are missing.
 
     Source: Peking University International Competition on Ocular Disease Intelligent Recognition,
     2019.
@@ -60,11 +60,13 @@ def convert(source: Path) -> Iterator[Record]:
         for eye in EYES
     ]
     if not paths.keys() & {name for _, name, _ in eyes}:
-        raise wrong_layout(source, "there is no image of the table in a folder *Train*", LAYOUT)
+        raise wrong_layout(
+            source, "there is no image that the table lists in a folder *Train*", LAYOUT
+        )
     test = draw_test(patient for patient, _, _ in eyes)
     for patient, name, keywords in eyes:
         labels = eye_labels(keywords)
-        reason = "" if labels is not None else "no fundus, or only a remark on image quality"
+        reason = "" if labels is not None else "no fundus image, or only a remark on image quality"
         if name not in paths:
             reason = "not in the download"
         split = "test" if patient in test else "pool"
@@ -72,10 +74,11 @@ def convert(source: Path) -> Iterator[Record]:
 
 
 def eye_labels(keywords: str) -> tuple[str, ...] | None:
-    """The categories of an eye from its diagnostic keywords; None when they say nothing of it.
+    """The categories of an eye from its diagnostic keywords; None if it cannot be labelled.
 
-    Suspected findings count, remarks on image quality do not; drusen alone are another
-    abnormality, as in the columns of the download.
+    It cannot if there are only remarks on image quality, or if the picture shows no fundus.
+    Suspected findings count as findings. Drusen are another abnormality, as in the columns of the
+    download.
     """
     found = [part.strip().casefold() for part in SEPARATORS.split(keywords) if part.strip()]
     telling = [keyword for keyword in found if keyword not in QUALITY]
@@ -98,12 +101,14 @@ def _read_table(path: Path) -> pd.DataFrame:
     except ImportError:
         raise UserError(
             f"{path} needs openpyxl, which is not installed: pip install 'sdmad[recipes]', "
-            "or save the sheet as data.csv beside it"
+            "or save the sheet as data.csv in the same folder"
         ) from None
     except (ValueError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read as a table: {error}") from None
     missing = [column for column in COLUMNS if column not in table]
     if missing:
-        raise UserError(f"{path} has no column {missing[0]!r}; use the table of the download")
-    # full_df.csv has a row for each eye, and both eyes in each row.
+        raise UserError(
+            f"{path} has no column {missing[0]!r}; use the table of the download unchanged"
+        )
+    # full_df.csv has one row per eye, and each row describes both eyes.
     return table.drop_duplicates("ID")[COLUMNS]

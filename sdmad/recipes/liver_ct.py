@@ -1,4 +1,4 @@
-"""Liver CT: slices of BTCV and LiTS as BMAD has them."""
+"""Liver CT: slices of BTCV and LiTS from BMAD."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 from sdmad.recipes.bmad import read_benchmark, volume_of
 from sdmad.recipes.records import Record, draw_test
 
-OTHER_SOURCE = "normal slices of BTCV, another source than all tumours"
+OTHER_SOURCE = "normal slices from BTCV, while all tumours are from LiTS"
 
 
 def convert(source: Path) -> Iterator[Record]:
     """Slices of the liver in the layout of BMAD (`Liver_AD`), one category.
 
-    BMAD cut valid from test slice by slice, so both show the same LiTS scans (`4_590.png` is
-    slice 590 of scan 4). Patients must not be on both sides: the scans of both folders are drawn
-    anew (`draw_test`), and metrics cannot be compared with those of BMAD. train/good is BTCV,
-    whose look would give normal away, and is left out. Raises `UserError` for another layout.
+    BMAD separated valid from test slice by slice, so both folders show the same LiTS scans
+    (`4_590.png` is slice 590 of scan 4). To keep patients in one split, half of the scans of both
+    folders are drawn for the test split (`draw_test`); do not compare metrics with BMAD's.
+    train/good is from BTCV and left out, because the source alone would tell normal images from
+    tumours. Raises `UserError` for another layout.
 
     Source: Bilic et al., LiTS, Med Image Anal 2023;84:102680; Bao et al., BMAD 2024 and its
     published script, which moves the first 73 and 93 slices of one folder to valid.

@@ -1,7 +1,7 @@
-"""What a recipe says of each image of a download, and what all recipes share.
+"""The record of one image of a download, and functions that recipes share.
 
-A recipe is a function from the folder of a download to one `Record` an image. The order, the split
-and the names depend on names and contents alone: two machines write the same archive.
+A recipe is a function from the folder of a download to one `Record` per image. Order, splits and
+names depend only on the names and contents of the files, so every machine writes the same archive.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from sdmad.errors import UserError
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
 TEST_SHARE = 0.5
 SEARCH_DEPTH = 3
-IN_TEST = "of a patient of the test split, or the same file"
+IN_TEST = "the patient or an equal file is in the test split"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of a download: its file, its name in the archive, and a row of the label table.
+    """One image of a download: its file, its name in the archive, and its row of the label table.
 
-    `left_out` says why an image is not written; it is empty for those that are.
+    `left_out` is the reason why the image is not written, or empty.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Record:
 
 
 def keep_apart(records: Iterable[Record]) -> list[Record]:
-    """All records, with the pool images of patients who are in the test split left out."""
+    """All records, with pool images of patients in the test split marked as left out."""
     settled = list(records)
     tested = {r.patient_id for r in settled if r.split == "test" and not r.left_out}
     return [
@@ -45,25 +45,25 @@ def keep_apart(records: Iterable[Record]) -> list[Record]:
 
 
 def draw_test(patients: Iterable[str], share: float = TEST_SHARE) -> set[str]:
-    """The patients of a test split, for downloads that have none.
+    """The patients of the test split, for downloads without a split.
 
-    The first `share` of them in the order of the SHA-256 of their ids.
+    They are the first `share` of all patients in the order of the SHA-256 of their ids.
     """
     order = sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
     return set(order[: round(share * len(order))])
 
 
 def content_id(path: Path) -> str:
-    """A patient id for downloads without patients: a hash of the file.
+    """A patient id for downloads that do not name patients: a hash of the file.
 
-    It cannot tell that two images are of one patient, only that two files are the same.
+    It is the same for equal files only, not for different images of one patient.
     """
     with path.open("rb") as stream:
         return f"file-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file below a folder in the order of names, hidden and system files left out."""
+    """Every image file below a folder, sorted by path, without hidden and system files."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return sorted((p for p in found if not _hidden(p, folder)), key=Path.as_posix)
 
@@ -74,9 +74,9 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def find_root(source: Path, required: Sequence[str], layout: str) -> Path:
-    """`source`, or the nearest folder below it, that holds all `required` paths.
+    """`source`, or the nearest folder below it, that contains all `required` paths.
 
-    Raises `UserError` that names what is missing and the `layout` it should have.
+    Raises `UserError` with a missing path and the expected `layout`.
     """
     check_folder(source)
     for depth in range(SEARCH_DEPTH + 1):
@@ -89,9 +89,9 @@ def find_root(source: Path, required: Sequence[str], layout: str) -> Path:
 
 
 def find_file(source: Path, patterns: Sequence[str], layout: str) -> Path:
-    """The nearest file at or below `source` whose name matches the earliest pattern that any does.
+    """The file at or below `source` that matches the earliest pattern, the nearest if several do.
 
-    Raises `UserError` that names the patterns and the `layout` it should have.
+    Raises `UserError` with the patterns and the expected `layout`.
     """
     check_folder(source)
     for pattern in patterns:
@@ -103,13 +103,13 @@ def find_file(source: Path, patterns: Sequence[str], layout: str) -> Path:
 
 
 def check_folder(source: Path) -> None:
-    """Raise `UserError` unless `source` is a folder of this machine."""
+    """Raise `UserError` unless `source` is a folder on this machine."""
     if not source.is_dir():
         raise UserError(
-            f"there is no folder {source}; give the folder that the download was unpacked in"
+            f"there is no folder {source}; give the folder in which the download was unpacked"
         )
 
 
 def wrong_layout(source: Path, what: str, layout: str) -> UserError:
-    """What is wrong with a download, where, and the layout that it should have."""
-    return UserError(f"in the download {source} {what}; the layout should be {layout}")
+    """The error for a download with another layout: what is wrong, where, and what is expected."""
+    return UserError(f"in {source} {what}; the layout should be {layout}")

@@ -1,4 +1,4 @@
-"""All recipes by name. A recipe's catalog and configuration have its name."""
+"""All recipes by name. The catalog and the configuration of a recipe have the same name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from sdmad.recipes.records import Record, check_folder, keep_apart
 
 @dataclass(frozen=True)
 class Recipe:
-    """One public download: `convert` reads its layout, `download` names it for people."""
+    """One public download: `convert` reads its layout, `download` is its name in messages."""
 
     name: str
     download: str
     convert: Callable[[Path], Iterator[Record]]
 
     def records(self, source: Path) -> list[Record]:
-        """Every image of the download, no patient in both pool and test.
+        """Every image of the download, with no patient in both pool and test.
 
-        Raises `UserError` when the layout is another one, or no image can be used.
+        Raises `UserError` if the layout is another one or no image can be used.
         """
         check_folder(source)
         records = keep_apart(self.convert(source))
@@ -52,7 +52,7 @@ RECIPES = {recipe.name: recipe for recipe in _ALL}
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name; `UserError` that lists all when there is none."""
+    """The recipe called `name`. Raises `UserError` with all names if there is none."""
     if name not in RECIPES:
         known = "; ".join(f"{recipe.name} ({recipe.download})" for recipe in _ALL)
         raise UserError(f"there is no recipe {name!r}; choose one of {known}")

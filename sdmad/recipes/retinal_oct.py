@@ -23,11 +23,11 @@ NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-\d+$")
 
 
 def oct2017(source: Path) -> Iterator[Record]:
-    """OCT2017 of Kermany et al.: three diseases and normal, one for each image.
+    """OCT2017 of Kermany et al.: three diseases and normal, one per image.
 
-    The download's test folder is the test split, train and val are the pool. The number in the
-    middle of a name is the patient. Some patients of train are in test too: `keep_apart` leaves
-    their pool images out. Raises `UserError` for another layout or a file of another name.
+    The test folder becomes the test split, train and val become the pool. The number in the middle
+    of a file name is the patient. Some patients are in both train and test: `keep_apart` leaves out
+    their pool images. Raises `UserError` for another layout or an unexpected file name.
 
     Source: Kermany et al., Cell 2018;172:1122; Tampu et al., Sci Data 2022;9:580 on the overlap.
     """
@@ -38,17 +38,21 @@ def oct2017(source: Path) -> Iterator[Record]:
             for path in images_below(root / folder / name):
                 match = NAME.match(path.stem)
                 if not match:
-                    raise UserError(f"{path} is not named like {name}-1016042-1.jpeg")
+                    raise UserError(
+                        f"{path} is not named like {name}-1016042-1.jpeg; "
+                        "use the file names of the download"
+                    )
                 yield Record(path, path.relative_to(root).as_posix(), match[2], split, labels)
 
 
 def resc(source: Path) -> Iterator[Record]:
     """B-scans of the Retinal Edema Segmentation Challenge in the layout of BMAD, one category.
 
-    BMAD cut valid from test B-scan by B-scan: 115 and 1,805 of them are the 15 volumes of 128
-    B-scans of the challenge's validation set. Patients must not be on both sides: the volumes of
-    both folders are drawn anew (`draw_test`), and metrics cannot be compared with those of BMAD.
-    train/good is of other patients and belongs to the pool. Raises `UserError` for another layout.
+    BMAD separated valid (115) from test (1,805) B-scan by B-scan; together they are the 15 volumes
+    of 128 B-scans of the challenge's validation set. To keep patients in one split, half of the
+    volumes of both folders are drawn for the test split (`draw_test`); do not compare metrics with
+    BMAD's. train/good shows other patients and belongs to the pool. Raises `UserError` for another
+    layout.
 
     Source: AI Challenger 2018 (RESC); Bao et al., BMAD 2024.
     """
@@ -63,7 +67,7 @@ def resc(source: Path) -> Iterator[Record]:
 
 
 def _patient(image: BenchmarkImage) -> str:
-    # The challenge numbers the volumes of its training set from one again.
+    # The challenge numbers the volumes of its training set and of its validation set from 1 each.
     if image.folder == "train":
         return f"train-{image.volume or image.path.stem}"
     return f"validation-{volume_of(image)}"

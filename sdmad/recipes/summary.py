@@ -1,4 +1,4 @@
-"""What a conversion wrote, as a table in the terminal."""
+"""Print the counts of a conversion as a table."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +9,7 @@ from sdmad.recipes.archive_writer import NORMAL, Tally
 
 
 def print_tally(tally: Tally, catalog: Catalog) -> None:
-    """Images by split and category, images and patients of each split, and what was left out."""
+    """Print images by split and category, patients by split, and images left out by reason."""
     table = Table(title=f"images of {catalog.name}")
     table.add_column("category")
     for split in SPLITS:

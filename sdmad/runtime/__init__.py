@@ -1,1 +1,1 @@
-"""What surrounds every job: the command line, the connection to Ray, progress."""
+"""What every job shares: the command line, the connection to Ray, progress output."""

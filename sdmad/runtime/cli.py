@@ -1,4 +1,4 @@
-"""What every job shares: a command line made from a function, and errors for people."""
+"""Build a command line from a function and report user errors in one line."""
 
 import os
 import signal
@@ -15,15 +15,19 @@ from sdmad.errors import UserError
 
 
 def run_command(command: Callable[..., Any]) -> None:
-    """Run one function as a whole program; `run_app` says how it ends."""
+    """Run one function as a program, with the exit codes of `run_app`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     run_app(app)
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line: a `UserError` becomes one sentence on stderr and exit code 2."""
-    # A job that is stopped (`ray job stop`, a drained node) ends as one that is interrupted.
+    """Run a command line and report its errors.
+
+    A `UserError` or a storage error becomes one line on stderr and exit code 2. SIGTERM ends the
+    process with exit code 143.
+    """
+    # `ray job stop` and drained nodes send SIGTERM; as an exception it lets `finally` blocks run.
     signal.signal(signal.SIGTERM, _stop)
     try:
         app()
@@ -34,7 +38,9 @@ def run_app(app: typer.Typer) -> None:
     except UserError as error:
         _fail(str(error))
     except (PermissionError, BotoCoreError, ClientError) as error:
-        _fail(f"storage refuses: {error}; check credentials, their age, and permissions")
+        _fail(
+            f"storage failed: {error}; check permissions and whether the credentials have expired"
+        )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -42,8 +48,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: Ray's threads abort an interpreter that shuts down in the middle of a stream."""
-    typer.echo("stopped; the same command again resumes", err=True)
+    """Exit without finalisation: Ray's threads abort an interpreter that shuts down mid-stream."""
+    typer.echo("stopped; run the same command again to resume", err=True)
     ray = sys.modules.get("ray")
     if ray:
         ray.shutdown()
@@ -53,7 +59,7 @@ def _leave(code: int) -> None:
 
 
 def require_extra(module: str, extra: str) -> None:
-    """Raise `UserError` when `module` is not installed; it comes with an extra of this package."""
+    """Raise `UserError` if `module` is not installed; sdmad's `extra` brings it."""
     if find_spec(module) is None:
         raise UserError(
             f"this command needs {module}, which is not installed: pip install 'sdmad[{extra}]'"

@@ -1,4 +1,4 @@
-"""Connecting to Ray: the cluster that is there, or one on this machine for this process."""
+"""Connect to a Ray cluster, or start Ray on this machine for this process."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from ray._private import ray_constants
 from sdmad import logs
 from sdmad.errors import UserError
 
-# What OpenMP reads when a process starts that computes in several threads: threads that wait for
-# each other sleep. By default they spin for milliseconds on cores that others need: two fits on one
-# node then take twice as long or longer (benchmarks/thread_waits.py).
+# For processes that compute in several threads; OpenMP reads it when a process starts. Waiting
+# threads then sleep. By default they spin for milliseconds on cores that other processes need, and
+# two fits on one node take at least twice as long (benchmarks/thread_waits.py).
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "passive"}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has when a job begins; `fixed` when it cannot grow (this machine)."""
+    """CPUs and GPUs of the cluster when a job starts; `fixed` if it cannot grow (this machine)."""
 
     cpus: float
     gpus: float
@@ -32,19 +32,19 @@ class Resources:
 
 
 def connect() -> Resources:
-    """Connect to the cluster of `RAY_ADDRESS` (as in `ray job submit`), or start a local one that
-    listens on the loopback interface only.
+    """Connect to the cluster in `RAY_ADDRESS` (set by `ray job submit`), or start Ray here.
 
-    Workers of a cluster get the S3 endpoint and region of this process; credentials come from
-    their own chain (instance role, service account), never through Ray.
+    Ray on this machine listens on the loopback interface only. Workers get the S3 endpoint and
+    region of this process. They find credentials themselves (instance role, service account); Ray
+    never transports credentials.
     """
     names = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
     passed = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # Ray's own notices would drown the job's: warnings about numbers of GPUs and actor arguments.
+    # Silence Ray's warnings about GPU counts and actor arguments, which bury the job's messages.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # The submitter of a job may have set the same variables; equal values are no conflict.
+    # Otherwise Ray refuses a variable that the submitter of the job has set too, even if equal.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     fixed = "RAY_ADDRESS" not in os.environ
     if not ray.is_initialized():
@@ -61,25 +61,27 @@ def connect() -> Resources:
 
 
 def node_cpus() -> int:
-    """CPUs that Ray has on the node of this task or actor, at least one. In a container they may be
-    far fewer than those of the machine."""
+    """CPUs that Ray has on the node of this task or actor, at least 1.
+
+    In a container the machine may have many more.
+    """
     here = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
     return max(1, int(resources.get("CPU", 1)))
 
 
 def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
-    """GPUs of one actor or worker: what is wanted, else one where there are GPUs, else none.
+    """GPUs of one actor or worker: `wanted` if given, else 1 if the cluster has GPUs, else 0.
 
-    A cluster that grows may have none yet, and does not tell what it could have: a notice on stderr
-    then names the `option` that asks for them.
+    A cluster that can grow may have no GPU yet. Then a notice on stderr names the `option` that
+    requests GPUs.
     """
     if wanted is not None:
         return wanted
     if resources.gpus >= 1:
         return 1.0
     if not resources.fixed:
-        notice = f"the cluster has no GPU now, so none is used; {option} asks for one"
+        notice = f"the cluster has no GPU now, so none is used; request one with {option}"
         if logs.wanted():
             logs.log("notice", text=notice)
         else:
@@ -88,14 +90,14 @@ def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
 
 
 def attempt() -> int:
-    """How often the running Ray task was begun before; 0 outside of tasks."""
-    worker: Any = ray._private.worker.global_worker  # Ray 2.60 tells it nowhere else.
+    """How many attempts at the running Ray task came before this one; 0 outside of tasks."""
+    worker: Any = ray._private.worker.global_worker  # Ray 2.60 has no public API for this.
     return worker.core_worker.get_current_task_attempt_number() if worker.connected else 0
 
 
 @contextmanager
 def mistakes_surface() -> Iterator[None]:
-    """Let a `UserError` raised in another process come out as itself, not wrapped by Ray."""
+    """Re-raise a `UserError` of another process as itself, without Ray's wrappers."""
     try:
         yield
     except Exception as error:
@@ -118,9 +120,9 @@ def _find_mistake(error: BaseException | None, depth: int = 8) -> UserError | No
 
 @contextmanager
 def _on_loopback(wanted: bool) -> Iterator[None]:
-    """A Ray that starts meanwhile listens on the loopback interface only.
+    """If `wanted`, Ray started inside the block listens on the loopback interface only.
 
-    What RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does when it is set before Ray is imported.
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 does the same, but only before Ray is imported.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = before and not wanted
@@ -132,7 +134,7 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` takes SIGTERM over; give it back to the job."""
+    """Restore the job's SIGTERM handler, which `ray.init` replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -143,9 +145,9 @@ def _sigterm_kept() -> Iterator[None]:
 
 @contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Keeps what native code writes to stderr while Ray starts (its log level) off the screen.
+    """Hide what native code writes to stderr while Ray starts, such as its log level.
 
-    Failures of Ray are exceptions and get through.
+    If Ray fails to start, it raises an exception, which is not hidden.
     """
     sys.stderr.flush()
     saved = os.dup(2)

@@ -1,4 +1,4 @@
-"""Progress that people can watch: a bar on a terminal, a line now and then in a log."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every `SECONDS_BETWEEN_LINES`."""
 
 import sys
 import threading
@@ -21,7 +21,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Tracker:
-    """`with Tracker("scoring", total=40, unit="units") as t: t.update(3, "120 images/s")`."""
+    """Shows progress while a block runs.
+
+        with Tracker("scoring", total=40, unit="units") as tracker:
+            tracker.update(3, "120 images/s")
+
+    It prints to stderr, or logs if `SDMAD_LOG=json`.
+    """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit = what, total, unit
@@ -63,13 +69,13 @@ class Tracker:
             self._line("finished")
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of `total` are done; `note` is shown beside it."""
+        """Set how many of `total` are done, and the `note` shown beside them."""
         self.done, self.note = done, note
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
 
     def _tick(self) -> None:
-        """A line now and then, also while nothing comes: a run that waits is seen to wait."""
+        """Print a line regularly, also without updates, so that a waiting run is visible."""
         while not self.ended.wait(SECONDS_BETWEEN_LINES):
             self._line(self.note)
 

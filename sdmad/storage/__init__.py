@@ -1,11 +1,11 @@
-"""The one door to files: local paths and `s3://` URIs alike, faults that pass tried again.
+"""Local files and S3 objects through one interface, with retries.
 
     from sdmad import storage
     for entry in storage.list_objects("s3://bucket/archive"):
         storage.read_bytes(entry.uri, planned=entry)
 
-`files` does the work, `s3` speaks to boto3, `retries` decides which faults pass, `parquet` and
-`run_record` are the two formats that jobs share.
+`files` has the functions, `s3` calls boto3, and `retries` decides which errors are retried.
+`parquet` and `run_record` read and write the two formats that jobs share.
 """
 
 from sdmad.storage.files import (

@@ -1,9 +1,9 @@
-"""One way to read, list and write, for local paths and `s3://` URIs alike.
+"""Read, list and write local paths and `s3://` URIs.
 
-Reads and listings of S3 are in `s3`, everything else is fsspec's (s3fs). An S3-compatible endpoint
-comes from `AWS_ENDPOINT_URL`, credentials from the standard chain. Listings are never cached: two
-listings of a bucket may differ. Faults that pass are tried again (`retries`); what is raised is
-`FileNotFoundError` or a `UserError`.
+S3 is read, listed and conditionally written through `s3`; other writes go through fsspec (s3fs).
+The endpoint comes from `AWS_ENDPOINT_URL`, the credentials from boto3's standard chain. Listings
+are not cached, so two listings of a bucket may differ. Temporary errors are retried (`retries`).
+After that, functions raise `FileNotFoundError` or `UserError`.
 """
 
 import io
@@ -33,7 +33,7 @@ def is_s3(uri: str) -> bool:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it."""
+    """`uri` with `parts` appended."""
     return "/".join([uri.rstrip("/"), *parts])
 
 
@@ -43,13 +43,15 @@ def name(uri: str) -> str:
 
 
 def folder(uri: str) -> str:
-    """The prefix that a URI stands in."""
+    """The prefix or folder that contains a URI."""
     return uri.rstrip("/").rpartition("/")[0]
 
 
 def relative(uri: str, base: str) -> str:
-    """`uri` as seen from `base`: below it, else below its folder (`base` is one object then: a
-    shard, a manifest), else all of it."""
+    """`uri` relative to `base`, or to the folder of `base` if that is an object (shard, manifest).
+
+    A `uri` outside of both is returned unchanged.
+    """
     for prefix in (base.rstrip("/") + "/", folder(base) + "/"):
         if uri.startswith(prefix):
             return uri.removeprefix(prefix)
@@ -57,14 +59,14 @@ def relative(uri: str, base: str) -> str:
 
 
 def located(name: str, base: str, base_is_object: bool) -> str:
-    """The URI that `relative` made `name` of."""
+    """The inverse of `relative`: the URI of `name`."""
     if "://" in name or name.startswith("/"):
         return name
     return join(folder(base) if base_is_object else base, name)
 
 
 def resolve(uri: str) -> str:
-    """The absolute form of a URI, so that jobs on other nodes and directories mean the same.
+    """The absolute form of a URI, which does not depend on the working directory.
 
     Raises `UserError` for schemes other than `s3://` and `file://`.
     """
@@ -91,22 +93,22 @@ def _local_files() -> AbstractFileSystem:
 
 
 def _refresh() -> None:
-    """Take S3 credentials from their source again at the next request."""
+    """Read the S3 credentials again before the next request."""
     type(_s3_files()).clear_instance_cache()
     _s3_files.cache_clear()
 
 
 def files(uri: str) -> AbstractFileSystem:
-    """The fsspec file system that a URI lives on."""
+    """The fsspec file system of a URI."""
     return _s3_files() if is_s3(uri) else _local_files()
 
 
 def open_read(
     uri: str, block_size: int = 1 << 20, planned: StoredObject | None = None
 ) -> IO[bytes]:
-    """Open for reading and seeking; reads ahead by `block_size` bytes, never holds all of it.
+    """Open for reading and seeking, with a buffer of `block_size` bytes.
 
-    With `planned` what is read is that object and no other: raises `ChangedError` otherwise.
+    With `planned`, opening or reading raises `ChangedError` if the object has changed since.
     """
     if is_s3(uri):
         return io.BufferedReader(s3.Stream(planned or s3.describe(uri)), block_size)
@@ -118,7 +120,7 @@ def open_read(
 
 
 def read_bytes(uri: str, planned: StoredObject | None = None) -> bytes:
-    """The whole object; `ChangedError` when it is not the `planned` one."""
+    """The whole object. Raises `ChangedError` if it is no longer the `planned` one."""
     if is_s3(uri):
         return s3.read(uri, planned.etag if planned else "")
 
@@ -130,7 +132,7 @@ def read_bytes(uri: str, planned: StoredObject | None = None) -> bytes:
 
 
 def describe(uri: str) -> StoredObject:
-    """Size and ETag of an object; `FileNotFoundError` when it does not exist."""
+    """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
     if is_s3(uri):
         return s3.describe(uri)
     return patiently(lambda: _describe_local(uri, Path(uri).stat()), uri)
@@ -141,7 +143,7 @@ def _describe_local(uri: str, status: os.stat_result) -> StoredObject:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is an object or file; `UserError` when storage refuses to say."""
+    """Whether an object or file exists. Raises `UserError` if storage denies access."""
     try:
         describe(uri)
     except FileNotFoundError:
@@ -150,14 +152,14 @@ def exists(uri: str) -> bool:
 
 
 def is_object(uri: str) -> bool:
-    """Whether a URI names one object and not a prefix."""
+    """Whether a URI names a single object rather than a prefix."""
     return bool(s3.split(uri)[1]) and exists(uri) if is_s3(uri) else Path(uri).is_file()
 
 
 def read_file(uri: str, what: str) -> bytes:
-    """The content of a file that the user named; `what` names it for people.
+    """The content of a file that the user named; `what` is its kind, as in "label table".
 
-    Raises `UserError` when it is missing, a folder, or may not be read.
+    Raises `UserError` if it is missing, is a folder, or may not be read.
     """
     try:
         return read_bytes(uri)
@@ -166,7 +168,7 @@ def read_file(uri: str, what: str) -> bytes:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write atomically: a reader sees the old object, or all of the new one."""
+    """Write atomically: a reader sees either the old object or the complete new one."""
     if is_s3(uri):
         patiently(lambda: files(uri).pipe_file(uri, content), uri, _refresh)
         return
@@ -186,8 +188,10 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
-    """Write in place of what `describe` said (None: of nothing); False when another writer was
-    faster, and nothing is written then."""
+    """Replace the object that `describe` returned as `before` (None: there was no object).
+
+    Returns False, without writing, if another writer has changed the object since.
+    """
     if is_s3(uri):
         return s3.replace(uri, content, before)
     target = Path(uri)
@@ -201,10 +205,10 @@ def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
 
 
 def list_objects(uri: str) -> Iterator[StoredObject]:
-    """Every object below a prefix in the order of keys; the object itself when `uri` is one.
+    """Every object below a prefix, sorted by key; only the object itself if `uri` names one.
 
-    Hidden local files (a leading dot) are left out. Raises `UserError` when the bucket does not
-    exist or may not be listed.
+    Local files and folders whose name starts with a dot are left out. Raises `UserError` if the
+    bucket does not exist or may not be listed.
     """
     yield from (s3.list_objects(uri) if is_s3(uri) else _list_local(uri))
 
@@ -220,22 +224,22 @@ def _list_local(uri: str) -> Iterator[StoredObject]:
 
 
 def check_readable(uri: str, what: str) -> None:
-    """Raise `UserError` unless something stands at or below `uri`; `what` names it for people."""
+    """Raise `UserError` if there is no object at or below `uri`; `what` is its kind."""
     if next(iter(list_objects(uri)), None) is None:
         raise UserError(f"there is no {what} at {uri}; check the path or the prefix")
 
 
 def check_visible(base: str) -> None:
-    """Raise `UserError` when a local archive is not on this machine at all (another node)."""
+    """Raise `UserError` if a local archive does not exist on this node at all."""
     if not is_s3(base) and not Path(base).exists():
         raise UserError(
-            f"{base} is not there on {socket.gethostname()}; on a cluster every node must see the "
-            "archive: use s3:// or a shared file system"
+            f"{base} does not exist on the node {socket.gethostname()}; every node must see the "
+            "archive, so use s3:// or a shared file system"
         )
 
 
 def check_writable(uri: str) -> None:
-    """Raise `UserError` when nothing can be written below `uri`."""
+    """Raise `UserError` if nothing can be written below `uri`."""
     if is_s3(uri):
         s3.check_bucket(uri)
         return
@@ -248,5 +252,5 @@ def check_writable(uri: str) -> None:
 
 
 def size(uri: str) -> int:
-    """Bytes of an object; `FileNotFoundError` when it does not exist."""
+    """Size of an object in bytes. Raises `FileNotFoundError` if it does not exist."""
     return describe(uri).size

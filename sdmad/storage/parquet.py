@@ -1,7 +1,7 @@
-"""Whole Parquet files from and to bytes.
+"""Convert whole Parquet files from and to bytes.
 
-Read on the calling thread alone: Arrow's threads may still release Python objects while the
-interpreter ends, which aborts a job after its work is done (apache/arrow#34314).
+Decoding uses only the calling thread: Arrow's own threads may still release Python objects while
+the interpreter shuts down, which aborts a job after its work is done (apache/arrow#34314).
 """
 
 import io
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 
 def decode(content: bytes | bytearray) -> pa.Table:
-    """The table of a Parquet file; Arrow's exceptions for anything else."""
+    """The table in a Parquet file. Raises Arrow's exceptions for any other content."""
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 
 

@@ -1,9 +1,10 @@
-"""Faults of storage: which pass and are tried again, which last and end the run.
+"""Storage errors: which are temporary and retried, and which end the run.
 
-Throttling, server errors, broken connections, cut bodies and expired tokens pass; they are tried
-again after waits that grow, with jitter and a ceiling. Within a process all requests go through one
-boto3 and one s3fs client in botocore's adaptive mode, whose token bucket slows every request down
-when storage throttles one: they back off together. Refusals and missing buckets last.
+Throttling, server errors, broken connections, truncated bodies and expired tokens are temporary.
+They are retried with exponential backoff and jitter, at most `LONGEST_WAIT` seconds apart. All
+requests of a process share one boto3 and one s3fs client in botocore's adaptive mode: when storage
+throttles one request, its token bucket slows down all of them. Denied access and missing buckets
+are permanent and end the run at once.
 """
 
 import logging
@@ -33,16 +34,16 @@ Result = TypeVar("Result")
 
 
 class ChangedError(UserError):
-    """An object is another one than the one that was planned."""
+    """An object is no longer the one that was planned."""
 
 
 def patiently(
     action: Callable[[], Result], uri: str, refresh: Callable[[], None] | None = None
 ) -> Result:
-    """What `action` returns, tried again while storage falters; `refresh` renews credentials.
+    """The result of `action`, retried on temporary errors; `refresh` renews expired credentials.
 
-    Raises `FileNotFoundError` for an object that does not exist, and `UserError` for refusals and
-    for faults that outlast every attempt.
+    Raises `FileNotFoundError` for an object that does not exist, and `UserError` if access is
+    denied or all `ATTEMPTS` fail.
     """
 
     def renew(state: RetryCallState) -> None:
@@ -66,20 +67,20 @@ def patiently(
 
 
 def error_code(error: BaseException) -> str:
-    """The S3 error code behind an exception of boto3 or s3fs, or an empty text."""
+    """The S3 error code in an exception of boto3 or s3fs; empty if it has none."""
     source: Any = error if isinstance(error, ClientError) else error.__cause__
     return source.response["Error"]["Code"] if isinstance(source, ClientError) else ""
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether an object does not exist; a missing bucket is another matter."""
+    """Whether an object does not exist; False for a missing bucket."""
     code = error_code(error)
     kinds = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
     return code in MISSING or (isinstance(error, kinds) and code != "NoSuchBucket")
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether an error is temporary: the same request may succeed later."""
     code = error_code(error)
     if code in EXPIRED:
         return True
@@ -92,11 +93,11 @@ def passes(error: BaseException) -> bool:
 
 
 def storage_error(uri: str, error: BaseException) -> UserError:
-    """What a fault that lasts means to the user."""
+    """The message to the user for a permanent error."""
     code = error_code(error)
     if isinstance(error, NoCredentialsError):
         return UserError(
-            f"{uri}: there are no credentials; set AWS_PROFILE or give the node a role"
+            f"{uri}: there are no credentials; set AWS_PROFILE or give the node an IAM role"
         )
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if code == "NoSuchBucket" or (code == "404" and "/" not in uri.removeprefix("s3://")):
@@ -105,14 +106,18 @@ def storage_error(uri: str, error: BaseException) -> UserError:
         )
     if code in EXPIRED:
         return UserError(
-            f"{uri}: the credentials have expired ({code}); renew them, then give the same "
+            f"{uri}: the credentials have expired ({code}); renew them, then run the same "
             "command again"
         )
     if code in REFUSED:
-        return UserError(f"{uri}: access denied ({code}); check credentials and bucket policy")
+        return UserError(
+            f"{uri}: access denied ({code}); check the credentials and the bucket policy"
+        )
     if isinstance(error, PermissionError):
-        return UserError(f"{uri}: access denied; check credentials, their age, and permissions")
+        return UserError(
+            f"{uri}: access denied; check the permissions and whether the credentials have expired"
+        )
     return UserError(
         f"{uri}: storage cannot be reached ({code or type(error).__name__}); "
-        "check the network and AWS_ENDPOINT_URL, then give the same command again"
+        "check the network and AWS_ENDPOINT_URL, then run the same command again"
     )

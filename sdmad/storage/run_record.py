@@ -1,4 +1,7 @@
-"""`run.json`: what a run did, with what, when; written at its start and again at its end."""
+"""`run.json`: what a run did, with which inputs, and when.
+
+A run writes it when it starts and again when it ends.
+"""
 
 import json
 from typing import Any
@@ -13,15 +16,18 @@ def write_record(output: str, record: dict[str, Any]) -> None:
 
 
 def read_record(output: str) -> dict[str, Any]:
-    """The record of a run; `UserError` when there is none."""
+    """The record of the run at `output`. Raises `UserError` if there is none."""
     uri = storage.join(output, "run.json")
     if not storage.exists(uri):
-        raise UserError(f"there is no run at {output}: run.json is missing")
+        raise UserError(f"there is no run at {output}: run.json is missing; check the path")
     return json.loads(storage.read_bytes(uri))
 
 
 def check_identity(output: str, identity: dict[str, str], what: str) -> None:
-    """Raise `UserError` when the run at `output` began with another identity; `what` it holds."""
+    """Raise `UserError` if `output` holds results of a run with another identity.
+
+    `what` names the results in the message, as in "fits".
+    """
     if not storage.exists(storage.join(output, "run.json")):
         return
     before = read_record(output).get("identity", {})
@@ -29,5 +35,5 @@ def check_identity(output: str, identity: dict[str, str], what: str) -> None:
         if before.get(key) != value:
             raise UserError(
                 f"{output} holds {what} with another {key} ({before.get(key)}, now {value}); "
-                "choose another output or the same configuration"
+                "choose another output or use the same configuration"
             )

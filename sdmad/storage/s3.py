@@ -1,4 +1,4 @@
-"""S3 by boto3: listings, and reads that notice when an object is no longer the planned one."""
+"""S3 through boto3: listings, and reads and writes that fail if an object has changed."""
 
 import io
 import threading
@@ -30,26 +30,26 @@ def _made_client() -> Any:
 
 
 def client() -> Any:
-    """The one client of this process; making one is not thread-safe, using it is."""
+    """The one client of this process. Creating a client is not thread-safe; using it is."""
     with _creating:
         return _made_client()
 
 
 def refresh() -> None:
-    """Take credentials from their source again at the next request."""
+    """Read the credentials again before the next request."""
     _made_client.cache_clear()
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Bucket and key."""
+    """Bucket and key of a URI."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 def list_objects(uri: str) -> Iterator[StoredObject]:
-    """Every object at or below a prefix in the order of keys, a page at a time.
+    """Every object at or below a prefix, sorted by key and fetched page by page.
 
-    A page that fails is asked for again, from the last key that was seen.
+    A failed page is requested again, from the last key received.
     """
     bucket, key = split(uri)
     request = {"Bucket": bucket, "Prefix": key}
@@ -66,7 +66,7 @@ def list_objects(uri: str) -> Iterator[StoredObject]:
 
 
 def check_bucket(uri: str) -> None:
-    """Raise `UserError` when the bucket does not exist or is not ours."""
+    """Raise `UserError` if the bucket does not exist or access is denied."""
     bucket, _ = split(uri)
     try:
         patiently(lambda: client().head_bucket(Bucket=bucket), f"s3://{bucket}", refresh)
@@ -77,16 +77,16 @@ def check_bucket(uri: str) -> None:
 
 
 def describe(uri: str) -> StoredObject:
-    """Size and ETag of an object; `FileNotFoundError` when it does not exist."""
+    """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
     bucket, key = split(uri)
     head = patiently(lambda: client().head_object(Bucket=bucket, Key=key), uri, refresh)
     return StoredObject(uri, head["ContentLength"], head["ETag"].strip('"'))
 
 
 def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes `start` to `stop` of an object, in one request.
+    """Bytes `start` (included) to `stop` (excluded) of an object, in one request.
 
-    Raises `ChangedError` when it has not the `etag` given, `FileNotFoundError` when it is gone.
+    Raises `ChangedError` if its ETag is not `etag`, and `FileNotFoundError` if it does not exist.
     """
     bucket, key = split(uri)
     request = {"Bucket": bucket, "Key": key}
@@ -112,7 +112,10 @@ def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> b
 
 
 def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
-    """Write in place of `before` (None: of nothing); False when something else is there by now."""
+    """Replace the object `before` (None: there was no object).
+
+    Returns False, without writing, if the object has changed since.
+    """
     bucket, key = split(uri)
     condition = {"IfMatch": f'"{before.etag}"'} if before else {"IfNoneMatch": "*"}
 
@@ -138,8 +141,11 @@ def changed(uri: str) -> ChangedError:
 
 
 class Stream(io.RawIOBase):
-    """An object as a seekable stream: each read is one conditional range request, tried again by
-    itself when it fails, so that a long stream never begins anew."""
+    """An object as a seekable stream.
+
+    Each read is one conditional range request and is retried on its own, so an error late in a
+    long stream does not restart it.
+    """
 
     def __init__(self, entry: StoredObject) -> None:
         self.entry = entry

@@ -1,4 +1,4 @@
-"""What an archive consists of: prefixes, single objects, manifests."""
+"""Archives given as a prefix, a single object or a manifest."""
 
 import pandas as pd
 import pytest
@@ -27,7 +27,7 @@ def base(request, tmp_path, s3) -> str:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_manifest_names_images_and_shards_anywhere(base, suffix, tmp_path) -> None:
+def test_a_manifest_can_name_images_and_shards_anywhere(base, suffix, tmp_path) -> None:
     uris = ["s.tar", "2.png", f"{base}/other/4.png", "2.png", "missing.png"]
     table = pd.DataFrame({"uri": uris, "note": "x"})
     table.to_csv(tmp_path / "m.csv", index=False)
@@ -39,13 +39,13 @@ def test_a_manifest_names_images_and_shards_anywhere(base, suffix, tmp_path) -> 
         ("s.tar", "1.png", ""),
         ("", "2.png", ""),
         ("", other, ""),
-        ("", "missing.png", "cannot be read: the object is not there"),
+        ("", "missing.png", "cannot be read: the object does not exist"),
     ]
     wanted = [("s.tar", "1.png"), ("", "2.png"), ("", other)]
     assert set(read_members(archive, wanted)) == set(wanted)
 
 
-def test_sizes_and_etags_of_an_inventory_are_believed(tmp_path, s3) -> None:
+def test_sizes_and_etags_of_an_inventory_are_used(tmp_path, s3) -> None:
     storage.write_bytes(f"{s3}/inventory/1.png", encoded())
     (listed,) = storage.list_objects(f"{s3}/inventory/1.png")
     table = pd.DataFrame({"uri": ["1.png"], "size": [listed.size], "etag": [f'"{listed.etag}"']})
@@ -53,12 +53,12 @@ def test_sizes_and_etags_of_an_inventory_are_believed(tmp_path, s3) -> None:
     assert list(list_archive(f"{s3}/inventory/m.csv")) == [listed]
 
 
-def test_one_shard_is_an_archive(base) -> None:
+def test_a_single_shard_is_an_archive(base) -> None:
     assert read(f"{base}/set/s.tar") == [("s.tar", "1.png", "")]
     assert read_members(f"{base}/set/s.tar", [("s.tar", "1.png")])
 
 
-def test_a_csv_without_uris_is_one_sentence(tmp_path) -> None:
+def test_a_csv_without_uris_is_a_user_error(tmp_path) -> None:
     (tmp_path / "m.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="has no column 'uri'; it has a, b"):
         list(list_archive(str(tmp_path / "m.csv")))

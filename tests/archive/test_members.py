@@ -1,4 +1,4 @@
-"""Reading of work units, on local files and from S3."""
+"""Reading work units from local files and from S3."""
 
 import io
 import tarfile
@@ -25,7 +25,7 @@ def read(base: str) -> list[tuple[int, str, str, bytes | None, str]]:
 
 
 def fix_checksums(content: bytes) -> bytes:
-    """The tar with every header's checksum made right again."""
+    """The tar with the checksums of all headers corrected."""
     blocks = bytearray(content)
     for start in range(0, len(blocks), 512):
         if blocks[start + 257 : start + 262] == b"ustar":
@@ -43,7 +43,7 @@ def test_a_shard_is_read_in_stored_order(tmp_path, suffix) -> None:
     ]
 
 
-def test_sidecars_directories_and_system_files_are_no_images(tmp_path) -> None:
+def test_sidecars_directories_and_system_files_are_skipped(tmp_path) -> None:
     names = [
         "a.png",
         "a.json",
@@ -61,7 +61,7 @@ def test_sidecars_directories_and_system_files_are_no_images(tmp_path) -> None:
     assert [name for _, _, name, _, _ in read(str(tmp_path))] == ["a.png", "IM0001"]
 
 
-def test_loose_objects_are_grouped_and_named_by_their_path(tmp_path) -> None:
+def test_loose_objects_are_grouped_and_named_by_path(tmp_path) -> None:
     for k in range(5):
         storage.write_bytes(str(tmp_path / f"p{k % 2}" / f"{k}.png"), encoded(k))
     storage.write_bytes(str(tmp_path / "notes.txt"), b"no image")
@@ -77,7 +77,7 @@ def test_loose_objects_are_grouped_and_named_by_their_path(tmp_path) -> None:
     assert rows[1][3] == encoded(2)
 
 
-def test_a_shard_that_breaks_off_gives_what_it_has_and_a_reason(tmp_path) -> None:
+def test_a_truncated_shard_gives_its_complete_members_and_a_reason(tmp_path) -> None:
     path = write_tar(tmp_path / "s.tar", {f"{k}.png": encoded(k, (99, 99)) for k in range(4)})
     content = path.read_bytes()
     third = content.index(b"2.png")
@@ -91,8 +91,8 @@ def test_a_shard_that_breaks_off_gives_what_it_has_and_a_reason(tmp_path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["header", "cut_in_header", "cut_at_header", "no_end"])
-def test_a_damaged_header_or_a_missing_end_is_never_silent(tmp_path, damage) -> None:
-    """tarfile alone would stop there without a word, and verification with it."""
+def test_a_damaged_header_or_a_missing_end_has_a_reason(tmp_path, damage) -> None:
+    """`tarfile` alone stops there without an error, and verification would miss images."""
     from sdmad.scoring.verify import verify_scores
 
     path = write_tar(tmp_path / "a" / "s.tar", {f"{k}.png": encoded(k) for k in range(6)})
@@ -115,7 +115,7 @@ def test_a_damaged_header_or_a_missing_end_is_never_silent(tmp_path, damage) -> 
     assert verify_scores(str(tmp_path / "a"), str(tmp_path / "out")).broken == ["s.tar"]
 
 
-def test_a_damaged_gzip_is_a_failure_not_an_error(tmp_path) -> None:
+def test_a_damaged_gzip_has_a_reason(tmp_path) -> None:
     path = write_tar(tmp_path / "s.tgz", {f"{k}.png": encoded(k) for k in range(3)}, "w:gz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -125,11 +125,11 @@ def test_a_damaged_gzip_is_a_failure_not_an_error(tmp_path) -> None:
     assert rows[-1][4]
 
 
-def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
+def test_denied_and_unreachable_storage_raises_instead_of_giving_reasons(
     tmp_path, s3, monkeypatch
 ) -> None:
-    """Otherwise an expired token would be committed as if every image were bad."""
-    from botocore.exceptions import ClientError, EndpointConnectionError
+    """Otherwise an expired token would be recorded as a failure of every image."""
+    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
     from sdmad.errors import UserError
     from sdmad.storage import retries
@@ -152,6 +152,7 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
 
     for error, sentence, asked in (
         (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), "access denied", 1),
+        (NoCredentialsError(), "there are no credentials", 1),
         (ClientError({"Error": {"Code": "ExpiredToken"}}, "GetObject"), "have expired", 6),
         (EndpointConnectionError(endpoint_url="x"), "cannot be reached", 6),
     ):
@@ -160,7 +161,9 @@ def test_refused_and_unreachable_storage_ends_the_run_and_is_no_failure_row(
             monkeypatch.setattr(s3_access, "client", lambda client=client: client)
             with pytest.raises(UserError, match=sentence):
                 list(read_unit(unit))
-            assert client.asked == asked, "refusals end at once, the rest after finite attempts"
+            assert client.asked == asked, (
+                "denied access raises at once, other errors after 6 requests"
+            )
 
 
 def test_an_object_that_changed_since_it_was_planned_is_refused(tmp_path, s3) -> None:
@@ -178,7 +181,7 @@ def test_an_object_that_changed_since_it_was_planned_is_refused(tmp_path, s3) ->
                 list(read_unit(unit))
 
 
-def test_odd_names_of_members_are_data(tmp_path) -> None:
+def test_unusual_names_of_members_are_kept(tmp_path) -> None:
     names = [
         "../../etc/passwd",
         "/abs/x.png",
@@ -206,7 +209,7 @@ def test_odd_names_of_members_are_data(tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"], "nothing is extracted"
 
 
-def test_an_archive_that_this_node_does_not_see_is_an_error(tmp_path) -> None:
+def test_an_archive_that_this_node_does_not_see_is_a_user_error(tmp_path) -> None:
     import shutil
 
     from sdmad.errors import UserError
@@ -218,7 +221,7 @@ def test_an_archive_that_this_node_does_not_see_is_an_error(tmp_path) -> None:
         list(read_unit(planned[0]))
 
 
-def test_a_shard_that_is_no_tar_is_one_failure(tmp_path) -> None:
+def test_a_shard_that_is_not_a_tar_has_one_reason(tmp_path) -> None:
     (tmp_path / "s.tar").write_bytes(b"garbage" * 1000)
     (row,) = read(str(tmp_path))
     assert row[2] == ""
@@ -226,16 +229,16 @@ def test_a_shard_that_is_no_tar_is_one_failure(tmp_path) -> None:
     assert row[4]
 
 
-def test_a_vanished_object_is_a_member_with_a_reason(tmp_path) -> None:
+def test_a_missing_object_is_a_member_with_a_reason(tmp_path) -> None:
     storage.write_bytes(str(tmp_path / "1.png"), encoded())
     planned = units(str(tmp_path))
     (tmp_path / "1.png").unlink()
     (member,) = read_unit(planned[0])
     assert member.content is None
-    assert member.reason == "cannot be read: the object is not there"
+    assert member.reason == "cannot be read: the object does not exist"
 
 
-def test_s3_gives_what_local_gives(tmp_path, s3) -> None:
+def test_s3_gives_the_same_members_as_a_local_folder(tmp_path, s3) -> None:
     base = f"{s3}/members-{tmp_path.name}"
     members = {f"{k}.png": encoded(k) for k in range(3)}
     content = write_tar(tmp_path / "s.tar", members).read_bytes()
@@ -247,7 +250,7 @@ def test_s3_gives_what_local_gives(tmp_path, s3) -> None:
     assert sorted(set(uris)) == [f"{base}/loose/x.png", f"{base}/s.tar"]
 
 
-def test_ids_of_units_follow_the_content(tmp_path) -> None:
+def test_the_id_of_a_unit_changes_with_its_content(tmp_path) -> None:
     write_tar(tmp_path / "s.tar", {"1.png": encoded()})
     (first,) = units(str(tmp_path))
     assert WorkUnit.from_json(first.to_json()) == first
@@ -278,7 +281,7 @@ def test_chosen_members_are_found_and_missing_ones_left_out(tmp_path, s3, where)
 
 
 def test_a_large_shard_is_not_downloaded_for_a_few_members(tmp_path, s3, bytes_asked) -> None:
-    """Headers and wanted members only: bytes asked of the server, counted at the file system."""
+    """Counts the bytes requested: headers and wanted members only."""
     big = {f"{k:03d}.bin": bytes(1_000_000) for k in range(40)} | {"wanted.png": encoded(5)}
     content = write_tar(tmp_path / "s.tar", big).read_bytes()
     base = f"{s3}/large-{tmp_path.name}"

@@ -1,4 +1,4 @@
-"""Parquet shards: which column, which names, parts, damage."""
+"""Parquet shards: columns of images and names, parts, damage."""
 
 import io
 
@@ -53,7 +53,7 @@ def test_a_column_of_bytes_with_a_column_of_names(tmp_path) -> None:
     ]
 
 
-def test_rows_without_names_are_numbered_through_the_file(tmp_path) -> None:
+def test_rows_without_names_are_numbered_across_the_file(tmp_path) -> None:
     write(str(tmp_path / "s.parquet"), table(5, names=False), row_group_size=2)
     assert [row[1] for row in read(str(tmp_path))] == [f"row={k}" for k in range(5)]
 
@@ -65,7 +65,7 @@ def test_a_table_without_images_is_a_sidecar(tmp_path) -> None:
     assert verify_scores(str(tmp_path), str(tmp_path / "out")).images == 1
 
 
-def test_several_columns_of_bytes_are_a_failure_that_names_them(tmp_path) -> None:
+def test_several_columns_of_bytes_have_a_reason_that_names_them(tmp_path) -> None:
     write(str(tmp_path / "s.parquet"), pa.table({"left": [b"1"], "right": [b"2"]}))
     ((_, name, content, reason),) = read(str(tmp_path))
     assert (name, content) == ("", None)
@@ -81,7 +81,7 @@ def test_a_large_table_is_cut_into_units_of_whole_row_groups(tmp_path, monkeypat
     assert [m.name for u in units for m in read_unit(u)] == [f"{k}.png" for k in range(50)]
 
 
-def test_a_damaged_row_group_costs_its_images_and_no_others(tmp_path) -> None:
+def test_a_damaged_row_group_loses_only_its_own_images(tmp_path) -> None:
     path = tmp_path / "s.parquet"
     write(str(path), table(40), row_group_size=10, use_dictionary=False, compression="snappy")
     content = bytearray(path.read_bytes())
@@ -97,7 +97,7 @@ def test_a_damaged_row_group_costs_its_images_and_no_others(tmp_path) -> None:
     assert verify_scores(str(tmp_path), str(tmp_path / "out")).images == 40
 
 
-def test_a_cut_file_is_one_failure_that_verification_knows(tmp_path) -> None:
+def test_a_truncated_file_has_one_reason_and_is_reported_by_verification(tmp_path) -> None:
     path = tmp_path / "a" / "s.parquet"
     write(str(path), table(5))
     path.write_bytes(path.read_bytes()[:-20])

@@ -1,4 +1,7 @@
-"""A decoder that dies or never returns costs its file only; the killers are Pillow plug-ins."""
+"""A file whose decoder crashes or hangs has a reason, and the next file is decoded.
+
+Pillow plug-ins crash and hang on purpose.
+"""
 
 import io
 import os
@@ -12,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad.archive.decode import frames
-from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.decode import decode, frames
+from sdmad.archive.preprocess import ImageSpec, InputConfig
 from sdmad.archive.quarantine import Decoder
 from tests.helpers import CRASH, HANG, encoded, killers
 
@@ -22,7 +25,7 @@ SPEC = ImageSpec((16, 16), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 
 @pytest.fixture
 def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Child processes know the formats `CRASH` and `HANG`."""
+    """Child processes load the plug-ins for `CRASH` and `HANG`."""
     monkeypatch.setenv("PYTHONPATH", killers(tmp_path))
 
 
@@ -31,6 +34,16 @@ def pages(count: int) -> bytes:
     images = [Image.new("L", (20, 20), 40 * k) for k in range(count)]
     images[0].save(sink, "TIFF", save_all=True, append_images=images[1:])
     return sink.getvalue()
+
+
+def test_the_child_knows_windows_and_percentiles() -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(content, "PNG")
+    for config in (InputConfig(window={"center": 90, "width": 70}), InputConfig(stretch=(20, 70))):
+        spec = config.apply(SPEC)
+        with Decoder(spec, 60) as decoder:
+            (frame,) = decoder.frames(content.getvalue())
+        assert np.array_equal(frame.pixels, decode(content.getvalue(), spec))
 
 
 def test_the_child_gives_what_this_process_gives() -> None:
@@ -59,7 +72,7 @@ def test_a_crash_is_a_reason_and_the_next_file_is_decoded() -> None:
 
 
 @pytest.mark.usefixtures("deadly")
-def test_silence_is_a_reason_after_finite_attempts() -> None:
+def test_a_hang_is_a_reason_after_a_finite_number_of_attempts() -> None:
     with Decoder(SPEC, 2) as decoder:
         assert decoder.frames(encoded(7))[0].pixels is not None
         start = time.monotonic()
@@ -85,7 +98,7 @@ def test_the_watchdog_ends_a_process_that_hangs_in_native_code() -> None:
     assert ended.returncode == -signal.SIGALRM
 
 
-def test_the_watchdog_sleeps_when_the_file_is_done() -> None:
+def test_the_watchdog_is_off_after_the_block() -> None:
     code = (
         "import time\n"
         "from sdmad.archive.quarantine import watchdog\n"
@@ -96,6 +109,6 @@ def test_the_watchdog_sleeps_when_the_file_is_done() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_starting_the_child_does_not_count_against_a_file() -> None:
+def test_the_start_of_the_child_does_not_count_against_the_time_of_a_file() -> None:
     with Decoder(SPEC, 0.05) as decoder:  # Its imports take longer.
         assert decoder.frames(encoded(7))[0].pixels is not None

@@ -1,4 +1,4 @@
-"""Zip shards: members by range reads, damage of one member is its own."""
+"""Zip shards: range requests, and damage that is limited to one member."""
 
 import zipfile
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_zip_is_read_like_a_tar(tmp_path, s3, method, where) -> None:
     assert read_members(base, wanted) == {("s.zip", "d/1.png"): encoded(1)}
 
 
-def test_a_damaged_member_is_one_failure_and_the_rest_is_read(tmp_path) -> None:
+def test_a_damaged_member_has_a_reason_and_the_rest_is_read(tmp_path) -> None:
     path = write_zip(tmp_path / "s.zip", {f"{k}.png": encoded(k, (90, 90)) for k in range(3)})
     content = bytearray(path.read_bytes())
     content[content.index(b"1.png") + 60] ^= 0xFF
@@ -59,7 +59,7 @@ def test_a_damaged_member_is_one_failure_and_the_rest_is_read(tmp_path) -> None:
     assert "CRC" in rows[1][4]
 
 
-def test_a_zip_without_its_directory_is_a_failure_that_verification_knows(tmp_path) -> None:
+def test_a_zip_without_its_directory_has_a_reason_and_is_reported_by_verification(tmp_path) -> None:
     path = write_zip(tmp_path / "a" / "s.zip", {"1.png": encoded()})
     path.write_bytes(path.read_bytes()[:-60])
     (row,) = read(str(tmp_path / "a"))

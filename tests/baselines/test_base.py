@@ -15,7 +15,7 @@ def views(supports, backbone) -> SupportViews:
     return SupportViews.of(backbone, supports[0], CONFIG.augment)
 
 
-def test_views_are_those_of_the_learner_and_follow_their_labels(supports, views, backbone) -> None:
+def test_views_are_the_learners_with_the_labels_of_their_image(supports, views, backbone) -> None:
     support = supports[0]
     for number, row in enumerate(np.argsort(support.keys)):
         rows = slice(3 * number, 3 * number + 3)
@@ -29,7 +29,7 @@ def test_views_are_those_of_the_learner_and_follow_their_labels(supports, views,
         assert (views.image[rows] == number).all()
 
 
-def test_batches_hold_as_many_images_of_each_class(views, backbone, catalog) -> None:
+def test_batches_have_equally_many_images_of_each_class(views, backbone, catalog) -> None:
     task = Task(backbone, catalog, views, CONFIG, torch.Generator().manual_seed(0))
     batches = list(balanced_batches(task))
     assert len(batches) == 6
@@ -40,7 +40,7 @@ def test_batches_hold_as_many_images_of_each_class(views, backbone, catalog) -> 
             assert (labels[1 + c, :, c] == 1).all()
 
 
-def test_the_frozen_tower_sees_each_image_once(supports, backbone, monkeypatch) -> None:
+def test_the_frozen_tower_runs_once_for_each_image(supports, backbone, monkeypatch) -> None:
     calls: list[int] = []
     original = Tower.prefix
 

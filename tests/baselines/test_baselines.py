@@ -1,4 +1,4 @@
-"""What holds for every baseline."""
+"""Properties that every baseline has."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from tests.helpers import support_images
 QUICK = BaselineConfig(steps=5, augment=AugmentConfig(views=2))
 DRAWN = ("clip_adapter", "coop_names", "coop_signs", "mvfa", "aa_clip")
 TRAINED = (*DRAWN, "tip_adapter_f")
-BLIND = ("zero_shot_names", "coop_names")  # the embedded backbone knows no category names
+BLIND = ("zero_shot_names", "coop_names")  # the embedded backbone was not trained on category names
 
 every_baseline = pytest.mark.parametrize("name", BASELINES)
 
@@ -47,7 +47,7 @@ def four_shots(archive, catalog, backbone) -> SupportViews:
 
 @pytest.fixture(scope="module")
 def scorers(four_shots, backbone, catalog) -> dict[str, Scorer]:
-    """Every baseline at four shots, with less than half of the default steps."""
+    """Every baseline fitted to four shots, with 40 of the default 100 steps."""
     budget = BaselineConfig(steps=40)
     return {name: fit(name, backbone, catalog, four_shots, budget) for name in BASELINES}
 
@@ -62,7 +62,7 @@ def test_scores_are_probabilities_of_each_category(name, scorers, test_images, c
 
 
 @every_baseline
-def test_scores_do_not_depend_on_the_images_beside(name, scorers, test_images, backbone) -> None:
+def test_scores_do_not_depend_on_the_other_images(name, scorers, test_images, backbone) -> None:
     pixels, _ = test_images
     together = scorers[name].scores(FrozenImages(backbone, pixels[:70]))
     parts = [scorers[name].scores(part) for part in (pixels[:7], pixels[7:70])]
@@ -70,7 +70,7 @@ def test_scores_do_not_depend_on_the_images_beside(name, scorers, test_images, b
 
 
 @every_baseline
-def test_a_fit_is_the_same_again_and_in_any_order_of_the_support(
+def test_a_fit_is_repeatable_and_ignores_the_order_of_the_support(
     name, supports, test_images, backbone, catalog
 ) -> None:
     support = supports[0]
@@ -90,7 +90,7 @@ def test_a_fit_is_the_same_again_and_in_any_order_of_the_support(
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_chance_comes_from_the_seed(name, supports, test_images, backbone, catalog) -> None:
+def test_fits_of_different_seeds_differ(name, supports, test_images, backbone, catalog) -> None:
     scores = [
         fit(name, backbone, catalog, replace(supports[0], seed=seed), QUICK).scores(test_images[0])
         for seed in (0, 1)
@@ -149,13 +149,13 @@ def test_training_lowers_the_loss_on_the_support(
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "tip_adapter"])
-def test_what_keeps_the_support_fits_it_better_than_zero_shot(name, scorers, four_shots) -> None:
+def test_the_loss_on_the_support_is_lower_than_zero_shot(name, scorers, four_shots) -> None:
     zero_shot = support_loss(scorers["zero_shot_signs"], four_shots)
     assert support_loss(scorers[name], four_shots) < zero_shot
 
 
 @every_baseline
-def test_one_shot_is_enough(name, archive, test_images, backbone, catalog) -> None:
+def test_a_fit_to_one_shot_has_finite_scores(name, archive, test_images, backbone, catalog) -> None:
     table = load_labels(str(archive / "labels.csv"), catalog.category_names)
     assert len(draw_support(table, 1, 0)) <= 1 + len(catalog.categories)
     support = support_images(str(archive), SupportRef.draw(table, 1, 0), backbone.spec)
@@ -163,7 +163,7 @@ def test_one_shot_is_enough(name, archive, test_images, backbone, catalog) -> No
 
 
 @every_baseline
-def test_a_category_without_examples_does_no_harm(
+def test_a_category_without_support_images_leaves_scores_finite(
     name, supports, test_images, backbone, catalog
 ) -> None:
     support: SupportImages = supports[0]
@@ -173,6 +173,6 @@ def test_a_category_without_examples_does_no_harm(
     assert np.isfinite(fit(name, backbone, catalog, less, QUICK).scores(test_images[0])).all()
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones(supports, backbone, catalog) -> None:
+def test_an_unknown_name_is_refused_and_known_ones_are_listed(supports, backbone, catalog) -> None:
     with pytest.raises(UserError, match="tip_adapter_f"):
         fit("tip", backbone, catalog, supports[0])

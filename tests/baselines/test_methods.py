@@ -1,4 +1,4 @@
-"""What each published method says of itself."""
+"""Each baseline follows the formulas of its paper."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def clip(tmp_path) -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("kind", ["class token", "timm"])
 @pytest.mark.parametrize("block", [0, 1])
-def test_adapters_that_change_nothing_leave_the_tower_as_it_is(clip, kind, block) -> None:
+def test_identity_adapters_leave_the_embeddings_unchanged(clip, kind, block) -> None:
     tower = image_tower(clip[kind].eval().requires_grad_(False))
     side = 32 if kind == "class token" else 160
     images = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
@@ -57,7 +57,7 @@ def test_mvfa_has_no_class_token_to_skip_in_a_tower_without(backbone) -> None:
     assert backbone.image.class_tokens == 0
 
 
-def test_mvfa_mixes_tokens_with_what_the_bottleneck_makes_of_them() -> None:
+def test_mvfa_mixes_tokens_with_a_tenth_of_their_adaptation() -> None:
     adapter = LevelAdapter(6, 4, torch.Generator().manual_seed(0))
     tokens = torch.randn(1, 2, 3, 6)
     mixed = adapter(tokens)
@@ -76,7 +76,7 @@ def test_aa_clip_adapts_a_quarter_of_the_blocks_and_keeps_norms(backbone) -> Non
     assert torch.allclose(adapted.norm(dim=-1), tokens.norm(dim=-1), rtol=1e-3)
 
 
-def test_coop_without_a_shift_reads_the_placeholders(backbone, catalog) -> None:
+def test_coop_with_a_context_of_zeros_reads_the_placeholder_words(backbone, catalog) -> None:
     texts = ClassTexts.signs(catalog)
     learner = PromptLearner(backbone, texts, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -89,14 +89,14 @@ def test_coop_without_a_shift_reads_the_placeholders(backbone, catalog) -> None:
     assert not torch.allclose(drawn, expected, atol=1e-5)
 
 
-def test_coop_trains_its_context_alone(backbone, catalog) -> None:
+def test_coop_trains_only_its_context(backbone, catalog) -> None:
     learner = PromptLearner(backbone, ClassTexts.names(catalog), torch.Generator().manual_seed(0))
     learner.features().sum().backward()
     assert [name for name, _ in learner.named_parameters()] == ["context"]
     assert learner.context.grad is not None and learner.context.grad.abs().sum() > 0
 
 
-def test_the_cache_adds_the_labels_of_near_keys_to_the_text_evidence() -> None:
+def test_tip_adapter_weighs_labels_by_the_affinity_of_their_keys() -> None:
     keys = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     values = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1]])
     cache = Cache(keys, values, torch.zeros(3, 8), 20.0, alpha=2.0, beta=5.0)
@@ -109,7 +109,7 @@ def test_the_cache_adds_the_labels_of_near_keys_to_the_text_evidence() -> None:
     assert torch.allclose(cache.evidence(v, hidden=own)[0], without, atol=1e-5)
 
 
-def test_activations_of_an_adapted_tower_may_be_one_image() -> None:
+def test_an_adapted_tower_accepts_a_single_image() -> None:
     tower = image_tower(own_clip().eval().requires_grad_(False))
     one: Activations = tower.prefix(torch.zeros(1, 3, 32, 32), 3)
     assert adapted_tower(tower, one, {0: nn.Identity()}).shape == (1, 24)

@@ -7,7 +7,7 @@ from sdmad.method.adapter import AdapterConfig
 from sdmad.method.model import SignModel
 
 
-def test_a_class_is_the_unit_mean_of_its_signs(backbone, catalog) -> None:
+def test_class_features_are_unit_means_over_signs(backbone, catalog) -> None:
     features = ClassTexts.signs(catalog).frozen_features(backbone)
     signs = SignModel(backbone, catalog, AdapterConfig(), 1).frozen_signs
     normal = F.normalize(signs[torch.from_numpy(catalog.normal_membership)].mean(0), dim=0)
@@ -17,7 +17,7 @@ def test_a_class_is_the_unit_mean_of_its_signs(backbone, catalog) -> None:
     assert torch.allclose(features[2], second, atol=1e-5)
 
 
-def test_names_stand_in_every_template_normal_first() -> None:
+def test_names_are_put_into_every_template_normal_first() -> None:
     content = {
         "name": "eyes",
         "modality": "photograph",

@@ -1,4 +1,4 @@
-"""Charts of comparisons: what they show, and when they are made."""
+"""Plots of comparisons: what they show, and when they are written."""
 
 import re
 
@@ -33,14 +33,14 @@ def test_every_method_is_a_line_with_its_name() -> None:
     assert chart == over_shots(results(names), "ours")
 
 
-def test_variants_that_are_numbers_are_a_sweep() -> None:
+def test_variants_named_by_numbers_of_one_setting_are_a_sweep() -> None:
     charts = sweeps(results(["ours", "lambda=0.1", "lambda=0.9", "depth=2", "no=thing"]))
     assert list(charts) == ["lambda"]
     assert "lambda" in texts(charts["lambda"])
 
 
 @pytest.mark.parametrize(("shots", "made"), [((1, 4), True), ((4,), False)])
-def test_what_is_written(tmp_path, shots, made) -> None:
+def test_the_files_of_a_comparison(tmp_path, shots, made) -> None:
     config = CompareConfig(
         archive="a",
         labels="l",
@@ -57,14 +57,14 @@ def test_what_is_written(tmp_path, shots, made) -> None:
         assert "lambda=0.1" not in texts((tmp_path / "shots.svg").read_text())
 
 
-def test_variants_of_the_reference_are_no_rivals() -> None:
+def test_variants_of_the_reference_do_not_compete_with_it() -> None:
     from sdmad.comparison.pages import markdown
 
     # Each method is better than the one before.
     table = results(["sd_mad", "linear_probe", "more steps"])
-    assert "in 0 of 16 cells" in markdown(table, "sd_mad", {"more steps": 0})
+    assert "in 0 of 16 rankings" in markdown(table, "sd_mad", {"more steps": 0})
     table = results(["linear_probe", "sd_mad", "more steps"])
-    assert "in 16 of 16 cells" in markdown(table, "sd_mad", {"more steps": 0})
-    assert "in 0 of 16 cells" in markdown(table, "sd_mad")
+    assert "in 16 of 16 rankings" in markdown(table, "sd_mad", {"more steps": 0})
+    assert "in 0 of 16 rankings" in markdown(table, "sd_mad")
     alone = results(["sd_mad", "more steps"])
-    assert "first or tied" not in markdown(alone, "sd_mad", {"more steps": 0})
+    assert "best or tied" not in markdown(alone, "sd_mad", {"more steps": 0})

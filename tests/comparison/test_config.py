@@ -1,4 +1,4 @@
-"""Which methods a comparison has, and what variants change."""
+"""Methods of a comparison, and what variants change."""
 
 import pytest
 from pydantic import ValidationError
@@ -31,7 +31,7 @@ def test_a_variant_changes_only_what_it_names() -> None:
     assert changed.steps == 7
 
 
-def test_the_digest_follows_what_a_method_depends_on() -> None:
+def test_the_digest_changes_with_the_settings_of_the_method_alone() -> None:
     def config(**more: object) -> CompareConfig:
         return CompareConfig.model_validate(DATA | more)
 
@@ -63,13 +63,13 @@ def test_mistakes_are_refused(more, message) -> None:
         CompareConfig.model_validate(DATA | more)
 
 
-def test_seeds_that_are_none_are_refused() -> None:
+def test_an_empty_range_of_seeds_is_refused() -> None:
     with pytest.raises(UserError, match="seeds '8:0'"):
         CompareConfig.model_validate(DATA | {"seeds": "8:0"})
 
 
-def test_planted_signs_belong_to_others_and_have_the_wanted_share(catalog) -> None:
-    assert catalog.membership.any(), "properties that were used before do no harm"
+def test_wrong_signs_come_from_other_categories_in_the_given_share(catalog) -> None:
+    assert catalog.membership.any(), "a catalog whose cached properties exist can be changed"
     worse = plant_wrong_signs(catalog, 0.25)
     for name, category in catalog.categories.items():
         listed = worse.categories[name].signs
@@ -85,7 +85,7 @@ def test_planted_signs_belong_to_others_and_have_the_wanted_share(catalog) -> No
     assert plant_wrong_signs(catalog, 0.25) == worse
 
 
-def test_fewer_signs_keep_the_first_and_drop_what_nobody_lists(catalog) -> None:
+def test_keeping_fewer_signs_keeps_the_first_and_drops_unlisted_ones(catalog) -> None:
     fewer = keep_signs(catalog, 1)
     for name, category in catalog.categories.items():
         assert fewer.categories[name].signs == category.signs[:1]

@@ -1,4 +1,4 @@
-"""A comparison on Ray: the metrics, what is skipped, what is refused."""
+"""A comparison on Ray: its metrics, what it skips, what it refuses."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def compared(archive, ray_cluster, tmp_path_factory):
     return output, compare(config(archive), output)
 
 
-def test_every_method_has_every_metric_of_every_support(compared) -> None:
+def test_every_method_has_every_metric_on_every_support(compared) -> None:
     output, results = compared
     assert len(results) == 2 * 2 * 8
     assert set(results.seed) == {0, 1}
@@ -40,10 +40,9 @@ def test_every_method_has_every_metric_of_every_support(compared) -> None:
     assert len(list_cells(output)) == 4
 
 
-def test_metrics_are_those_of_the_method_by_itself(
+def test_metrics_equal_those_computed_without_ray(
     compared, supports, backbone, catalog, archive
 ) -> None:
-    """Ray, storage and reading by shard change nothing."""
     from sdmad.archive.selected import decode_members
     from sdmad.inputs.labels import load_labels
 
@@ -66,7 +65,7 @@ def test_metrics_are_those_of_the_method_by_itself(
             assert row.value.item() == pytest.approx(value, abs=2e-3), (method, metric)
 
 
-def test_the_same_command_makes_nothing_again_and_new_methods_only_themselves(
+def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
     compared, archive
 ) -> None:
     output, results = compared

@@ -1,4 +1,4 @@
-"""A stub of an OpenAI-compatible endpoint on loopback, and a good answer."""
+"""A stub of an OpenAI-compatible endpoint on the loopback interface, and a valid answer."""
 
 import json
 import threading
@@ -35,7 +35,7 @@ normal:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the stub answers to one request; `delay` in seconds."""
+    """The answer of the stub to one request; `delay` is in seconds."""
 
     content: str | None = None
     status: int = 200
@@ -58,7 +58,7 @@ def refusal(status: int, message: str) -> Reply:
 
 @dataclass
 class Stub:
-    """`requests` are the JSON bodies it was sent, `keys` their authorisation."""
+    """`requests` are the JSON bodies received, `keys` their Authorization headers."""
 
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Stub:
 
 @contextmanager
 def serve(*replies: Reply) -> Iterator[Stub]:
-    """Answer requests to /v1/chat/completions with `replies` in turn, the last one for ever."""
+    """Answer requests to /v1/chat/completions with `replies` in turn, then repeat the last one."""
     stub = Stub("")
 
     class Handler(BaseHTTPRequestHandler):

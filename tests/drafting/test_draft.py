@@ -4,38 +4,24 @@ from datetime import date
 import pytest
 import yaml
 
-from sdmad import storage
 from sdmad.drafting.draft import (
     ANSWER_LIMIT,
     MOST_PROMPTS,
     MOST_WORDS,
-    Answer,
-    DraftRequest,
-    Endpoint,
-    check_output,
     draft_catalog,
     parse_answer,
-    parse_request,
     render_draft,
     render_prompt,
 )
+from sdmad.drafting.endpoint import Answer, Endpoint
+from sdmad.drafting.request import DraftRequest, parse_request
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import load_catalog, parse_catalog
-from tests.drafting import GOOD, KEY, Reply, Stub, refusal, serve
+from tests.drafting import GOOD, KEY, Reply, serve
 from tests.helpers import ROOT
 
 REQUEST = parse_request("chest X-ray", "effusion, cardiomegaly", 3)
 INCOMPLETE = GOOD.replace("normal:\n  signs: [sharp_angles]\n", "")
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch):
-    def make(stub: Stub, timeout: float = 20.0) -> Endpoint:
-        for name, value in stub.environment.items():
-            monkeypatch.setenv(name, value)
-        return Endpoint("stub-model", timeout)
-
-    return make
 
 
 def changed(old: str, new: str) -> str:
@@ -43,7 +29,7 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
-def test_a_good_answer_becomes_a_catalog_that_loads(connect, tmp_path) -> None:
+def test_a_valid_answer_becomes_a_catalog_that_loads(connect, tmp_path) -> None:
     with serve(Reply(GOOD)) as stub:
         catalog = draft_catalog(REQUEST, connect(stub), attempts=3)
     path = tmp_path / "chest.yaml"
@@ -75,7 +61,7 @@ def test_code_fences_are_accepted(text) -> None:
     assert parse_answer(Answer(text), REQUEST) == parse_answer(Answer(GOOD), REQUEST)
 
 
-def test_what_is_wrong_goes_back_to_the_model(connect) -> None:
+def test_the_problem_is_sent_to_the_model(connect) -> None:
     heard: list[str] = []
     with serve(Reply(INCOMPLETE), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=3, say=heard.append)
@@ -88,7 +74,7 @@ def test_what_is_wrong_goes_back_to_the_model(connect) -> None:
     assert "the key 'normal' is missing" in heard[0]
 
 
-def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
+def test_attempts_are_limited_and_the_error_has_the_last_problem(connect) -> None:
     with (
         serve(Reply(GOOD.upper()), Reply(INCOMPLETE)) as stub,
         pytest.raises(UserError, match=r"stub-model gave .* in 3 attempts.*'normal' is missing"),
@@ -131,7 +117,7 @@ def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
         (changed("[sharp costophrenic angles]", "[a, b, c, d, e]"), "more than 4 prompts"),
         (
             changed("[sharp costophrenic angles]", "[A blunted costophrenic angle]"),
-            "stands under blunted_angle and sharp_angles",
+            "is listed under both blunted_angle and sharp_angles",
         ),
         (changed("[sharp cost", '["\\e[31m", sharp cost'), "is not one line of plain text"),
         (changed("a chest radiograph", '"a\\x85chest').replace("{}", '{}"'), "plain text"),
@@ -140,18 +126,18 @@ def test_attempts_are_finite_and_the_last_problem_is_told(connect) -> None:
         (changed("sharp costophrenic angles", "No effusion"), "is a negation"),
     ],
 )
-def test_unusable_answers_are_explained(text, message) -> None:
+def test_invalid_answers_are_refused_with_the_problem(text, message) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_answer(Answer(text), REQUEST)
 
 
-def test_an_answer_that_was_cut_off_is_asked_for_again(connect) -> None:
+def test_an_answer_that_was_cut_off_is_requested_again(connect) -> None:
     with serve(Reply(GOOD, finish_reason="length"), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
-    assert "cut off at the limit of tokens" in stub.requests[1]["messages"][-1]["content"]
+    assert "cut off at the token limit" in stub.requests[1]["messages"][-1]["content"]
 
 
-def test_an_empty_answer_is_asked_for_again(connect) -> None:
+def test_an_empty_answer_is_requested_again(connect) -> None:
     with serve(Reply(None), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
     assert stub.requests[1]["messages"][1]["content"], "endpoints refuse empty messages"
@@ -173,7 +159,7 @@ def test_the_header_says_what_a_draft_is() -> None:
         assert part in " ".join(header)
 
 
-def test_what_the_user_types_cannot_leave_the_header(monkeypatch) -> None:
+def test_line_breaks_in_options_cannot_add_keys_to_the_file(monkeypatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     endpoint = Endpoint("m\nevil: 1")
     request = parse_request("chest\nevil: 1\u2028evil: 2", "effusion,cardiomegaly", 3)
@@ -182,7 +168,7 @@ def test_what_the_user_types_cannot_leave_the_header(monkeypatch) -> None:
     assert "evil" not in yaml.safe_load(draft)
 
 
-def test_the_prompt_asks_for_what_the_answer_is_checked_for() -> None:
+def test_the_prompt_states_the_rules_that_answers_are_checked_for() -> None:
     prompt = render_prompt(REQUEST)
     for part in (
         "    chest X-ray\n",
@@ -199,7 +185,7 @@ def test_the_prompt_asks_for_what_the_answer_is_checked_for() -> None:
         assert part in prompt
 
 
-def test_the_example_in_the_prompt_keeps_its_rules() -> None:
+def test_the_example_in_the_prompt_is_a_valid_answer() -> None:
     request = DraftRequest("knee radiograph", ("osteoarthritis", "fracture"), 3)
     catalog = parse_answer(Answer(render_prompt(request)), request)
     assert catalog.membership.sum(axis=0).max() == 2, "a sign is shared"
@@ -211,117 +197,7 @@ def test_the_catalog_in_the_documentation_is_valid() -> None:
     parse_catalog(yaml.safe_load(example), "docs/signs.md")
 
 
-@pytest.mark.parametrize(
-    ("modality", "categories", "message"),
-    [
-        (" ", "a", "the modality is empty"),
-        ("CT", " , ", "there are no categories"),
-        ("CT", "a,Pleural Effusion", "'Pleural Effusion' is not a name.*as in pleural_effusion"),
-        ("CT", "a,b,a", "given twice"),
-        ("CT", "a,normal", "'normal' is not a category"),
-    ],
-)
-def test_requests_that_make_no_sense(modality, categories, message) -> None:
-    with pytest.raises(UserError, match=message):
-        parse_request(modality, categories, 3)
-
-
-@pytest.mark.parametrize(
-    ("modality", "name"),
-    [
-        ("chest X-ray", "chest_x_ray"),
-        ("3D CT", "draft_3d_ct"),
-        ("眼底", "draft"),
-        ("x" * 99, "x" * 64),
-    ],
-)
-def test_catalogs_are_named_after_the_modality(modality, name) -> None:
-    assert parse_request(modality, "a", 3).name == name
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("OPENAI_API_KEY", None, "there is no API key; set OPENAI_API_KEY"),
-        ("OPENAI_API_KEY", "sk-ü", "OPENAI_API_KEY has characters"),
-        ("OPENAI_API_KEY", "sk-a\nb", "OPENAI_API_KEY has characters"),
-        ("OPENAI_BASE_URL", "localhost:8000/v1", "OPENAI_BASE_URL is no address"),
-        ("OPENAI_BASE_URL", "http://[", "OPENAI_BASE_URL is no address"),
-        ("OPENAI_BASE_URL", "http://host:99999/v1", "OPENAI_BASE_URL is no address"),
-    ],
-)
-def test_endpoints_that_cannot_be(monkeypatch, name, value, message) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    if value is None:
-        monkeypatch.delenv(name)
-    else:
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=message) as caught:
-        Endpoint("m")
-    assert value is None or value not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (refusal(401, f"wrong key {KEY}"), "refuses the key for the model 'stub-model'"),
-        (refusal(403, f"not with {KEY}"), "refuses the key.*HTTP 403"),
-        (refusal(404, "no such model"), "has no model 'stub-model'"),
-        (Reply(status=404, body={"detail": "Not Found"}), "has no chat completions"),
-        (refusal(400, f"{KEY} sent\x1b[31m\na bad field"), r"HTTP 400: \*\*\* sent \[31m a bad"),
-        (refusal(429, "quota is used up"), "no more requests now.*quota is used up"),
-        (refusal(500, "out of memory"), "HTTP 500: out of memory"),
-        (Reply(status=502, body=b"<html>"), "fails with HTTP 502$"),
-        (Reply(body=b"<html>a portal</html>"), "does not answer like an OpenAI-compatible"),
-        (Reply(body={"choices": []}), "does not answer like an OpenAI-compatible"),
-        (Reply(body={"error": "no"}), "does not answer like an OpenAI-compatible"),
-        (Reply(body={"choices": [{"message": {"content": 7}}]}), "does not answer like"),
-    ],
-)
-def test_refusals_are_sentences_without_the_key(connect, reply, message) -> None:
-    with serve(reply) as stub, pytest.raises(UserError, match=message) as caught:
-        connect(stub).ask([{"role": "user", "content": "hello"}])
-    assert KEY not in str(caught.value)
-    assert "\x1b" not in str(caught.value)
-
-
-def test_characters_that_cannot_be_encoded_do_not_end_the_run(connect) -> None:
+def test_characters_that_cannot_be_encoded_are_replaced(connect) -> None:
     with serve(Reply("a: \ud800"), Reply(GOOD)) as stub:
         draft_catalog(REQUEST, connect(stub), attempts=2)
     assert stub.requests[1]["messages"][1]["content"] == "a: ?"
-
-
-def test_a_busy_endpoint_is_asked_again(connect) -> None:
-    with serve(refusal(503, "busy"), Reply(GOOD)) as stub:
-        answer = connect(stub).ask([{"role": "user", "content": "hello"}])
-    assert answer.text == GOOD
-
-
-def test_passwords_in_the_address_are_not_told(monkeypatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://user:hunter2@host:8443/v1?token=hunter2")
-    assert Endpoint("m").address == "https://host:8443/v1/"
-
-
-def test_files_are_not_overwritten_unasked(tmp_path) -> None:
-    path = tmp_path / "chest.yaml"
-    check_output(str(path), overwrite=False)
-    path.write_text("precious")
-    check_output(str(path), overwrite=True)
-    with pytest.raises(UserError, match=r"chest\.yaml already.*--overwrite"):
-        check_output(str(path), overwrite=False)
-    with pytest.raises(UserError, match="is a folder"):
-        check_output(str(tmp_path), overwrite=True)
-
-
-def test_outputs_in_a_bucket(s3) -> None:
-    uri = storage.join(s3, "catalogs/chest.yaml")
-    check_output(uri, overwrite=False)
-    storage.write_bytes(uri, b"precious")
-    with pytest.raises(UserError, match="already"):
-        check_output(uri, overwrite=False)
-    with pytest.raises(UserError, match="is a folder"):
-        check_output(s3, overwrite=False)
-    with pytest.raises(UserError, match="no-such-bucket"):
-        check_output("s3://no-such-bucket/chest.yaml", overwrite=False)

@@ -1,4 +1,4 @@
-"""Figures against values computed by hand from the definitions in docs/method.md."""
+"""Metrics compared with values computed by hand from the definitions in docs/method.md."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from sdmad.evaluation import protocols
 TRUTH = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [0, 0]], bool)
 
 
-def test_anomaly_detection_counts_pairs_of_normal_and_abnormal() -> None:
+def test_auroc_is_the_share_of_ordered_pairs_of_normal_and_anomalous_images() -> None:
     metrics = protocols.anomaly_detection(TRUTH, np.array([0.9, 0.4, 0.8, 0.5, 0.1]))
     # Six pairs; only (0.4, 0.5) is in the wrong order.
     assert metrics["auroc"] == pytest.approx(5 / 6)
 
 
-def test_hamming_score_is_intersection_over_union_and_one_when_both_are_empty() -> None:
+def test_hamming_score_is_intersection_over_union_and_1_when_both_are_empty() -> None:
     p = np.array([[0.9, 0.2], [0.9, 0.9], [0.2, 0.2], [0.1, 0.1], [0.9, 0.1]])
     metrics = protocols.multilabel_prediction(TRUTH, p)
     assert metrics["hamming_score"] == pytest.approx((1 / 2 + 1 / 2 + 0 + 1 + 0) / 5)
@@ -22,11 +22,11 @@ def test_hamming_score_is_intersection_over_union_and_one_when_both_are_empty() 
     assert metrics["subset_accuracy"] == pytest.approx(1 / 5)
 
 
-def test_category_discrimination_compares_with_normal_and_with_others_only() -> None:
+def test_category_discrimination_compares_with_normal_and_with_other_anomalies() -> None:
     truth = np.repeat(TRUTH, 5, axis=0)
     p = np.zeros((25, 2))
     p[:10, 0] = 0.8  # images with the first category
-    p[10:15, 0] = 0.9  # the second alone scores higher for the first
+    p[10:15, 0] = 0.9  # images with only the second score higher for the first
     p[15:, 0] = 0.1
     p[:, 1] = truth[:, 1]
     metrics = protocols.category_discrimination(truth, p)
@@ -34,12 +34,12 @@ def test_category_discrimination_compares_with_normal_and_with_others_only() -> 
     assert metrics["others"].tolist() == [0.0, 1.0]
 
 
-def test_categories_with_fewer_than_five_positives_have_no_metric() -> None:
+def test_categories_in_fewer_than_five_images_have_no_auroc() -> None:
     metrics = protocols.category_discrimination(TRUTH, np.random.default_rng(0).random((5, 2)))
     assert np.isnan(metrics["normal"]).all()
 
 
-def test_interval_is_students() -> None:
+def test_the_interval_is_students() -> None:
     summary = protocols.summarise(np.array([1.0, 2.0, 3.0, 4.0]))
     assert summary.mean == 2.5
     assert summary.std == pytest.approx(1.2909944)
@@ -47,7 +47,7 @@ def test_interval_is_students() -> None:
     assert summary.high - summary.mean == pytest.approx(3.1824463 * 1.2909944 / 2)
 
 
-def test_one_category_is_enough() -> None:
+def test_a_single_category_works() -> None:
     truth = np.array([[1], [0]] * 6, bool)
     metrics = protocols.multilabel_prediction(truth, truth.astype(float))
     assert set(metrics.values()) == {1.0}

@@ -23,7 +23,7 @@ def test_the_zero_shot_configuration_is_the_demos() -> None:
     assert config.learner == zero_shot()
 
 
-def test_changes_of_the_command_line_replace_the_files_values(tmp_path) -> None:
+def test_the_command_line_replaces_values_of_the_file(tmp_path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"archive": "a", "labels": "l", "catalog": "phantoms"}))
     config = load_config(str(path), {"archive": "b", "seeds": None, "shots": [1, 2]}, TrainConfig)
@@ -36,7 +36,7 @@ def test_changes_of_the_command_line_replace_the_files_values(tmp_path) -> None:
         ("[1, 2", "not valid YAML"),
         ("- a\n- b\n", "not a mapping"),
         ("archive: a\nlabels: l\n", "the key 'catalog' is missing"),
-        ("archive: a\nlabels: l\ncatalog: c\nshots: [0]\n", "shots are 1 or more"),
+        ("archive: a\nlabels: l\ncatalog: c\nshots: [0]\n", "shots must be 1 or more"),
         ("archive: a\nlabels: l\ncatalog: c\nlearner: {steps: many}\n", "learner.steps"),
     ],
 )
@@ -56,11 +56,11 @@ def test_ranges_and_lists_of_numbers() -> None:
             parse_numbers(wrong, "seeds")
 
 
-def test_pools_of_detectors() -> None:
+def test_pools_are_a_range_or_a_number_of_detectors() -> None:
     assert parse_pool("2:8") == (2, 8)
     assert parse_pool("3") == (3, 3)
     for wrong in ("0", "4:2", "many"):
-        with pytest.raises(UserError, match="least:most"):
+        with pytest.raises(UserError, match="nor a range such as 1:4"):
             parse_pool(wrong)
 
 
@@ -72,9 +72,7 @@ def test_pools_of_detectors() -> None:
         (Resources(64, 8), (1, 8), 1.0, 64.0),
     ],
 )
-def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
-    resources, detectors, gpus, fits
-) -> None:
+def test_pools_fit_the_cluster_and_leave_room_for_readers(resources, detectors, gpus, fits) -> None:
     filled = PipelineConfig().fill(resources)
     assert filled.detectors == detectors
     assert filled.detector_gpus == gpus
@@ -88,7 +86,7 @@ def test_the_pipeline_fits_the_cluster_and_leaves_room_for_readers(
         (Resources(7, 0, fixed=True), None, 7),
         (Resources(64, 0, fixed=True), None, 4),
         (Resources(64, 0, fixed=True), (2, 2), 32),
-        # How many of a cluster's detectors will stand on one node is not known.
+        # On a cluster it is not known how many detectors share a node.
         (Resources(64, 0), None, 4),
         (Resources(0, 0), (1, 16), 4),
     ],
@@ -101,7 +99,7 @@ def test_the_threads_of_a_pool_fill_the_cores(resources, pool, threads) -> None:
 
 def test_pools_that_can_never_start_here_are_refused() -> None:
     here = Resources(2, 0, fixed=True)
-    with pytest.raises(UserError, match=r"need 2\.5 CPUs, and this machine has 2"):
+    with pytest.raises(UserError, match=r"need 2\.5 CPUs, but this machine has 2"):
         PipelineConfig(detectors=(4, 4)).fill(here)
     with pytest.raises(UserError, match=r"1 detectors and one reader need 3\.5 CPUs"):
         PipelineConfig(detector_cpus=3).fill(here)
@@ -111,7 +109,7 @@ def test_pools_that_can_never_start_here_are_refused() -> None:
     assert PipelineConfig(detector_cpus=3).fill(Resources(0, 0)).detector_cpus == 3
 
 
-def test_paths_of_weights_become_absolute_and_tags_do_not(tmp_path, monkeypatch) -> None:
+def test_paths_of_weights_become_absolute_and_tags_stay(tmp_path, monkeypatch) -> None:
     from sdmad.backbones.config import BackboneConfig
 
     monkeypatch.chdir(tmp_path)

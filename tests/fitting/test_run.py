@@ -52,13 +52,13 @@ def times(output: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def trained(archive, tmp_path_factory) -> Path:
-    """The whole grid of `config`; never changed by tests."""
+    """A run of the whole grid of `config`; tests must not change it."""
     output = tmp_path_factory.mktemp("trained") / "train"
     assert train_seeds(config(archive), str(output)) == 6
     return output
 
 
-def test_a_grid_is_sharded_over_workers(trained) -> None:
+def test_two_workers_make_the_whole_grid(trained) -> None:
     grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
     assert set(list_fits(str(trained))) == grid
     table = pq.read_table(trained / "fits.parquet").to_pylist()
@@ -72,7 +72,7 @@ def test_a_grid_is_sharded_over_workers(trained) -> None:
     assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
 
 
-def test_a_second_run_with_more_seeds_does_only_what_is_missing(archive, trained, tmp_path) -> None:
+def test_a_second_run_with_more_seeds_makes_only_missing_fits(archive, trained, tmp_path) -> None:
     output = Path(shutil.copytree(trained, tmp_path / "train"))
     before = times(output)
     lost = output / "fits/shots=1/seed=2.safetensors"
@@ -86,7 +86,7 @@ def test_a_second_run_with_more_seeds_does_only_what_is_missing(archive, trained
     assert Detector.load(str(output / "fits/shots=2")).num_seeds == 4
 
 
-def test_fits_go_to_s3_from_an_archive_on_s3(archive, s3) -> None:
+def test_archive_and_output_can_be_on_s3(archive, s3) -> None:
     for path in archive.iterdir():
         storage.write_bytes(f"{s3}/train-archive/{path.name}", path.read_bytes())
     output = f"{s3}/train-output"
@@ -96,7 +96,7 @@ def test_fits_go_to_s3_from_an_archive_on_s3(archive, s3) -> None:
     assert table.num_rows == 2
 
 
-def test_a_worker_that_dies_costs_only_its_unfinished_fits(archive, tmp_path) -> None:
+def test_a_killed_worker_loses_only_its_unfinished_fits(archive, tmp_path) -> None:
     output = tmp_path / "train"
     slow = QUICK.model_copy(update={"steps": 150})
     compute = ComputeConfig(workers=1, cpus_per_worker=0.5, fits_per_batch=1)
@@ -142,13 +142,13 @@ def test_ranks_share_the_cores_of_their_node(workers, tmp_path) -> None:
     ] * workers
 
 
-def test_an_output_belongs_to_one_configuration(archive, trained) -> None:
+def test_an_output_with_fits_of_another_learner_is_refused(archive, trained) -> None:
     other = QUICK.model_copy(update={"steps": 11})
     with pytest.raises(UserError, match="holds fits with another learner"):
         train_seeds(config(archive, learner=other), str(trained))
 
 
-def test_a_labelled_image_that_the_archive_lacks_is_named(archive, tmp_path) -> None:
+def test_a_labelled_image_that_is_not_in_the_archive_is_an_error(archive, tmp_path) -> None:
     import shutil
     import tarfile
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sdmad.archive.preprocess import InputConfig
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import SHIPPED, load_catalog, parse_catalog
 from tests.helpers import ROOT
@@ -48,7 +49,7 @@ def test_texts_are_prompts_in_templates_with_their_sign() -> None:
         (("templates",), ["no place"], "needs exactly one {}"),
     ],
 )
-def test_mistakes_are_named(path, value, message) -> None:
+def test_errors_name_the_file_and_the_entry(path, value, message) -> None:
     content = copy.deepcopy(SMALL)
     target = content
     for key in path[:-1]:
@@ -63,7 +64,7 @@ def test_mistakes_are_named(path, value, message) -> None:
     assert "x.yaml" in str(caught.value)
 
 
-def test_digest_is_of_the_content_not_of_the_layout(tmp_path) -> None:
+def test_the_digest_depends_on_content_and_not_on_layout(tmp_path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(SMALL, sort_keys=False))
     first = load_catalog(str(file)).digest
@@ -74,7 +75,7 @@ def test_digest_is_of_the_content_not_of_the_layout(tmp_path) -> None:
     assert parse_catalog(changed, "x").digest != first
 
 
-def test_missing_catalog_names_the_shipped_ones() -> None:
+def test_the_error_for_a_missing_catalog_lists_the_shipped_ones() -> None:
     with pytest.raises(UserError, match="fundus"):
         load_catalog("nowhere.yaml")
 
@@ -99,7 +100,7 @@ def test_fundus_has_the_categories_of_odir() -> None:
     ]
 
 
-def test_phantom_catalog_lists_all_true_signs_and_a_quarter_wrong_ones() -> None:
+def test_a_quarter_of_the_signs_in_the_phantom_catalog_are_wrong() -> None:
     from sdmad.phantoms.task import SHOWN_SIGNS
 
     catalog = load_catalog("phantoms")
@@ -116,3 +117,11 @@ def test_the_documentation_lists_the_shipped_catalog(name) -> None:
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
     for category in load_catalog(name).category_names:
         assert category in row
+
+
+def test_the_input_of_a_run_is_configured_or_the_catalogs_or_the_backbones() -> None:
+    chest, phantoms = load_catalog("chest_xray"), load_catalog("phantoms")
+    squash = InputConfig(resize="squash")
+    assert chest.chosen_input(None).resize == "pad", "a chest film is kept whole"
+    assert chest.chosen_input(squash) == squash
+    assert phantoms.chosen_input(None) == InputConfig()

@@ -13,7 +13,7 @@ def write(tmp_path, text: str) -> str:
     return str(path)
 
 
-def test_labels_are_read_with_free_columns_left_alone(tmp_path) -> None:
+def test_labels_are_read_and_other_columns_ignored(tmp_path) -> None:
     uri = write(tmp_path, HEADER + "a.tar,1.png,7,pool,x;y,free text\na.tar,2.png,8,test,,\n")
     table = load_labels(uri, ["x", "y", "z"])
     assert table.labels.tolist() == [[True, True, False], [False] * 3]
@@ -30,7 +30,7 @@ def test_parquet_is_read_like_csv(tmp_path) -> None:
     assert not table.labels.any()
 
 
-def test_uris_stand_for_archive_and_member(tmp_path) -> None:
+def test_uris_are_split_into_archive_and_member(tmp_path) -> None:
     text = "uri,patient_id,split,labels\ns3://b/p/s.tar#1.png,1,pool,\ns3://b/p/d/2.png,2,test,x\n"
     table = load_labels(write(tmp_path, text), ["x"], "s3://b/p")
     assert list(zip(table.archive, table.member, strict=True)) == [
@@ -49,22 +49,22 @@ def test_uris_stand_for_archive_and_member(tmp_path) -> None:
         (HEADER + "a.tar,1.png,1,train,,\n", "row 2: split is 'train'"),
         (
             HEADER + "a.tar,1.png,1,pool,,\na.tar,1.png,1,pool,,\n",
-            "row 3: 1.png stands there twice",
+            "row 3: 1.png is listed twice",
         ),
         ("archive,member,split,labels\n", "no column 'patient_id'"),
     ],
 )
-def test_mistakes_name_row_and_value(tmp_path, text, message) -> None:
+def test_errors_name_row_and_value(tmp_path, text, message) -> None:
     with pytest.raises(UserError, match=message):
         load_labels(write(tmp_path, text), ["x"])
 
 
-def test_a_missing_table_is_named(tmp_path) -> None:
+def test_the_error_for_a_missing_table_names_it(tmp_path) -> None:
     with pytest.raises(UserError, match="there is no label table"):
         load_labels(str(tmp_path / "none.csv"), ["x"])
 
 
-def test_uris_are_those_of_the_score_tables(tmp_path) -> None:
+def test_uris_of_the_score_tables_are_accepted(tmp_path) -> None:
     from sdmad.archive.naming import image_uri
 
     uri = image_uri("s3://b/p/s.tar", "x y#1.png")

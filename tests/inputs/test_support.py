@@ -45,15 +45,14 @@ def test_a_support_has_its_shots_and_no_patient_of_the_test_split(data, seed, sh
     assert len(set(rows)) == len(rows)
 
 
-def test_the_same_seed_draws_the_same_and_others_differ() -> None:
+def test_the_same_seed_gives_the_same_support_and_others_differ() -> None:
     labels = random_table(1, 200)
     draws = [tuple(draw_support(labels, 3, seed)) for seed in range(12)]
     assert draws[5] == tuple(draw_support(labels, 3, 5))
     assert len(set(draws)) == 12
 
 
-def test_a_draw_is_the_same_on_every_machine_and_version() -> None:
-    """The order is that of SHA-256 over seed, archive and member: computed here by hand."""
+def test_the_order_of_the_draw_is_sha256_of_seed_archive_and_member() -> None:
     labels = table([[1, 0], [0, 1], [0, 0]] * 4, [f"p{k}" for k in range(12)], ["pool"] * 12)
     assert draw_support(labels, 1, 0).tolist() == _by_hand(labels, 0)
     assert draw_support(labels, 1, 7).tolist() == _by_hand(labels, 7)
@@ -68,7 +67,7 @@ def _by_hand(labels: LabelTable, seed: int) -> list[int]:
     return sorted(min(range(start, 12, 3), key=order) for start in range(3))
 
 
-def test_rows_in_another_order_give_the_same_images() -> None:
+def test_the_order_of_rows_does_not_change_the_support() -> None:
     labels = random_table(3, 100)
     order = np.random.default_rng(0).permutation(100)
     shuffled = labels.where(order)
@@ -82,7 +81,7 @@ def test_an_image_with_two_categories_counts_for_both() -> None:
     assert draw_support(labels, 1, 0).tolist() == [0, 3]
 
 
-def test_shots_are_different_patients_where_they_can_be() -> None:
+def test_shots_are_of_different_patients_where_possible() -> None:
     labels = table(
         [[1, 0]] * 4 + [[0, 1]] * 2 + [[0, 0]] * 2,
         ["same", "same", "same", "other", "e", "f", "g", "h"],
@@ -100,6 +99,6 @@ def test_shots_are_different_patients_where_they_can_be() -> None:
         ([[1, 0], [1, 1], [0, 1], [0, 0]], "2 images of normal"),
     ],
 )
-def test_too_few_examples_name_the_category(labels, message) -> None:
+def test_the_error_for_too_few_images_names_the_category(labels, message) -> None:
     with pytest.raises(UserError, match=message):
         draw_support(table(labels, ["a", "b", "c", "d"], ["pool"] * 4), 2, 0)

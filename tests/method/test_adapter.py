@@ -11,7 +11,7 @@ def made(seeds: int = 1, **settings: object) -> ShiftAdapter:
     return adapter
 
 
-def test_the_published_formula() -> None:
+def test_the_output_follows_the_published_formula() -> None:
     """f_out = lambda f^_out + (1 - lambda) a(W2 a(W1 f_in)), SD-MAD."""
     adapter = made(frozen_weight=0.25, activation="leaky_relu", match_norm=False)
     f_in, f_frozen = torch.randn(1, 2, 3, 12), torch.randn(1, 2, 3, 12)
@@ -24,14 +24,14 @@ def test_lambda_one_is_bit_for_bit_the_frozen_output() -> None:
     assert torch.equal(made(frozen_weight=1.0)(f_in, f_frozen), f_frozen)
 
 
-def test_norm_matching_gives_the_shift_the_norm_of_the_frozen_output() -> None:
+def test_norm_matching_rescales_f_ada_to_the_norm_of_the_frozen_output() -> None:
     adapter = made(frozen_weight=0.0, match_norm=True)
     f_frozen = torch.randn(1, 2, 3, 12)
     out = adapter(torch.randn(1, 2, 3, 12), f_frozen)
     assert torch.allclose(out.norm(dim=-1), f_frozen.norm(dim=-1), atol=1e-4)
 
 
-def test_shared_activations_serve_every_seed() -> None:
+def test_activations_without_a_seed_dimension_are_shared_by_all_seeds() -> None:
     adapter = made(seeds=3, frozen_weight=0.5)
     f_in, f_frozen = torch.randn(2, 5, 12), torch.randn(2, 5, 12)
     shared = adapter(f_in, f_frozen)
@@ -41,7 +41,7 @@ def test_shared_activations_serve_every_seed() -> None:
     )
 
 
-def test_every_activation_trains() -> None:
+def test_every_activation_gives_gradients_to_both_weights() -> None:
     for activation in ("gelu", "leaky_relu"):
         adapter = made(frozen_weight=0.5, activation=activation)
         adapter(torch.randn(1, 4, 2, 12), torch.randn(1, 4, 2, 12)).square().sum().backward()
@@ -49,7 +49,7 @@ def test_every_activation_trains() -> None:
         assert adapter.up.grad.abs().sum() > 0
 
 
-def test_initialisation_depends_on_the_seed_alone() -> None:
+def test_initial_weights_depend_on_the_generator_alone() -> None:
     one, three = made(seeds=1), made(seeds=3)
     assert torch.equal(one.down[0], three.down[0])
     assert not torch.equal(three.down[0], three.down[1])

@@ -18,7 +18,7 @@ def test_soft_maximum_lies_between_mean_and_maximum() -> None:
     assert value == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_signs_of_other_categories_do_not_count() -> None:
+def test_signs_of_other_categories_do_not_change_the_evidence() -> None:
     weights = losses.uniform_log_weights(MEMBERSHIP)
     normal = losses.uniform_log_weights(NORMAL)
     z = torch.zeros(1, 1, 4)
@@ -28,14 +28,14 @@ def test_signs_of_other_categories_do_not_count() -> None:
     assert evidence[0, 0, 1] > 1
 
 
-def test_midpoint_bias_is_between_the_means_of_images_with_and_without() -> None:
+def test_midpoint_bias_is_halfway_between_the_means_with_and_without_a_category() -> None:
     evidence = torch.tensor([[[4.0], [2.0], [-1.0], [-3.0]]])
     labels = torch.tensor([[[1.0], [1.0], [0.0], [0.0]]])
     assert losses.midpoint_bias(evidence, labels).tolist() == [[0.5]]
 
 
-def test_category_loss_weighs_both_sides_alike() -> None:
-    """One positive against nine negatives: undecided logits cost log 2, whatever the balance."""
+def test_category_loss_gives_both_sides_the_same_total_weight() -> None:
+    """One positive, nine negatives: logits of 0 cost log 2, whatever the balance."""
     labels = torch.zeros(1, 10, 1)
     labels[0, 0] = 1
     assert losses.category_loss(torch.zeros(1, 10, 1), labels)[0] == pytest.approx(math.log(2))
@@ -43,7 +43,7 @@ def test_category_loss_weighs_both_sides_alike() -> None:
     only_positive[0, 0] = 20.0
     only_negative = torch.full((1, 10, 1), -20.0)
     only_negative[0, 0] = 0.0
-    # Certain about the one positive gains as much as certain about the nine negatives.
+    # Certainty about the one positive gains as much as certainty about the nine negatives.
     gains = [losses.category_loss(x, labels)[0] for x in (only_positive, only_negative)]
     assert gains[0] == pytest.approx(float(gains[1]), abs=1e-6)
 
@@ -54,12 +54,12 @@ def test_a_sign_shared_with_a_present_category_is_never_a_negative() -> None:
     losses.sign_loss(z, labels, MEMBERSHIP, NORMAL, scale=5.0).sum().backward()
     gradient = z.grad[0, 0]
     assert gradient[0] < 0
-    assert gradient[1] < 0, "the shared sign is pulled, not pushed"
+    assert gradient[1] < 0, "the shared sign is a positive"
     assert gradient[2] > 0
     assert gradient[3] > 0
 
 
-def test_normal_images_are_pulled_to_normal_signs() -> None:
+def test_the_positives_of_a_normal_image_are_the_signs_of_normal() -> None:
     z = torch.zeros(1, 1, 4, requires_grad=True)
     losses.sign_loss(z, torch.zeros(1, 1, 2), MEMBERSHIP, NORMAL, 5.0).sum().backward()
     assert (z.grad[0, 0] < 0).tolist() == [False, False, False, True]

@@ -15,7 +15,7 @@ from sdmad.method.selection import (
 MEMBERSHIP = torch.tensor([[True, True, False], [False, True, True]])
 
 
-def test_auc_equals_that_of_scikit_learn() -> None:
+def test_auc_equals_scikit_learns() -> None:
     torch.manual_seed(0)
     scores = torch.randn(2, 20, 3).round(decimals=1)
     labels = (torch.rand(2, 20, 2) < 0.4).float()
@@ -40,7 +40,7 @@ def test_a_sign_that_separates_weighs_more_than_one_that_does_not() -> None:
     assert weights[0, 0, 0] > 0.7 > 0.3 > weights[0, 0, 1] > 0
 
 
-def test_few_shots_are_shrunk_towards_equal_weights() -> None:
+def test_weights_are_closer_to_equal_at_fewer_shots() -> None:
     scores = torch.tensor([[[0.9, 0.1, 0], [0.1, 0.1, 0]]])
     labels = torch.tensor([[[1.0, 0], [0, 0]]])
     one = reliability_weights(
@@ -53,7 +53,7 @@ def test_few_shots_are_shrunk_towards_equal_weights() -> None:
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(0, 10), st.floats(0.01, 0.5))
-def test_weights_are_a_distribution_over_the_signs_of_each_category(seed, prior, floor) -> None:
+def test_weights_of_a_category_are_positive_and_sum_to_one(seed, prior, floor) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, 9, 3, generator=generator)
     labels = (torch.rand(2, 9, 2, generator=generator) < 0.3).float()
@@ -64,10 +64,10 @@ def test_weights_are_a_distribution_over_the_signs_of_each_category(seed, prior,
     assert (weights[:, MEMBERSHIP] > 0).all()
 
 
-def test_signs_are_trusted_as_far_as_the_frozen_model_separates_the_support() -> None:
+def test_trust_grows_with_the_zero_shot_auc_on_the_support() -> None:
     labels = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0]]])
     separates = labels * 2 - 1
-    # One pair of eight is in the wrong order for each category: AUC 7/8.
+    # One of eight pairs is in the wrong order for each category: AUC 7/8.
     nearly = separates.clone()
     nearly[0, 0, 0], nearly[0, 2, 1] = 0.0, 0.0
     nearly[0, 4] = 0.5
@@ -80,7 +80,7 @@ def test_signs_are_trusted_as_far_as_the_frozen_model_separates_the_support() ->
     assert float(backbone_trust(nearly, labels, SelectionConfig())) == 1
 
 
-def test_gate_lets_pass_what_beats_normal_and_fades_what_does_not() -> None:
+def test_gate_keeps_signs_above_normal_and_fades_signs_below() -> None:
     similarities = torch.tensor([[[0.5, -0.5]]])
     gate = image_gate(
         similarities, torch.zeros(1, 1), torch.zeros(1, 1), scale=20.0, config=SelectionConfig()
@@ -89,7 +89,7 @@ def test_gate_lets_pass_what_beats_normal_and_fades_what_does_not() -> None:
     assert gate[0, 0, 0, 1] < 0.01
 
 
-def test_modes_switch_each_part() -> None:
+def test_modes_switch_the_two_parts() -> None:
     parts = {m: SelectionConfig(mode=m) for m in ("none", "underfit", "uncertain", "both")}
     assert [c.weighs_signs for c in parts.values()] == [False, True, False, True]
     assert [c.gates_images for c in parts.values()] == [False, False, True, True]

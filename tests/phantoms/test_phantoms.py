@@ -20,19 +20,19 @@ from sdmad.phantoms.task import CATEGORIES, SHOWN_SIGNS, draw_example, write_arc
 
 @pytest.mark.parametrize("organ", [*SEEN_ORGANS, HELD_OUT_ORGAN])
 @pytest.mark.parametrize("sign", list(SIGNS))
-def test_a_sign_changes_the_image_where_its_mask_says(organ, sign) -> None:
-    """Against the same phantom without the sign: the change lies in the mask, not beside it."""
+def test_a_sign_changes_the_image_inside_its_mask(organ, sign) -> None:
+    """Compares with the same phantom without the sign, inside the mask."""
     still = SEEN_LOOK.__class__(**{**vars(SEEN_LOOK), "noise": (0, 0), "speckle": (0, 0)})
     plain = render(np.random.default_rng(5), organ, set(), still).image.astype(int)
     drawn = render(np.random.default_rng(5), organ, {sign}, still)
     mask = drawn.masks[sign]
     assert 2 <= mask.sum() < mask.size / 2
-    # Random numbers drawn for the sign shift those of distractors: compare inside the organ only.
+    # Drawing the sign shifts the random numbers of distractors outside the organ.
     change = np.abs(drawn.image.astype(int) - plain)
     assert change[mask].mean() > 6
 
 
-def test_a_phantom_is_a_function_of_its_generator() -> None:
+def test_the_same_generator_gives_the_same_phantom() -> None:
     first = render(np.random.default_rng(1), "disc", {"haze", "notch"}, SEEN_LOOK)
     again = render(np.random.default_rng(1), "disc", {"haze", "notch"}, SEEN_LOOK)
     assert np.array_equal(first.image, again.image)
@@ -46,7 +46,7 @@ def test_unknown_names_are_refused() -> None:
         render(np.random.default_rng(0), "cube", set(), SEEN_LOOK)
 
 
-def test_the_task_has_what_it_promises() -> None:
+def test_the_task_has_the_documented_shares_of_labels_and_signs() -> None:
     examples = [draw_example(k, "pool") for k in range(600)]
     counts = np.array([len(e.labels) for e in examples])
     assert 0.3 < (counts == 0).mean() < 0.5
@@ -86,7 +86,7 @@ def test_the_archive_holds_images_labels_and_damaged_members(tmp_path) -> None:
     assert len(names) == 252
 
 
-def test_captions_name_every_sign_and_fit_the_context() -> None:
+def test_captions_name_every_sign_and_fit_the_context_length() -> None:
     tokenizer = phantom_backbone.load_tokenizer()
     rng = np.random.default_rng(0)
     text = caption(rng, "disc", {"haze", "notch"})
@@ -104,8 +104,8 @@ def test_pretraining_shows_only_seen_organs() -> None:
     assert len(draw_phrases(np.random.default_rng(0))) == shown.shape[1]
 
 
-def test_shipped_weights_are_small_and_know_the_signs(backbone) -> None:
-    """Zero-shot AUROC of sign phrases on organs that training showed, and on the held-out one."""
+def test_shipped_weights_are_small_and_detect_signs_zero_shot(backbone) -> None:
+    """Mean zero-shot AUROC of sign phrases, on organs of the training and on the held-out one."""
     weights = phantom_backbone.WEIGHTS / "open_clip_model.safetensors"
     assert weights.stat().st_size < 20_000_000
     for organs, look, least in (

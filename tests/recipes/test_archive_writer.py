@@ -14,7 +14,7 @@ from tests.recipes.trees import image
 
 
 def make(folder: Path, count: int) -> list[Record]:
-    """`count` images of as many patients, every third normal, the second half test."""
+    """`count` images, each of another patient; every third is normal, the second half is test."""
     return [
         Record(
             path=image(folder / f"{k}.png"),
@@ -27,7 +27,7 @@ def make(folder: Path, count: int) -> list[Record]:
     ]
 
 
-def test_shards_hold_the_files_bytes_and_the_table_finds_them(tmp_path) -> None:
+def test_shards_contain_the_files_unchanged_at_the_names_in_the_table(tmp_path) -> None:
     records = make(tmp_path / "source", 5)
     target = tmp_path / "archive"
     tally = write_archive(records, str(target), "small", shard_images=2)
@@ -46,7 +46,7 @@ def test_shards_hold_the_files_bytes_and_the_table_finds_them(tmp_path) -> None:
     assert tally.shards == 3
 
 
-def test_the_archive_reads_as_supports_are_read(tmp_path) -> None:
+def test_images_of_the_archive_can_be_decoded(tmp_path) -> None:
     target = str(tmp_path / "archive")
     write_archive(make(tmp_path / "source", 3), target, "small")
     images = [("small-00000.tar", f"x/{k}.png") for k in range(3)]
@@ -56,7 +56,7 @@ def test_the_archive_reads_as_supports_are_read(tmp_path) -> None:
     assert len(pixels) == 3
 
 
-def test_a_shard_ends_before_its_bytes_and_a_large_image_has_its_own(tmp_path) -> None:
+def test_a_shard_keeps_its_limit_of_bytes_and_a_larger_image_has_its_own(tmp_path) -> None:
     records = make(tmp_path / "source", 4)
     records[2].path.write_bytes(bytes(5000))
     length = records[0].path.stat().st_size
@@ -75,7 +75,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path) -> None:
     assert first == second
 
 
-def test_what_is_left_out_is_counted_and_not_written(tmp_path) -> None:
+def test_images_left_out_are_counted_and_not_written(tmp_path) -> None:
     records = make(tmp_path / "source", 4)
     records.append(Record(tmp_path / "gone.png", "gone.png", "9", "pool", (), "not there"))
     tally = write_archive(records, str(tmp_path / "a"), "small")
@@ -98,17 +98,17 @@ def test_only_one_shard_is_in_memory(tmp_path, monkeypatch) -> None:
             yield record
 
     write_archive(stream(), str(tmp_path / "a"), "small", shard_images=2)
-    assert reached == [0, 0, 0, 1, 1, 2], "a shard is stored before the one after it is gathered"
+    assert reached == [0, 0, 0, 1, 1, 2], "a shard is written before the next one is collected"
 
 
-def test_an_archive_is_never_written_over_another(tmp_path) -> None:
+def test_an_archive_is_not_written_over_another(tmp_path) -> None:
     records = make(tmp_path / "source", 2)
     write_archive(records, str(tmp_path / "a"), "small")
     with pytest.raises(UserError, match="is not empty"):
         write_archive(records, str(tmp_path / "a"), "small")
 
 
-def test_the_label_table_is_the_last_to_come(tmp_path, monkeypatch) -> None:
+def test_the_label_table_is_written_last(tmp_path, monkeypatch) -> None:
     names: list[str] = []
     monkeypatch.setattr(storage, "write_bytes", lambda uri, content: names.append(uri))
     write_archive(make(tmp_path / "source", 3), str(tmp_path / "a"), "small", shard_images=1)

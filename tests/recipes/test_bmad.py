@@ -14,7 +14,7 @@ from sdmad.recipes.retinal_oct import resc
 from tests.recipes import trees
 
 
-def test_brats_keeps_the_benchmarks_split_and_takes_patients_from_names(tmp_path) -> None:
+def test_brats_keeps_the_split_of_bmad_and_takes_patients_from_names(tmp_path) -> None:
     records = {r.member: r for r in brats_slices(trees.brain_mri(tmp_path))}
     assert set(records) == {
         "train/good/00003_60.png",
@@ -39,7 +39,7 @@ def test_pool_slices_of_a_test_patient_are_left_out(tmp_path) -> None:
     assert left_out == ["valid/Ungood/img/00002_90.png"]
 
 
-def test_masks_of_mvfa_are_left_out_too(tmp_path) -> None:
+def test_masks_of_mvfa_ad_are_left_out(tmp_path) -> None:
     source = trees.bmad(tmp_path / "Brain_AD", trees.BRATS, masks="anomaly_mask")
     assert len(list(brats_slices(source))) == sum(map(len, trees.BRATS.values()))
 
@@ -51,16 +51,16 @@ def test_sets_without_train_are_read(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("convert", [liver_ct, resc])
-def test_scans_that_the_benchmark_has_on_both_sides_are_drawn_anew(tmp_path, convert) -> None:
+def test_scans_in_both_folders_of_bmad_are_drawn_into_one_split(tmp_path, convert) -> None:
     tree = trees.liver_ct if convert is liver_ct else trees.retinal_resc
     drawn = [r for r in convert(tree(tmp_path)) if not r.member.casefold().startswith("train/good")]
     drawn = [r for r in drawn if not r.left_out and not r.patient_id.startswith("train")]
     sides = {(r.patient_id, r.split) for r in drawn}
     assert Counter(split for _, split in sides) == {"pool": 2, "test": 2}
-    assert len(drawn) == 16, "both folders of the benchmark are used"
+    assert len(drawn) == 16, "both folders of BMAD are used"
 
 
-def test_the_draw_of_liver_scans_is_the_same_everywhere(tmp_path) -> None:
+def test_the_draw_of_liver_scans_is_the_same_on_every_machine(tmp_path) -> None:
     records = liver_ct(trees.liver_ct(tmp_path))
     assert {r.patient_id for r in records if r.split == "test"} == {"lits-2", "lits-3"}
 
@@ -71,12 +71,12 @@ def test_normal_liver_slices_of_another_source_are_left_out(tmp_path) -> None:
     assert "BTCV" in left_out["Train/hist_DIY/train/good/7_100.png"]
 
 
-def test_training_volumes_of_resc_are_other_patients_of_the_pool(tmp_path) -> None:
+def test_training_volumes_of_resc_are_other_patients_in_the_pool(tmp_path) -> None:
     train = [r for r in resc(trees.retinal_resc(tmp_path)) if r.patient_id.startswith("train")]
     assert [(r.patient_id, r.split, r.labels) for r in train] == [("train-1", "pool", ())]
 
 
-def test_equal_patches_are_never_on_both_sides(tmp_path) -> None:
+def test_equal_patches_are_in_one_split(tmp_path) -> None:
     source = trees.histopathology(tmp_path)
     for place in ("train/good/7.png", "test/good/8.png"):
         trees.image(source / "camelyon16_256" / place, number=4242)
@@ -98,7 +98,7 @@ def test_a_set_without_anomalies_for_the_pool_is_refused(tmp_path) -> None:
         read_benchmark(trees.bmad(tmp_path, names))
 
 
-def test_slices_without_a_scan_in_their_name_are_refused(tmp_path) -> None:
+def test_file_names_without_a_scan_are_refused(tmp_path) -> None:
     source = trees.brain_mri(tmp_path)
     trees.image(source / "BraTS2021_slice/test/good/img/1000.png")
     with pytest.raises(UserError, match=r"1000\.png is not named <scan>_<slice>"):

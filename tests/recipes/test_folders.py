@@ -1,4 +1,4 @@
-"""Downloads whose folders are the labels: OCT2017, the three tumours, BUSI."""
+"""Downloads whose folders are the labels: OCT2017, Kaggle's three tumours, BUSI."""
 
 import shutil
 
@@ -21,19 +21,19 @@ def test_oct2017_keeps_its_split_and_takes_patients_from_names(tmp_path) -> None
     assert {r.split for m, r in records.items() if m.startswith("test/")} == {"test"}
 
 
-def test_oct2017_patients_of_test_are_left_out_of_the_pool(tmp_path) -> None:
+def test_oct2017_pool_images_of_test_patients_are_left_out(tmp_path) -> None:
     records = keep_apart(oct2017(trees.retinal_oct(tmp_path)))
     assert [r.member for r in records if r.left_out] == ["train/CNV/CNV-1001-1.jpeg"]
     assert [r.split for r in records if r.patient_id == "1001" and not r.left_out] == ["test"]
 
 
-def test_oct2017_files_of_another_name_are_refused(tmp_path) -> None:
+def test_oct2017_unexpected_file_names_are_refused(tmp_path) -> None:
     trees.image(trees.retinal_oct(tmp_path) / "OCT2017 /test/DME/picture.jpeg")
     with pytest.raises(UserError, match=r"picture\.jpeg is not named like DME-"):
         list(oct2017(tmp_path))
 
 
-def test_tumours_keep_training_and_testing(tmp_path) -> None:
+def test_tumours_keep_the_split_of_the_download(tmp_path) -> None:
     records = {r.member: r for r in tumour_types(trees.brain_tumour_mri(tmp_path))}
     assert len(records) == 16
     assert records["Training/glioma/Tr-gl_0010.jpg"].labels == ("glioma",)
@@ -42,7 +42,7 @@ def test_tumours_keep_training_and_testing(tmp_path) -> None:
     assert all((r.split == "test") == m.startswith("Testing") for m, r in records.items())
 
 
-def test_a_file_of_testing_is_not_in_the_pool_under_another_name(tmp_path) -> None:
+def test_a_copy_of_a_test_file_is_left_out_of_the_pool(tmp_path) -> None:
     source = trees.brain_tumour_mri(tmp_path)
     shutil.copy(
         source / "Testing/glioma/Te-gl_0010.jpg", source / "Training/glioma/Tr-glTr_0001.jpg"
@@ -52,7 +52,7 @@ def test_a_file_of_testing_is_not_in_the_pool_under_another_name(tmp_path) -> No
 
 
 @pytest.mark.parametrize("missing", ["Training/notumor", "Testing"])
-def test_a_missing_class_is_named(tmp_path, missing) -> None:
+def test_the_error_for_a_missing_folder_names_it(tmp_path, missing) -> None:
     shutil.rmtree(trees.brain_tumour_mri(tmp_path) / missing)
     with pytest.raises(UserError, match=f"there is no {missing}"):
         list(tumour_types(tmp_path))
@@ -66,7 +66,7 @@ def test_busi_has_every_image_once_and_no_mask(tmp_path) -> None:
     assert [r.split for r in records].count("test") == 15
 
 
-def test_busi_equal_files_are_on_one_side(tmp_path) -> None:
+def test_busi_equal_files_are_in_one_split(tmp_path) -> None:
     source = trees.breast_ultrasound(tmp_path)
     home = source / "Dataset_BUSI_with_GT"
     for number in range(1, 11):

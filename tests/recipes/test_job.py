@@ -11,7 +11,7 @@ def convert(recipe: str, source: object, output: object):
     return run_job("convert_dataset", "--recipe", recipe, "--source", source, "--output", output)
 
 
-def test_a_conversion_prints_what_it_wrote_and_what_not(tmp_path) -> None:
+def test_a_conversion_prints_what_it_wrote_and_what_it_left_out(tmp_path) -> None:
     source = trees.chest_xray(tmp_path / "download")
     result = convert("chest_xray", source, tmp_path / "archive")
     assert result.returncode == 0, result.stderr
@@ -32,22 +32,21 @@ def test_a_conversion_prints_what_it_wrote_and_what_not(tmp_path) -> None:
     assert len(load_labels(str(tmp_path / "archive/labels.csv"), categories)) == 5
 
 
-def test_help_lists_the_recipes() -> None:
-    result = run_job("convert_dataset", "--help")
-    assert result.returncode == 0
-    text = " ".join(result.stdout.replace("│", " ").split())
-    assert all(f"{name}:" in text for name in RECIPES)
+def test_the_error_for_an_unknown_recipe_lists_all_recipes(tmp_path) -> None:
+    result = convert("knee", tmp_path, tmp_path / "archive")
+    assert result.returncode == 2
+    assert all(f"{r.name} ({r.download})" in result.stderr for r in RECIPES.values())
 
 
-def test_mistakes_are_one_sentence(tmp_path) -> None:
+def test_user_errors_are_one_line(tmp_path) -> None:
     source = trees.chest_xray(tmp_path / "download")
     taken = tmp_path / "taken"
     trees.image(taken / "1.png")
     for recipe, place, output, part in (
-        ("knee", source, tmp_path / "a", "there is no recipe 'knee'; choose one of brain_mri, "),
+        ("knee", source, tmp_path / "a", "there is no recipe 'knee'; choose one of brain_mri "),
         ("fundus", source, tmp_path / "a", "the layout should be full_df.csv"),
         ("fundus", tmp_path / "nowhere", tmp_path / "a", "there is no folder"),
-        ("chest_xray", source, taken, "is not empty (1.png is there)"),
+        ("chest_xray", source, taken, "is not empty: it contains 1.png"),
     ):
         result = convert(recipe, place, output)
         assert result.returncode == 2

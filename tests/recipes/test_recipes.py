@@ -1,4 +1,4 @@
-"""What holds for every recipe."""
+"""Properties of every recipe."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def test_the_archive_loads_with_the_recipes_catalog(name, tmp_path) -> None:
     assert not table.labels.all(axis=1).all()
 
 
-def test_no_mask_is_an_image(name, tmp_path) -> None:
+def test_masks_are_left_out(name, tmp_path) -> None:
     records = find_recipe(name).records(TREES[name](tmp_path))
     assert not [r.member for r in records if "mask" in r.member or "label" in r.member.split("/")]
     assert not [r.member for r in records if "_label/" in r.member]
 
 
-def test_two_readings_are_the_same_whatever_folder_is_given(name, tmp_path) -> None:
+def test_records_are_the_same_each_time_and_from_an_outer_folder(name, tmp_path) -> None:
     source = TREES[name](tmp_path / "outer" / "download")
     first = find_recipe(name).records(source)
     assert find_recipe(name).records(source) == first
@@ -44,7 +44,7 @@ def test_two_readings_are_the_same_whatever_folder_is_given(name, tmp_path) -> N
     assert [(r.split, r.patient_id) for r in wrapped] == [(r.split, r.patient_id) for r in first]
 
 
-def test_another_layout_is_refused_with_the_layout_that_should_be(name, tmp_path) -> None:
+def test_the_error_for_another_layout_describes_the_expected_one(name, tmp_path) -> None:
     image(tmp_path / "elsewhere/of/another/kind/1.png")
     with pytest.raises(UserError) as caught:
         find_recipe(name).records(tmp_path)
@@ -52,17 +52,17 @@ def test_another_layout_is_refused_with_the_layout_that_should_be(name, tmp_path
     assert "the layout should be" in str(caught.value)
 
 
-def test_a_missing_folder_is_named(name, tmp_path) -> None:
+def test_a_missing_folder_is_a_user_error(name, tmp_path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         find_recipe(name).records(tmp_path / "nowhere")
 
 
-def test_the_configuration_is_of_the_recipe(name) -> None:
+def test_there_is_a_configuration_for_the_recipe(name) -> None:
     config = load_config(str(ROOT / "configs" / f"{name}.yaml"), {}, TrainConfig)
     assert config.catalog == name
     assert config.labels == f"{config.archive}/labels.csv"
 
 
-def test_the_documentation_has_the_command(name) -> None:
+def test_the_documentation_lists_the_recipe(name) -> None:
     text = Path(ROOT / "docs" / "datasets.md").read_text()
     assert f"`{name}`" in text

@@ -13,7 +13,7 @@ def test_the_draw_has_its_share_and_does_not_depend_on_order(patients, share) ->
     assert draw_test(sorted(patients, reverse=True), share) == test
 
 
-def test_the_draw_is_this_one_on_every_machine() -> None:
+def test_the_draw_is_the_same_on_every_machine() -> None:
     # The five with the smallest SHA-256: 9, 8, 4, 3, 0 (`printf 9 | sha256sum`).
     assert draw_test(str(k) for k in range(10)) == {"0", "3", "4", "8", "9"}
 
@@ -33,7 +33,7 @@ def test_only_pool_images_of_test_patients_are_left_out(tmp_path) -> None:
     assert kept == ["b", "c", "e"], "a patient whose only test image is left out stays in the pool"
 
 
-def test_images_are_files_with_the_suffix_of_one_and_not_hidden(tmp_path) -> None:
+def test_images_have_an_image_suffix_and_are_not_hidden(tmp_path) -> None:
     for name in ("b.PNG", "a.jpeg", ".hidden.png", "__MACOSX/._c.png", "d/.e/f.png", "d/g.tif"):
         image((tmp_path / name).with_suffix(".png"))
         (tmp_path / name).with_suffix(".png").rename(tmp_path / name)

@@ -25,18 +25,18 @@ def test_chest_findings_patients_and_official_split(tmp_path) -> None:
     assert both.path.parent.parent.name == "images_001"
 
 
-def test_chest_images_that_are_not_there_are_counted(tmp_path) -> None:
+def test_chest_images_missing_from_the_download_are_left_out(tmp_path) -> None:
     records = list(chest_xray(trees.chest_xray(tmp_path)))
     assert {r.member: r.left_out for r in records if r.left_out} == {
         "00000005_000.png": "not in the download"
     }
 
 
-def test_chest_images_in_neither_list_are_counted(tmp_path) -> None:
+def test_chest_images_in_neither_list_are_left_out(tmp_path) -> None:
     trees.chest_xray(tmp_path)
     (tmp_path / "test_list.txt").write_text("00000003_000.png\n")
     reasons = {r.member: r.left_out for r in chest_xray(tmp_path)}
-    assert reasons["00000004_000.png"] == "in neither list of the split"
+    assert reasons["00000004_000.png"] == "in neither train_val_list.txt nor test_list.txt"
 
 
 def test_chest_has_fourteen_findings() -> None:
@@ -52,16 +52,16 @@ def test_chest_has_fourteen_findings() -> None:
         (
             "Data_Entry_2017.csv",
             trees.CHEST_TABLE.replace("Hernia", "Scoliosis"),
-            "row 5: 'Scoliosis' is none of the fourteen",
+            "row 5: 'Scoliosis' is not one of the 14",
         ),
         (
             "Data_Entry_2017.csv",
             "Image Index,Finding Labels,Patient ID\n9.png,Mass,9\n",
-            "there is no image of Data_Entry_2017.csv",
+            "there is no image that Data_Entry_2017.csv lists",
         ),
     ],
 )
-def test_chest_mistakes_are_named(tmp_path, file, text, message) -> None:
+def test_chest_errors_name_what_is_wrong(tmp_path, file, text, message) -> None:
     path = trees.chest_xray(tmp_path) / file
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(UserError, match=message):
@@ -98,13 +98,13 @@ def test_chest_mistakes_are_named(tmp_path, file, text, message) -> None:
         ("", None),
     ],
 )
-def test_keywords_of_an_eye(keywords, labels) -> None:
+def test_keywords_become_categories_of_an_eye(keywords, labels) -> None:
     assert eye_labels(keywords) == labels
 
 
-def test_odir_labels_eyes_and_not_patients(tmp_path) -> None:
+def test_odir_labels_are_per_eye_and_not_per_patient(tmp_path) -> None:
     records = {r.member: r for r in fundus(trees.fundus(tmp_path))}
-    assert len(records) == 2 * len(trees.KEYWORDS), "one record an eye, though rows repeat"
+    assert len(records) == 2 * len(trees.KEYWORDS), "one record per eye, although rows repeat"
     assert records["0_left.jpg"].labels == ("cataract",)
     assert records["0_right.jpg"].labels == ()
     assert records["4_right.jpg"].labels == ("diabetic_retinopathy", "hypertensive_retinopathy")
@@ -112,14 +112,14 @@ def test_odir_labels_eyes_and_not_patients(tmp_path) -> None:
     assert all("Training Images" in r.path.parts for r in records.values())
 
 
-def test_odir_eyes_of_a_patient_are_on_one_side(tmp_path) -> None:
+def test_odir_eyes_of_a_patient_are_in_one_split(tmp_path) -> None:
     records = list(fundus(trees.fundus(tmp_path)))
     sides = {(r.patient_id, r.split) for r in records}
     assert len(sides) == len(trees.KEYWORDS)
     assert sum(split == "test" for _, split in sides) == 3
 
 
-def test_odir_with_a_row_for_each_patient_is_the_same(tmp_path) -> None:
+def test_odir_with_one_row_per_patient_gives_the_same_records(tmp_path) -> None:
     expected = list(fundus(trees.fundus(tmp_path)))
     rows = trees.odir_table().splitlines()
     (tmp_path / "full_df.csv").unlink()
@@ -127,7 +127,7 @@ def test_odir_with_a_row_for_each_patient_is_the_same(tmp_path) -> None:
     assert list(fundus(tmp_path)) == expected
 
 
-def test_odir_spreadsheet(tmp_path) -> None:
+def test_odir_spreadsheet_gives_the_same_records(tmp_path) -> None:
     pytest.importorskip("openpyxl")
     import pandas as pd
 
@@ -138,17 +138,17 @@ def test_odir_spreadsheet(tmp_path) -> None:
     assert list(fundus(tmp_path)) == expected
 
 
-def test_odir_spreadsheet_without_openpyxl_says_what_to_do(tmp_path, monkeypatch) -> None:
+def test_the_error_without_openpyxl_says_what_to_do(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     trees.fundus(tmp_path)
     (tmp_path / "full_df.csv").unlink()
     (tmp_path / "data.xlsx").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"install it, or save the sheet as data\.csv"):
+    with pytest.raises(UserError, match=r"pip install .*, or save the sheet as data\.csv"):
         list(fundus(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.xlsx"])
-def test_odir_tables_that_are_none_are_refused(tmp_path, name) -> None:
+def test_odir_tables_that_cannot_be_read_are_refused(tmp_path, name) -> None:
     if name.endswith("xlsx"):
         pytest.importorskip("openpyxl")
     (trees.fundus(tmp_path) / "full_df.csv").unlink()
@@ -165,7 +165,7 @@ def test_odir_without_keywords_is_refused(tmp_path) -> None:
         list(fundus(tmp_path))
 
 
-def test_odir_without_any_eye_that_can_be_labelled_is_refused(tmp_path) -> None:
+def test_odir_is_refused_if_no_eye_can_be_labelled(tmp_path) -> None:
     trees.fundus(tmp_path)
     rows = [f"{k},60,Male,{k}_left.jpg,{k}_right.jpg,lens dust,image offset" for k in (0, 1)]
     header = ",".join(trees.ODIR_HEADER.split(",")[:7])
@@ -174,7 +174,7 @@ def test_odir_without_any_eye_that_can_be_labelled_is_refused(tmp_path) -> None:
         find_recipe("fundus").records(tmp_path)
 
 
-def test_odir_images_that_are_not_there_are_counted(tmp_path) -> None:
+def test_odir_images_missing_from_the_download_are_left_out(tmp_path) -> None:
     trees.fundus(tmp_path)
     (tmp_path / "ODIR-5K/ODIR-5K/Training Images/1_left.jpg").unlink()
     reasons = {r.member: r.left_out for r in fundus(tmp_path)}

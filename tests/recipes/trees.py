@@ -1,4 +1,4 @@
-"""Downloads in miniature: the folders and names of the real ones, each image of its own content."""
+"""Miniature downloads: real folders and file names, and a different image in each file."""
 
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ def image(path: Path, number: int | None = None) -> Path:
 
 
 def bmad(root: Path, names: dict[str, list[str]], masks: str = "label") -> Path:
-    """A BMAD set: names of images for train/good, valid/good, valid/Ungood and so on."""
+    """A BMAD set, from names of images for train/good, valid/good, valid/Ungood and so on."""
     for place, members in names.items():
         for name in members:
             image(root / place / ("" if place.startswith("train") else "img") / name)
@@ -43,7 +43,7 @@ def brain_mri(root: Path) -> Path:
 
 
 def liver_ct(root: Path) -> Path:
-    """`Liver_AD` as BMAD packs it: folders of classes below img and label, in a wrapper `Train`."""
+    """`Liver_AD` of BMAD: folders of classes below img and label, in a wrapper `Train`."""
     home = root / "Liver" / "Train" / "hist_DIY"
     image(home / "train/good/7_100.png")
     for folder, first in (("valid", 10), ("test", 50)):
@@ -84,7 +84,7 @@ def brain_tumour_mri(root: Path) -> Path:
 
 
 def retinal_oct(root: Path) -> Path:
-    """OCT2017 in the folder with a space of Kaggle's zip; patient 1001 is in train and test."""
+    """OCT2017 in Kaggle's folder, whose name ends in a space; patient 1001 is in train and test."""
     home = root / "OCT2017 "
     for k, name in enumerate(("CNV", "DME", "DRUSEN", "NORMAL")):
         image(home / "train" / name / f"{name}-{100 + k}-1.jpeg")
@@ -107,7 +107,7 @@ CHEST_TABLE = """Image Index,Finding Labels,Follow-up #,Patient ID,View Position
 
 
 def chest_xray(root: Path) -> Path:
-    """ChestX-ray14 as Kaggle packs it; the image of patient 5 is not there."""
+    """ChestX-ray14 in Kaggle's layout; the image of patient 5 is missing."""
     image(root / "images_001/images/00000001_000.png")
     image(root / "images_001/images/00000001_001.png")
     image(root / "images_001/images/00000002_000.png")
@@ -137,7 +137,7 @@ ODIR_HEADER = (
 
 
 def odir_table() -> str:
-    """`full_df.csv`: a row for each eye, both eyes in each row."""
+    """`full_df.csv`: one row per eye, and both eyes in each row."""
     rows = [
         f"{k},60,Male,{k}_left.jpg,{k}_right.jpg,{left},{right},0,1,0,0,0,0,0,0,{k}_{eye}.jpg"
         for k, (left, right) in KEYWORDS.items()
@@ -147,7 +147,7 @@ def odir_table() -> str:
 
 
 def fundus(root: Path) -> Path:
-    """ODIR-5K as Kaggle packs it, with images of other sizes and of other patients beside."""
+    """ODIR-5K in Kaggle's layout, with preprocessed copies and unlabelled test images."""
     for k in KEYWORDS:
         for eye in ("left", "right"):
             image(root / "ODIR-5K/ODIR-5K/Training Images" / f"{k}_{eye}.jpg")

@@ -21,7 +21,7 @@ for process in [me, *me.children(recursive=True)]:
 """
 
 
-def test_nothing_of_a_local_ray_listens_beyond_loopback() -> None:
+def test_local_ray_listens_on_loopback_only() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", LISTENING], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -39,11 +39,11 @@ def test_nothing_of_a_local_ray_listens_beyond_loopback() -> None:
         (0.0, Resources(8, 2), 0.0),
     ],
 )
-def test_gpus_follow_the_wish_then_the_cluster(wanted, resources, each, capsys) -> None:
+def test_gpus_are_those_wanted_else_those_of_the_cluster(wanted, resources, each, capsys) -> None:
     assert gpus_each(wanted, resources, "--gpus") == each
     assert capsys.readouterr().err == ""
 
 
-def test_a_cluster_that_may_grow_is_told_how_to_ask_for_gpus(capsys) -> None:
+def test_a_notice_says_how_to_request_gpus_from_a_cluster_that_can_grow(capsys) -> None:
     assert gpus_each(None, Resources(0, 0), "--detector-gpus 1") == 0
-    assert "--detector-gpus 1 asks for one" in capsys.readouterr().err
+    assert "request one with --detector-gpus 1" in capsys.readouterr().err

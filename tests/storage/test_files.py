@@ -1,4 +1,4 @@
-"""The same behaviour on a local folder and on S3."""
+"""Storage behaves the same on a local folder and on S3."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def root(request, tmp_path, s3) -> str:
     return str(tmp_path) if request.param == "local" else f"{s3}/storage-{tmp_path.name}"
 
 
-def test_what_is_written_can_be_read_listed_and_measured(root) -> None:
+def test_written_objects_can_be_read_listed_and_measured(root) -> None:
     storage.write_bytes(f"{root}/a/b.bin", b"0123456789")
     storage.write_bytes(f"{root}/a.bin", b"x")
     assert storage.read_bytes(f"{root}/a/b.bin") == b"0123456789"
@@ -22,27 +22,27 @@ def test_what_is_written_can_be_read_listed_and_measured(root) -> None:
     assert listed == {"a/b.bin": 10, "a.bin": 1}
 
 
-def test_a_prefix_is_a_folder_not_a_beginning_of_names(root) -> None:
+def test_a_prefix_matches_whole_path_parts_only(root) -> None:
     storage.write_bytes(f"{root}/set/1", b"1")
     storage.write_bytes(f"{root}/set2/1", b"1")
     assert [e.uri for e in storage.list_objects(f"{root}/set")] == [f"{root}/set/1"]
 
 
-def test_another_content_has_another_etag(root) -> None:
+def test_changed_content_has_another_etag(root) -> None:
     storage.write_bytes(f"{root}/x", b"1")
     first = next(storage.list_objects(f"{root}/x")).etag
     storage.write_bytes(f"{root}/x", b"2")
     assert next(storage.list_objects(f"{root}/x")).etag != first
 
 
-def test_reading_seeks_without_reading_all(root) -> None:
+def test_a_stream_can_seek(root) -> None:
     storage.write_bytes(f"{root}/big", bytes(range(256)) * 4096)
     with storage.open_read(f"{root}/big", 4096) as stream:
         stream.seek(1000)
         assert stream.read(3) == bytes([232, 233, 234])
 
 
-def test_a_failed_write_leaves_the_old_content_and_no_scraps(tmp_path) -> None:
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path) -> None:
     target = tmp_path / "x"
     storage.write_bytes(str(target), b"old")
     with pytest.raises(TypeError):
@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_scraps(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_missing_bucket_is_one_sentence(s3) -> None:
+def test_a_missing_bucket_is_a_user_error(s3) -> None:
     with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist"):
         list(storage.list_objects("s3://no-such-bucket/x"))
     with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist"):
@@ -63,11 +63,11 @@ def test_unknown_schemes_are_refused() -> None:
         storage.resolve("gs://bucket/x")
 
 
-def test_replacing_takes_no_turn_twice(root) -> None:
+def test_replace_writes_only_if_the_object_is_unchanged(root) -> None:
     uri = f"{root}/plan"
     assert storage.replace(uri, b"first", None)
-    assert not storage.replace(uri, b"other", None), "there is something already"
+    assert not storage.replace(uri, b"other", None), "an object exists already"
     before = storage.describe(uri)
     assert storage.replace(uri, b"second", before)
-    assert not storage.replace(uri, b"third", before), "that is no longer what is there"
+    assert not storage.replace(uri, b"third", before), "the object has changed since"
     assert storage.read_bytes(uri) == b"second"

@@ -4,7 +4,7 @@ import pytest
 from sdmad.storage import parquet
 
 
-def test_a_table_comes_back_with_its_metadata() -> None:
+def test_a_table_keeps_its_data_and_metadata() -> None:
     table = pa.table({"name": ["a", "b"], "tags": [["x"], []]})
     table = table.replace_schema_metadata({b"sdmad.run": b"7"})
     found = parquet.decode(parquet.encode(table))
@@ -12,8 +12,7 @@ def test_a_table_comes_back_with_its_metadata() -> None:
     assert found.schema.metadata == table.schema.metadata
 
 
-def test_reading_is_done_when_it_returns() -> None:
-    """Nothing of the content is held by Arrow's threads afterwards."""
+def test_arrow_holds_no_buffer_after_decoding() -> None:
     content = bytearray(parquet.encode(pa.table({f"c{k}": range(1000) for k in range(50)})))
     for _ in range(20):
         parquet.decode(content)
@@ -21,6 +20,6 @@ def test_reading_is_done_when_it_returns() -> None:
         content.pop()
 
 
-def test_other_bytes_are_refused() -> None:
+def test_bytes_that_are_not_parquet_are_refused() -> None:
     with pytest.raises(pa.ArrowInvalid):
         parquet.decode(b"no parquet")

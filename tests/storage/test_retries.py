@@ -1,4 +1,4 @@
-"""Storage that fails a fifth of its requests: everything still reads, lists and writes right."""
+"""Reads, listings and writes are correct although storage fails a fifth of the requests."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def front(s3, monkeypatch) -> Iterator[FaultyS3]:
         forget_clients()
 
 
-def test_reads_lists_and_writes_survive_a_fifth_of_requests_failing(front, s3, tmp_path) -> None:
+def test_reads_listings_and_writes_survive_failed_requests(front, s3, tmp_path) -> None:
     base = f"{s3}/faults-{tmp_path.name}"
     members = {f"{k}.png": os.urandom(200_000) for k in range(60)}
     shard = write_tar(tmp_path / "s.tar", members).read_bytes()
@@ -49,7 +49,7 @@ def test_reads_lists_and_writes_survive_a_fifth_of_requests_failing(front, s3, t
     assert sum(front.faults.values()) >= 15, front.faults
 
 
-def test_a_listing_that_fails_between_pages_goes_on_where_it_was(front, s3, monkeypatch) -> None:
+def test_a_listing_continues_after_a_failed_page(front, s3, monkeypatch) -> None:
     base = f"{s3}/pages"
     for k in range(45):
         storage.write_bytes(f"{base}/{k:02d}.png", b"x")
@@ -65,17 +65,17 @@ def test_a_listing_that_fails_between_pages_goes_on_where_it_was(front, s3, monk
     assert listed == [f"{k:02d}.png" for k in range(45)]
 
 
-def test_a_long_stream_does_not_begin_anew_after_a_fault(front, s3, tmp_path, bytes_asked) -> None:
+def test_a_stream_does_not_restart_after_an_error(front, s3, tmp_path, bytes_asked) -> None:
     content = os.urandom(3 << 20)
     storage.write_bytes(f"{s3}/stream-{tmp_path.name}", content)
     bytes_asked.clear()
     with storage.open_read(f"{s3}/stream-{tmp_path.name}", 64 << 10) as stream:
         read = b"".join(iter(lambda: stream.read(64 << 10), b""))
     assert read == content
-    assert sum(bytes_asked) == len(content), "every block is delivered once"
+    assert sum(bytes_asked) == len(content), "every byte is delivered once"
 
 
-def test_refusal_ends_at_once_whatever_else_fails(front, s3) -> None:
+def test_permanent_errors_are_raised_although_other_requests_fail(front, s3) -> None:
     with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist"):
         list(storage.list_objects("s3://no-such-bucket/x"))
     with pytest.raises(FileNotFoundError):

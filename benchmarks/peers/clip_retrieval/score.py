@@ -1,8 +1,8 @@
-"""clip-retrieval's `clip inference`: the function behind its command line.
+"""clip-retrieval: the function behind its command `clip inference`.
 
-webdataset has no scheme for S3 with an endpoint of one's own: it reads presigned URLs, through curl
-as for any web address. It takes images of one extension only, here that of the first member. The
-tool writes embeddings, in half precision, and no similarities.
+webdataset cannot read from an S3 endpoint, so it gets presigned URLs, which it reads through curl.
+It takes images of one extension only, here that of the first member. The tool writes embeddings in
+half precision and no similarities.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from task import Task, images, list_shards, parse, split
 
 
 def presigned(shard: str) -> str:
-    """A web address of a shard, good for a day."""
+    """A URL of a shard that is valid for a day."""
     import boto3
 
     bucket, key = split(shard)
@@ -20,7 +20,7 @@ def presigned(shard: str) -> str:
 
 
 def first_extension(shard: str) -> str:
-    """Of the first image in a shard, without its dot."""
+    """The extension of the first image in a shard, without its dot."""
     import boto3
 
     bucket, key = split(shard)
@@ -29,7 +29,7 @@ def first_extension(shard: str) -> str:
 
 
 def main(task: Task) -> None:
-    # Not at the top: the tool's loggers are processes that import this file again.
+    # Imported here, because the tool's logger processes import this file again.
     import torch
     from clip_retrieval.clip_inference.main import main as clip_inference
 

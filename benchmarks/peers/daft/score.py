@@ -1,8 +1,8 @@
-"""Daft on its native runner: shards to members to pixels to embeddings, a UDF each.
+"""Daft on its native runner: one UDF each for members, pixels and embeddings.
 
-A generator UDF reads each shard in one pass. Daft's own `read_webdataset` is slower: it asks for
-the bytes of each image with a request of its own. On two cores it also waits for ever on two
-shards (Daft 0.7.26) unless `DAFT_SCANTASK_MAX_PARALLEL=1` is set.
+A generator UDF reads each shard in one pass. Daft's own `read_webdataset` is slower, because it
+makes one request for each image; on two cores it also hangs on two shards (Daft 0.7.26) unless
+`DAFT_SCANTASK_MAX_PARALLEL=1` is set.
 """
 
 import io
@@ -81,7 +81,7 @@ def scorer(task: Task) -> Any:
 
 
 def storage() -> IOConfig:
-    """The endpoint and the credentials in the environment."""
+    """S3 endpoint and credentials from the environment."""
     return IOConfig(
         s3=S3Config(
             endpoint_url=os.environ.get("AWS_ENDPOINT_URL"),

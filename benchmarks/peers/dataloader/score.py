@@ -1,6 +1,6 @@
-"""The script that one writes without a tool: a PyTorch DataLoader over tar streams, and open_clip.
+"""A plain script: a PyTorch DataLoader over tar streams, and open_clip.
 
-Each worker reads every n-th shard, decodes and resizes; the main process runs the model.
+Each worker reads, decodes and resizes every n-th shard; the main process runs the model.
 """
 
 import io
