@@ -1,11 +1,17 @@
 """Small things that several tests need."""
 
+import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from PIL import Image
 
@@ -68,8 +74,45 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_command(command: Callable[..., Any], *arguments: object) -> Ended:
+    """Run one of `sdmad.commands` in this process, through the code that every job goes through:
+    the same parsing of options, the same messages, the same exit codes."""
+    from sdmad.runtime import cli
+
+    name = command.__name__.replace("_", "-")
+    return captured(lambda: cli.run_command(command), name, *arguments)
+
+
+def captured(main: Callable[[], Any], program: str, *arguments: object) -> Ended:
+    """Call the entry point of a program in this process with `arguments` on its command line."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    code = 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(sys, "argv", [program, *map(str, arguments)]))
+        stack.enter_context(mock.patch.dict(os.environ, COLUMNS="200"))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
 def run_job(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `python jobs/<job>.py` as a user would."""
+    """Run `python jobs/<job>.py` in a process of its own, as a user would: seconds of imports."""
     return subprocess.run(
         [sys.executable, f"jobs/{job}.py", *map(str, arguments)],
         cwd=ROOT,
