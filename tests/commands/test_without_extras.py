@@ -1,4 +1,4 @@
-"""The package as `pip install sdmad` brings it: without extras, without what developers use."""
+"""The package as installed by `pip install sdmad`: without extras and developers' tools."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ print(sdmad.__file__, *scores.categories[0])
 
 
 def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
-    """The distributions that an installation of `name` brings, itself included."""
+    """The distributions installed with `name`, including itself."""
     found: set[str] = set()
     waiting = [(canonicalize_name(name), extras)]
     seen = set()
@@ -48,7 +48,7 @@ def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
         try:
             wanted = distribution(name).requires or []
         except ModuleNotFoundError:
-            continue  # Of another platform.
+            continue  # For another platform.
         for requirement in map(Requirement, wanted):
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": e}) for e in (extras or {""})):
@@ -74,7 +74,7 @@ def run(installed: Path, script: str, *arguments: object) -> subprocess.Complete
         for module, owners in packages_distributions().items()
         if not {canonicalize_name(owner) for owner in owners} & brought
     }
-    missing -= {"libjpeg"}  # pylibjpeg finds it by its entry point, and fails without it.
+    missing -= {"libjpeg"}  # pylibjpeg finds it through its entry point and fails without it.
     assert {"moto", "openai", "openpyxl", "pytest"} <= missing
     command = [sys.executable, "-c", BLOCK + script, ",".join(missing), *map(str, arguments)]
     return subprocess.run(

@@ -60,7 +60,7 @@ def test_pools_are_a_range_or_a_number_of_detectors() -> None:
     assert parse_pool("2:8") == (2, 8)
     assert parse_pool("3") == (3, 3)
     for wrong in ("0", "4:2", "many"):
-        with pytest.raises(UserError, match="least:most"):
+        with pytest.raises(UserError, match="nor a range such as 1:4"):
             parse_pool(wrong)
 
 
