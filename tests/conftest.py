@@ -19,7 +19,7 @@ from sdmad.method.learner import AugmentConfig, LearnerConfig, SupportImages, fi
 from sdmad.phantoms.task import write_archive
 from sdmad.runtime.cluster import connect
 from sdmad.storage import s3 as s3_access
-from tests.helpers import support_images
+from tests.helpers import S3_SECRET, killers, support_images
 
 QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2))
 
@@ -36,15 +36,26 @@ def catalog():
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """A bucket `test` on a server of this machine, for the whole session."""
-    with local_s3("test"):
+    """A bucket `test` on a server of this machine, for the whole session.
+
+    The server takes any credentials; those of the session can be searched for.
+    """
+    with local_s3("test"), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+        environment.setenv("AWS_SESSION_TOKEN", S3_SECRET)
         yield "s3://test"
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: str) -> Iterator[None]:
-    """A Ray of this machine; started after the S3 server, whose address workers inherit."""
-    connect()
+def ray_cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of this machine; started after the S3 server, whose address workers inherit.
+
+    Its workers know the formats `CRASH` and `HANG`, and it exports counters every second.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")
+        environment.setenv("PYTHONPATH", killers(tmp_path_factory.mktemp("formats")))
+        connect()
     yield
     ray.shutdown()
 
