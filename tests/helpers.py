@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 from PIL import Image
 
 from sdmad.archive.preprocess import ImageSpec
@@ -73,6 +74,17 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
+
+
+def workers(kind: str) -> list[psutil.Process]:
+    """The worker processes of this session's Ray whose title names `kind` now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and kind in title:
+                found.append(process)
+    return found
 
 
 @dataclass(frozen=True)

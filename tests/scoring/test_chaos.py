@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -26,23 +25,10 @@ from sdmad.scoring.verify import verify_scores
 from sdmad.storage import s3 as s3_access
 from tests.archive.test_dicom import SECRET, dataset, saved
 from tests.faulty_s3 import faulty_s3
-from tests.helpers import ROOT, S3_SECRET, run_command, write_tar
+from tests.helpers import ROOT, S3_SECRET, run_command, workers, write_tar
 from tests.scoring.helpers import encoded_phantom, score_command, tables
 
 READER, DETECTOR = "read_and_decode", "DetectorActor"
-
-
-def workers(kind: str) -> list[psutil.Process]:
-    """The worker processes of this session's Ray that now run a stage of the pipeline."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if title.startswith("ray::") and kind in title:
-            found.append(process)
-    return found
 
 
 @contextmanager
