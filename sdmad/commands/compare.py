@@ -33,7 +33,7 @@ def compare(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+        typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
     ] = None,
 ) -> None:
     """Compare SD-MAD with CLIP-based baselines or with variants of itself.

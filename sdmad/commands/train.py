@@ -35,7 +35,7 @@ def train(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+        typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
     ] = None,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.

@@ -149,6 +149,7 @@ def _metadata(
         "detector": detector.digest,
         "detector_uri": uri,
         "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
+        "input": detector.spec.to_json(),
         "catalog": detector.catalog.digest,
         "categories": ";".join(detector.catalog.category_names),
         "seeds": ";".join(map(str, detector.seeds)),

@@ -4,7 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs.plan_cluster import main
+from sdmad.commands.plan import plan
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 ARCHIVE = Archive(images=10_000_000, bytes_per_image=250_000, images_per_object=1000)
@@ -69,7 +69,7 @@ def test_an_unfinished_run_has_no_pace(changes) -> None:
 
 def run(*arguments: str) -> tuple[str, BaseException | None]:
     app = typer.Typer()
-    app.command()(main)
+    app.command()(plan)
     asked = ["--images", "1e7", "--kilobytes", "250", "--cores", "60", "--detectors", "4"]
     result = CliRunner().invoke(app, [*asked, *arguments])
     return result.output, result.exception
