@@ -1,4 +1,4 @@
-"""Compare SD-MAD with CLIP-based baselines, or with variants of itself, on the same supports.
+"""Compare SD-MAD with CLIP-based baselines or with variants of itself.
 
 python jobs/compare.py --config configs/comparisons/phantoms.yaml --output runs/compare
 """

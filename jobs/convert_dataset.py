@@ -1,4 +1,4 @@
-"""Convert a public download into an archive of tar shards and its label table.
+"""Convert a public dataset into an archive of tar shards and a label table.
 
 python jobs/convert_dataset.py --recipe chest_xray --source downloads/ChestX-ray14 \\
         --output s3://bucket/chest-xray/archive

@@ -1,4 +1,7 @@
-"""All of it on the embedded default, on this machine: `make demo`."""
+"""Run the whole workflow on synthetic images, on this machine.
+
+python jobs/demo.py --output runs/demo
+"""
 
 from sdmad.commands.demo import demo
 from sdmad.runtime.cli import run_command

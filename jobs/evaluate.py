@@ -1,4 +1,4 @@
-"""Evaluate score tables by the three protocols and write a report.
+"""Compute the metrics of the three protocols and write a report.
 
 python jobs/evaluate.py --scores s3://bucket/scores --labels s3://bucket/labels.csv \\
         --output runs/report

@@ -1,4 +1,4 @@
-"""Hours, requests, bytes and cost of scoring an archive, and what will limit it.
+"""Estimate hours, requests and cost of scoring an archive.
 
 python jobs/plan_cluster.py --images 1e8 --kilobytes 300 --run s3://bucket/scores/run.json \
     --cores 128 --detectors 8 --gigabits 50 --dollars 12

@@ -1,4 +1,4 @@
-"""Train the embedded backbone on phantoms with Ray Train; the shipped weights come from this.
+"""Train the embedded backbone on synthetic phantoms.
 
 python jobs/pretrain_backbone.py --output sdmad/phantoms/weights
 """

@@ -1,4 +1,4 @@
-"""Write a backbone as a folder that nodes without internet can load.
+"""Save a backbone as a folder that loads without internet.
 
 python jobs/save_backbone.py --model hf-hub:organisation/name --output s3://bucket/backbones/name
 """

@@ -1,4 +1,4 @@
-"""Score a whole archive with Ray Data and write Parquet score tables.
+"""Score all images of an archive with Ray Data and write Parquet score tables.
 
     python jobs/score_archive.py --archive s3://bucket/odir --detector runs/odir/train \\
         --output s3://bucket/odir-scores

@@ -1,4 +1,4 @@
-"""Fit Shift Adapters for every (shots, seed) of a configuration, with Ray Train.
+"""Fit Shift Adapters with Ray Train, one fit for each number of shots and each seed.
 
 python jobs/train_seeds.py --config configs/odir.yaml --output runs/odir/train
 ray job submit --working-dir . -- python jobs/train_seeds.py --config ... --output s3://...

@@ -1,4 +1,4 @@
-"""Prove that every image of an archive stands exactly once in scores or failures.
+"""Check that each image of an archive is exactly once in scores or failures.
 
 python jobs/verify_scores.py --archive s3://bucket/odir --scores s3://bucket/odir-scores
 """

@@ -1,4 +1,4 @@
-"""Let a language model draft a sign catalog, for a reader of the speciality to review.
+"""Draft a sign catalog with a language model, for review by an expert.
 
 python jobs/write_signs.py --modality "chest X-ray" --categories "effusion,cardiomegaly,nodule" \\
         --output chest.yaml

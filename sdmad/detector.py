@@ -102,9 +102,9 @@ class Detector:
     ) -> "Detector":
         """Load all seeds at `uri` (a fit, a folder `shots=<k>` or a training run) and the backbone.
 
-        `backbone` is the new place of the backbone's checkpoint file, if it has moved. Raises
-        `UserError` if there is no detector, its fits do not belong together, the backbone has other
-        weights than the fits need, or the device does not support the precision.
+        `backbone` is the new place of the backbone's weights, a file or folder, if they have moved.
+        Raises `UserError` if there is no detector, its fits do not belong together, the backbone
+        has other weights than the fits need, or the device does not support the precision.
         """
         fits = load_fits(uri)
         known = fits[0].provenance
@@ -137,7 +137,8 @@ class Detector:
 
     @property
     def spec(self) -> ImageSpec:
-        return self.backbone.spec
+        """What is done to pixels: the backbone's input, as the fits changed it."""
+        return self.provenance.input.apply(self.backbone.spec)
 
     def score(
         self, images: Sequence[Image.Image | np.ndarray | bytes], batch_size: int = 64
@@ -252,7 +253,7 @@ def load_fits(uri: str) -> list[Fit]:
     fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
     first = fits[0].provenance
     for fit, fit_uri in zip(fits, uris, strict=True):
-        for field in ("identity", "catalog", "learner"):
+        for field in ("identity", "input", "catalog", "learner"):
             if getattr(fit.provenance, field) != getattr(first, field):
                 raise UserError(
                     f"the fits at {uri} do not belong together: {fit_uri} has another "

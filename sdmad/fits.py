@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.loading import Backbone
@@ -46,6 +47,7 @@ class Provenance(BaseModel):
     code_version: str
     backbone: BackboneConfig
     identity: BackboneIdentity
+    input: InputConfig = InputConfig()
     catalog: Catalog
     learner: LearnerConfig
     shots: int

@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdmad import Detector
+from sdmad.archive.preprocess import InputConfig
+from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
+from sdmad.detector import load_fits
 from sdmad.phantoms.task import draw_example
 
 
@@ -104,3 +110,17 @@ def test_weights_are_prepacked_at_the_first_batch_and_only_once(training_run, mo
     detector.score([draw_example(k, "test").image for k in range(2)])
     detector.score([draw_example(3, "test").image])
     assert len(calls) == 1
+
+
+def test_a_detector_prepares_pixels_as_its_fits_were(training_run, tmp_path) -> None:
+    fits = load_fits(str(training_run))
+    window = InputConfig(resize="pad", window={"center": 40, "width": 80})
+    changed = [
+        replace(fit, provenance=fit.provenance.model_copy(update={"input": window})) for fit in fits
+    ]
+    backbone = load_backbone(BackboneConfig(), "cpu")
+    detector = Detector(backbone, changed)
+    assert detector.spec == window.apply(backbone.spec)
+    assert Detector(backbone, fits).spec == backbone.spec
+    wide = Image.new("L", (100, 20), 255)
+    assert detector._fit(wide)[0].max() == 0, "black above the whole image"

@@ -1,10 +1,10 @@
 """DICOM through pydicom: pixels as a viewer shows them, and no patient data.
 
-Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1) and then the first
-window or VOI LUT (C.11.2); enhanced objects may have both per frame. Without a window, values are
-stretched from their minimum to their maximum. MONOCHROME1 is inverted, PALETTE COLOR is looked up,
-YBR is converted to RGB. Only the elements in `_NEEDED` are parsed, which have no patient data, and
-error messages contain no text of the file.
+Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1), then the configured
+windows, else the file's first window or VOI LUT (C.11.2), per frame where an enhanced object says
+so; without one they are stretched between percentiles of the frame, padding left out. MONOCHROME1
+is inverted, PALETTE COLOR looked up, YBR turned into RGB. Only the elements in `_NEEDED` are
+parsed: patient data never enters, and no message repeats a value.
 """
 
 import io
@@ -27,7 +27,7 @@ from pydicom.pixels.processing import (
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from sdmad.archive.greys import stretch
+from sdmad.archive.greys import stretch, windowed
 from sdmad.archive.limits import (
     INTERRUPTIONS,
     LARGEST_IMAGE_PIXELS,
@@ -35,6 +35,7 @@ from sdmad.archive.limits import (
     MOST_FRAMES,
     DecodeError,
 )
+from sdmad.archive.preprocess import ImageSpec
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -51,7 +52,8 @@ _PALETTE = tuple(
 )
 _FUNCTIONAL = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NEEDED = [
-    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape", "PixelPaddingValue"),
+    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *(_MODALITY + _VOI + _SHAPE + _BITS + _PIXELS + _PALETTE + _FUNCTIONAL),
 ]
@@ -75,8 +77,12 @@ class DicomFile:
         self.dataset = _parsed(content)
         self.count = self._count()
 
-    def frame(self, index: int) -> Image.Image:
-        """One frame at 8 bits, grey or RGB. Raises `DecodeError` if it cannot be decoded."""
+    def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
+        """One frame, resized: (height, width, 3) uint8."""
+        return spec.fit(self.frame(index, spec))
+
+    def frame(self, index: int, spec: ImageSpec) -> Image.Image:
+        """One frame at 8 bits, grey or RGB; raises `DecodeError` for what cannot be decoded."""
         syntax = self.dataset.file_meta.TransferSyntaxUID
         try:
             array = pixel_array(self.dataset, index=index)
@@ -90,7 +96,7 @@ class DicomFile:
             what = f"DICOM pixel data cannot be decoded ({syntax.name})"
             raise DecodeError(f"{what}: {type(error).__name__}") from None
         try:
-            return Image.fromarray(np.ascontiguousarray(self._shown(array, index)))
+            return Image.fromarray(np.ascontiguousarray(self._shown(array, index, spec)))
         except DecodeError:
             raise
         except Exception as error:
@@ -131,7 +137,7 @@ class DicomFile:
         except Exception:
             raise DecodeError("DICOM with damaged encapsulated pixel data") from None
 
-    def _shown(self, array: np.ndarray, index: int) -> np.ndarray:
+    def _shown(self, array: np.ndarray, index: int, spec: ImageSpec) -> np.ndarray:
         kind = str(self.dataset.get("PhotometricInterpretation", "MONOCHROME2"))
         if kind == "PALETTE COLOR":
             colours = apply_color_lut(array, self.dataset)[..., :3]
@@ -141,16 +147,27 @@ class DicomFile:
             return _to_eight_bits(array[..., :3], int(self.dataset.get("BitsStored", 8)))
         settings = self._settings(index)
         values = apply_modality_lut(array, settings)
-        if "VOILUTSequence" in settings:
+        if spec.windows:
+            grey = windowed(values, spec.windows)
+        elif "VOILUTSequence" in settings:
             bits = int(settings.VOILUTSequence[0].LUTDescriptor[2])
             grey = _to_eight_bits(apply_voi(values.astype(np.int64), settings), bits)
         elif settings.get("WindowWidth"):
-            grey = _windowed(values, settings)
+            grey = _file_window(values, settings)
         else:
-            padding = self.dataset.get("PixelPaddingValue")
-            grey = stretch(values, None if padding is None else array != padding)
+            grey = stretch(values, spec.stretch, self._no_padding(array))
         inverse = kind == "MONOCHROME1" or self.dataset.get("PresentationLUTShape") == "INVERSE"
         return 255 - grey if inverse else grey
+
+    def _no_padding(self, array: np.ndarray) -> np.ndarray | None:
+        """Where stored values are no padding (PS3.3 C.7.5.1.1.2); None where all count."""
+        padding = self.dataset.get("PixelPaddingValue")
+        if padding is None:
+            return None
+        limit = self.dataset.get("PixelPaddingRangeLimit")
+        # Some files write the padding of signed pixels as unsigned.
+        ends = np.array([padding, padding if limit is None else limit]).astype(array.dtype)
+        return (array < ends.min()) | (array > ends.max())
 
     def _settings(self, index: int) -> Dataset:
         """Modality and VOI settings of one frame: its own, else the shared, else the object's."""
@@ -218,8 +235,8 @@ def _kind(dataset: Dataset) -> str:
     return uid.name if uid.name != uid and uid.type == "SOP Class" else "unknown class"
 
 
-def _windowed(values: np.ndarray, settings: Dataset) -> np.ndarray:
-    """Grey values through the first window, whose output range is scaled to 0..255."""
+def _file_window(values: np.ndarray, settings: Dataset) -> np.ndarray:
+    """The file's first window, with its output range at 0 to 255."""
     for name in ("WindowCenter", "WindowWidth"):
         if isinstance(settings[name].value, MultiValue):
             setattr(settings, name, settings[name].value[0])

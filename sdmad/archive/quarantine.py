@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from sdmad.archive import decode
 from sdmad.archive.decode import Frame
@@ -181,12 +182,5 @@ def _serve(spec: ImageSpec) -> None:
             sink.flush()
 
 
-def _spec(text: str) -> ImageSpec:
-    fields = json.loads(text)
-    for name in ("size", "mean", "std"):
-        fields[name] = tuple(fields[name])
-    return ImageSpec(**fields)
-
-
 if __name__ == "__main__":
-    _serve(_spec(sys.argv[1]))
+    _serve(TypeAdapter(ImageSpec).validate_json(sys.argv[1]))

@@ -21,8 +21,12 @@ class FileFormat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     mean: Triple | None = Field(default=None, description="of pixels between 0 and 1")
     std: Triple | None = Field(default=None, description="of pixels between 0 and 1")
-    interpolation: Literal["bicubic", "bilinear"] | None = None
-    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = Field(
+        default=None, description="`bicubic` or `bilinear`"
+    )
+    resize_mode: Literal["shortest", "longest", "squash"] | None = Field(
+        default=None, description="`shortest` (then centre crop), `longest` (then pad) or `squash`"
+    )
 
 
 class BackboneConfig(BaseModel):

@@ -120,6 +120,7 @@ def input_of(clip: Any) -> ImageSpec:
         std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
         interpolation=preprocess.get("interpolation", "bicubic"),
         resize_mode=preprocess.get("resize_mode", "shortest"),
+        fill_color=preprocess.get("fill_color", 0),
     )
 
 

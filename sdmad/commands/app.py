@@ -1,5 +1,6 @@
-"""`sdmad`, the console command: every job by its short name.
+"""The console command `sdmad`, with all commands.
 
+sdmad --help
 sdmad score --help
 """
 
@@ -49,15 +50,19 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Find several anomalies in medical images from a few labelled examples of each.
 
-    Research software, not a medical device.
+    Usual order: train, score, verify, evaluate; `demo` runs all four on
+    synthetic images. Research software, not a medical device.
     """
 
 
 def main() -> None:
-    """The entry point of the installed package."""
+    """Entry point of the installed package."""
     run_app(app)

@@ -1,4 +1,4 @@
-"""Compare SD-MAD with CLIP-based baselines, or with variants of itself, on the same supports.
+"""Compare SD-MAD with CLIP-based baselines or with variants of itself.
 
 sdmad compare --config configs/comparisons/phantoms.yaml --output runs/compare
 """
@@ -9,26 +9,38 @@ import typer
 
 
 def compare(
-    config: Annotated[str, typer.Option(help="Configuration, YAML: docs/comparison.md.")],
-    output: Annotated[str, typer.Option(help="Where the results go, a path or s3:// URI.")],
+    config: Annotated[
+        str, typer.Option(help="YAML configuration, path or s3:// URI; keys: docs/comparison.md.")
+    ],
+    output: Annotated[str, typer.Option(help="Where to write the results: path or s3:// URI.")],
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds, e.g. 0:16; replaces the configuration's.")
+        str | None,
+        typer.Option(help="Seeds, e.g. 0:16 (0 to 15) or 0,3,5. Default: as configured."),
     ] = None,
     shots: Annotated[
-        str | None, typer.Option(help="Shots, e.g. 1,2,4,8; replaces the configuration's.")
+        str | None,
+        typer.Option(help="Labelled images per category, e.g. 1,2,4,8. Default: as configured."),
     ] = None,
     archive: Annotated[
-        str | None, typer.Option(help="Archive; replaces the configuration's.")
+        str | None,
+        typer.Option(help="Archive of images, path or s3:// URI. Default: as configured."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="Label table; replaces the configuration's.")
+        str | None,
+        typer.Option(
+            help="Label table, CSV or Parquet, path or s3:// URI. Default: as configured."
+        ),
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone that brings its weights, e.g. a folder; replaces the other."),
+        typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
     ] = None,
 ) -> None:
-    """Compute every cell that is not there yet; write results.parquet, comparison.md and charts."""
+    """Compare SD-MAD with CLIP-based baselines or with variants of itself.
+
+    All methods use the same supports. Results that are already there are not
+    computed again. Writes results.parquet, comparison.md and plots.
+    """
     from sdmad import storage
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
@@ -46,4 +58,4 @@ def compare(
     target = storage.resolve(output)
     results = compare(settings, target)
     typer.echo(write_pages(results, settings, target))
-    typer.echo(f"results are at {target}/results.parquet, these tables at {target}/comparison.md")
+    typer.echo(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")

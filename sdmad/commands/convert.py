@@ -1,4 +1,4 @@
-"""Convert a public download into an archive of tar shards and its label table.
+"""Convert a public dataset into an archive of tar shards and a label table.
 
 sdmad convert --recipe chest_xray --source downloads/ChestX-ray14 \\
         --output s3://bucket/chest-xray/archive
@@ -11,11 +11,19 @@ import typer
 
 
 def convert(
-    recipe: Annotated[str, typer.Option(help="Which download it is: docs/datasets.md.")],
-    source: Annotated[Path, typer.Option(help="The folder that the download was unpacked in.")],
-    output: Annotated[str, typer.Option(help="Where the archive goes, a path or s3:// URI.")],
+    recipe: Annotated[
+        str, typer.Option(help="Name of the dataset, e.g. fundus; all: docs/datasets.md.")
+    ],
+    source: Annotated[Path, typer.Option(help="Folder with the unpacked download.")],
+    output: Annotated[
+        str, typer.Option(help="Where to write the archive, empty: path or s3:// URI.")
+    ],
 ) -> None:
-    """Write tar shards and labels.csv; print images by split and category."""
+    """Convert a public dataset into tar shards and a label table.
+
+    Download and unpack the dataset first. Prints the number of images by split
+    and category.
+    """
     from sdmad import storage
     from sdmad.inputs.catalog import load_catalog
     from sdmad.recipes.archive_writer import check_empty, write_archive

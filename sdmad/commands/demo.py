@@ -1,4 +1,7 @@
-"""All of it on the embedded default, on this machine: `make demo`."""
+"""Run the whole workflow on synthetic images, on this machine.
+
+sdmad demo --output runs/demo
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +10,23 @@ import typer
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
-    shots: Annotated[int, typer.Option(help="Labelled images of each category.", min=1)] = 4,
-    seeds: Annotated[int, typer.Option(help="Support draws.", min=2)] = 8,
-    images: Annotated[int, typer.Option(help="Phantoms in each of pool and test.", min=100)] = 600,
+    output: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("runs/demo"),
+    shots: Annotated[
+        int, typer.Option(help="Labelled images per category in a support.", min=1)
+    ] = 4,
+    seeds: Annotated[
+        int, typer.Option(help="Number of seeds: random draws of the support.", min=2)
+    ] = 8,
+    images: Annotated[
+        int, typer.Option(help="Synthetic images in the pool, and as many in the test.", min=100)
+    ] = 600,
 ) -> None:
-    """Fit, score an S3 bucket served here, verify, evaluate, and compare with zero-shot."""
+    """Run the whole workflow on synthetic images; ends with a report.
+
+    Serves an S3 bucket on this machine and fills it with phantoms. Fits
+    adapters, scores the bucket, verifies and evaluates the scores, and compares
+    them with zero-shot CLIP. Needs neither network nor GPU.
+    """
     from sdmad.runtime.cli import require_extra
 
     require_extra("moto", extra="demo")

@@ -1,4 +1,4 @@
-"""Evaluate score tables by the three protocols and write a report.
+"""Compute the metrics of the three protocols and write a report.
 
 sdmad evaluate --scores s3://bucket/scores --labels s3://bucket/labels.csv \\
         --output runs/report
@@ -10,15 +10,24 @@ import typer
 
 
 def evaluate(
-    scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
-    labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet.")],
-    output: Annotated[str, typer.Option(help="Where report.html and the metrics go.")],
+    scores: Annotated[
+        str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
+    ],
+    labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet: path or s3:// URI.")],
+    output: Annotated[
+        str, typer.Option(help="Where to write report and metrics: path or s3:// URI.")
+    ],
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Another scoring run to compare with, as name=URI; may be repeated."),
+        typer.Option(help="Another scoring run to compare with, as name=URI; repeatable."),
     ] = None,
 ) -> None:
-    """Write report.html, protocols.parquet, audit_*.parquet and run.json; print the metrics."""
+    """Compute the metrics of the three protocols and write a report.
+
+    Uses the images whose split is "test" in the label table. Writes
+    report.html, protocols.parquet, audit_*.parquet and run.json, and prints the
+    metrics.
+    """
     from sdmad import storage
     from sdmad.report.run import evaluate_run, parse_baselines
     from sdmad.report.terminal import print_metrics

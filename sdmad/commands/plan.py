@@ -1,4 +1,4 @@
-"""Hours, requests, bytes and cost of scoring an archive, and what will limit it.
+"""Estimate hours, requests and cost of scoring an archive.
 
 sdmad plan --images 1e8 --kilobytes 300 --run s3://bucket/scores/run.json \
     --cores 128 --detectors 8 --gigabits 50 --dollars 12
@@ -15,32 +15,53 @@ if TYPE_CHECKING:
 
 
 def plan(
-    images: Annotated[float, typer.Option(help="Images of the archive.")],
-    kilobytes: Annotated[float, typer.Option(help="Mean size of an encoded image.")],
-    cores: Annotated[float, typer.Option(help="Cores that read and decode.")],
-    detectors: Annotated[float, typer.Option(help="GPUs, or detectors on CPUs.")],
-    gigabits: Annotated[float, typer.Option(help="Network to the store, all nodes together.")],
+    images: Annotated[float, typer.Option(help="Number of images, e.g. 1e8.")],
+    kilobytes: Annotated[float, typer.Option(help="Mean size of an encoded image, in kB.")],
+    cores: Annotated[float, typer.Option(help="Cores that read and decode, all nodes together.")],
+    detectors: Annotated[float, typer.Option(help="GPUs, or detector actors on CPUs.")],
+    gigabits: Annotated[
+        float, typer.Option(help="Network to the store in Gbit/s, all nodes together.")
+    ],
     run: Annotated[
-        str | None, typer.Option(help="run.json of a run on such machines: its pace.")
+        str | None,
+        typer.Option(
+            help="run.json of a finished scoring run on the same kind of machine; gives the times."
+        ),
     ] = None,
-    read_ms: Annotated[float | None, typer.Option(help="Read an image; replaces --run's.")] = None,
+    read_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds to read an image. Default: from --run.")
+    ] = None,
     decode_ms: Annotated[
-        float | None, typer.Option(help="Decode an image on a core; replaces --run's.")
+        float | None,
+        typer.Option(help="Milliseconds to decode an image on a core. Default: from --run."),
     ] = None,
     model_ms: Annotated[
-        float | None, typer.Option(help="The model on a detector; replaces --run's.")
+        float | None,
+        typer.Option(help="Milliseconds of a detector for an image. Default: from --run."),
     ] = None,
     driver_ms: Annotated[
-        float | None, typer.Option(help="The driver an image; replaces --run's.")
+        float | None,
+        typer.Option(
+            help="Milliseconds of the driver for an image. Default: from --run, else 0.2."
+        ),
     ] = None,
     commit_ms: Annotated[
-        float | None, typer.Option(help="The driver a work unit; replaces --run's.")
+        float | None,
+        typer.Option(
+            help="Milliseconds of the driver for a work unit. Default: from --run, else 50."
+        ),
     ] = None,
-    images_per_object: Annotated[float, typer.Option(help="1 for loose objects.")] = 1000,
-    dollars: Annotated[float, typer.Option(help="Price of an hour of all nodes.")] = 0,
-    start_minutes: Annotated[float, typer.Option(help="Until nodes run detectors.")] = 5,
+    images_per_object: Annotated[
+        float, typer.Option(help="Images in a shard; 1 for loose objects.")
+    ] = 1000,
+    dollars: Annotated[float, typer.Option(help="Price of all nodes for an hour, in dollars.")] = 0,
+    start_minutes: Annotated[float, typer.Option(help="Minutes until detectors run.")] = 5,
 ) -> None:
-    """Print the estimate; docs/scale.md says what it leaves out."""
+    """Estimate hours, requests and cost of scoring an archive.
+
+    Also prints which part limits the speed: readers, detectors, network or
+    driver. docs/scale.md explains the estimate and what it leaves out.
+    """
     from sdmad.errors import UserError
     from sdmad.scoring.capacity import Archive, Cluster, estimate
 
@@ -70,23 +91,25 @@ def plan(
 
 
 def _show(found: "Estimate", pace: "Pace", start_minutes: float) -> None:
-    typer.echo(f"busy an image: {_shown(pace)}")
+    typer.echo(f"busy time per image: {_shown(pace)}")
     for part, hours in found.hours_alone.items():
         mark = "  <- the limit" if part == found.limit else ""
         typer.echo(f"  {part:10s} alone {hours:12,.2f} h{mark}")
-    typer.echo(f"hours             {found.hours:12,.2f} with {start_minutes:g} minutes of start")
-    typer.echo(f"images a second   {found.images_per_second:12,.0f}")
-    typer.echo(f"read              {found.gigabytes:12,.0f} GB")
+    typer.echo(
+        f"hours             {found.hours:12,.2f} including {start_minutes:g} minutes to start"
+    )
+    typer.echo(f"images per second {found.images_per_second:12,.0f}")
+    typer.echo(f"data read         {found.gigabytes:12,.0f} GB")
     typer.echo(
         f"requests          {found.get_requests:12,.0f} GET, {found.put_requests:,.0f} PUT, "
         f"{found.list_requests:,.0f} LIST"
     )
-    nodes = f"{found.node_dollars:,.0f} $ of nodes, " if found.node_dollars else ""
-    typer.echo(f"cost              {nodes}{found.request_dollars:,.2f} $ of requests")
+    nodes = f"{found.node_dollars:,.0f} $ for nodes, " if found.node_dollars else ""
+    typer.echo(f"cost              {nodes}{found.request_dollars:,.2f} $ for requests")
 
 
 def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
-    """Milliseconds that are given replace those of the run."""
+    """The pace of the run; times in `given` (milliseconds) replace its values."""
     from sdmad import storage
     from sdmad.errors import UserError
     from sdmad.scoring.capacity import Pace
@@ -97,16 +120,19 @@ def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":
             record = json.loads(storage.read_file(storage.resolve(run), "run.json"))
             content = Pace.of_run(record).model_dump()
         except ValueError as error:
-            raise UserError(f"{run} tells no pace: {error}; give that of a finished run") from None
+            raise UserError(
+                f"{run} has no times to estimate from: {error}; give the run.json of a finished "
+                "scoring run"
+            ) from None
     content |= {name: value / 1000 for name, value in given.items() if value is not None}
     missing = [name for name in ("read", "decode", "model") if name not in content]
     if missing:
-        raise UserError(f"give --run, or --{missing[0]}-ms: milliseconds an image")
+        raise UserError(f"give --run, or --{missing[0]}-ms in milliseconds per image")
     return Pace.model_validate(content)
 
 
 def _shown(pace: "Pace") -> str:
     parts = {"read": pace.read, "decode": pace.decode, "model": pace.model}
     shown = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in parts.items())
-    driver = f"{1000 * pace.driver:.3g} ms and {1000 * pace.commit:.3g} ms a unit"
+    driver = f"{1000 * pace.driver:.3g} ms, and {1000 * pace.commit:.3g} ms per work unit"
     return f"{shown}, driver {driver}"

@@ -1,4 +1,4 @@
-"""Write a backbone as a folder that nodes without internet can load.
+"""Save a backbone as a folder that loads without internet.
 
 sdmad save-backbone --model hf-hub:organisation/name --output s3://bucket/backbones/name
 """
@@ -10,17 +10,19 @@ import typer
 
 def save_backbone(
     model: Annotated[
-        str, typer.Option(help="A model of open_clip, hf-hub:organisation/name, or a folder.")
+        str, typer.Option(help="Name of an open_clip model, hf-hub:organisation/name, or a folder.")
     ],
-    output: Annotated[str, typer.Option(help="The new folder, a path or s3:// URI.")],
+    output: Annotated[str, typer.Option(help="Folder to write: path or s3:// URI.")],
     pretrained: Annotated[
-        str | None, typer.Option(help="For a model of open_clip: a tag or a checkpoint file.")
+        str | None,
+        typer.Option(help="Weights of an open_clip model: a tag or a checkpoint file."),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store weights in float16.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
 ) -> None:
-    """Save configuration, weights and tokenizer of a backbone as one folder.
+    """Save a backbone as a folder that loads without internet.
 
-    Run it where the internet can be reached; what it writes needs no hub.
+    Run it on a machine with internet. The folder holds configuration,
+    weights and tokenizer.
     """
     from sdmad import storage
     from sdmad.backbones.config import BackboneConfig
@@ -28,5 +30,5 @@ def save_backbone(
 
     target = storage.resolve(output)
     identity = save(BackboneConfig(model=model, pretrained=pretrained), target, half)
-    typer.echo(f"saved weights {identity.weights}, activation {identity.activation}")
-    typer.echo(f"write in a configuration: backbone: {{model: {target}}}")
+    typer.echo(f"saved the weights {identity.weights} with activation {identity.activation}")
+    typer.echo(f"use them in a configuration as backbone: {{model: {target}}}")

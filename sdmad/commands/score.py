@@ -1,4 +1,4 @@
-"""Score a whole archive with Ray Data and write Parquet score tables.
+"""Score all images of an archive with Ray Data and write Parquet score tables.
 
     sdmad score --archive s3://bucket/odir --detector runs/odir/train \\
         --output s3://bucket/odir-scores
@@ -10,36 +10,55 @@ import typer
 
 
 def score(
-    archive: Annotated[str, typer.Option(help="Prefix of shards and images, a path or s3:// URI.")],
-    detector: Annotated[
-        str, typer.Option(help="A fit, the folder of one shots value, or a training run.")
+    archive: Annotated[
+        str, typer.Option(help="Folder or prefix with shards and images: path or s3:// URI.")
     ],
-    output: Annotated[str, typer.Option(help="Where the tables go, a path or s3:// URI.")],
+    detector: Annotated[
+        str,
+        typer.Option(help="Training run, its folder for one number of shots, or a single fit."),
+    ],
+    output: Annotated[str, typer.Option(help="Where to write the tables: path or s3:// URI.")],
     per_seed: Annotated[
-        bool, typer.Option(help="Also write each seed's scores (evaluate needs them).")
+        bool, typer.Option(help="Also write the scores of each seed, for metrics over seeds.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Images in one forward pass.", min=1)] = 64,
     detectors: Annotated[
-        str | None, typer.Option(help="Detector actors, least:most; follows the cluster.")
+        str | None,
+        typer.Option(
+            help="Number of detector actors, e.g. 4 or 1:8 (fewest:most). "
+            "Default: 1 up to what fits the cluster."
+        ),
     ] = None,
     detector_gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one detector actor.", min=0)
+        float | None,
+        typer.Option(help="GPUs for each detector actor. Default: 1 if there are GPUs.", min=0),
     ] = None,
     detector_cpus: Annotated[
-        float | None, typer.Option(help="CPUs that Ray counts for one detector actor.", min=0.1)
+        float | None,
+        typer.Option(
+            help="CPUs that Ray reserves for each detector actor. "
+            "Default: 1, or 0.5 if the cluster has at most 4 CPUs.",
+            min=0.1,
+        ),
     ] = None,
     decode_seconds: Annotated[
-        float, typer.Option(help="Longest time for one image; then it is quarantined.", min=1)
+        float,
+        typer.Option(help="Seconds to decode one image; slower ones become failures.", min=1),
     ] = 120,
     precision: Annotated[
         Literal["auto", "single", "half"],
-        typer.Option(help="auto: half on GPUs, single on CPUs."),
+        typer.Option(help="Floating-point precision; auto: half on GPUs, single on CPUs."),
     ] = "auto",
     backbone_weights: Annotated[
-        str | None, typer.Option(help="Checkpoint of the backbone, if it has moved.")
+        str | None,
+        typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
     ] = None,
 ) -> None:
-    """Score what is not scored yet; the same command again resumes, or scores only what is new."""
+    """Score all images of an archive and write Parquet score tables.
+
+    Finished work units are skipped: the same command resumes an interrupted
+    run, and scores images that were added to the archive since.
+    """
     from sdmad import storage
     from sdmad.scoring.pools import PipelineConfig, parse_pool
     from sdmad.scoring.run import score_archive
@@ -59,6 +78,6 @@ def score(
         source, storage.resolve(detector), target, config, per_seed, backbone_weights
     )
     typer.echo(
-        f"scored {tally.images} images, {tally.failures} failures, in {tally.units} units; "
-        f"tables are at {target}"
+        f"scored {tally.images} images in {tally.units} work units, {tally.failures} failures; "
+        f"the tables are at {target}"
     )

@@ -1,4 +1,4 @@
-"""Prove that every image of an archive stands exactly once in scores or failures.
+"""Check that each image of an archive is exactly once in scores or failures.
 
 sdmad verify --archive s3://bucket/odir --scores s3://bucket/odir-scores
 """
@@ -11,10 +11,16 @@ SHOWN = 10
 
 
 def verify(
-    archive: Annotated[str, typer.Option(help="The archive that was scored.")],
-    scores: Annotated[str, typer.Option(help="The output of jobs/score_archive.py.")],
+    archive: Annotated[str, typer.Option(help="Archive that was scored: path or s3:// URI.")],
+    scores: Annotated[
+        str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
+    ],
 ) -> None:
-    """Exit 0 only when nothing is lost, doubled or foreign; exit 1 otherwise."""
+    """Check that each image is exactly once in scores or failures.
+
+    Exits with 0 if so, and with 1 if images are lost or doubled, or rows belong
+    to no image of the archive.
+    """
     from sdmad import storage
     from sdmad.scoring.plan import read_plan
     from sdmad.scoring.verify import verify_scores

@@ -1,6 +1,4 @@
-"""Let a language model draft a sign catalog, for a reader of the speciality to review.
-
-Any OpenAI-compatible endpoint: OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL.
+"""Draft a sign catalog with a language model, for review by an expert.
 
 sdmad write-signs --modality "chest X-ray" --categories "effusion,cardiomegaly,nodule" \\
         --output chest.yaml
@@ -12,26 +10,30 @@ import typer
 
 
 def write_signs(
-    modality: Annotated[str, typer.Option(help="The kind of image, e.g. chest X-ray.")],
+    modality: Annotated[str, typer.Option(help="Kind of image, e.g. chest X-ray.")],
     categories: Annotated[
         str, typer.Option(help="Anomaly categories as in the label table, separated by commas.")
     ],
-    output: Annotated[str, typer.Option(help="The YAML file to write, a path or s3:// URI.")],
+    output: Annotated[str, typer.Option(help="YAML file to write: path or s3:// URI.")],
     model: Annotated[
-        str | None, typer.Option(help="The language model.", envvar="OPENAI_MODEL")
+        str | None, typer.Option(help="Name of the language model.", envvar="OPENAI_MODEL")
     ] = None,
     signs_per_category: Annotated[
-        int, typer.Option(help="Most signs of a category, and of normal.", min=1, max=20)
+        int, typer.Option(help="Most signs for each category and for normal.", min=1, max=20)
     ] = 6,
     attempts: Annotated[
-        int, typer.Option(help="Answers to ask for until one is valid.", min=1, max=10)
+        int, typer.Option(help="Most answers to ask for until one is valid.", min=1, max=10)
     ] = 3,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for one answer, each try.", min=0.1)
-    ] = 300.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 300.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output if it exists.")
+    ] = False,
 ) -> None:
-    """Draft a sign catalog and write it as YAML; a person must review it before use."""
+    """Draft a sign catalog with a language model, for review by an expert.
+
+    Needs OPENAI_API_KEY; OPENAI_BASE_URL selects another OpenAI-compatible
+    endpoint. An expert must review the catalog before use.
+    """
     from datetime import UTC, datetime
 
     from sdmad.runtime.cli import require_extra
@@ -47,8 +49,8 @@ def write_signs(
     endpoint = Endpoint(model, timeout)
     target = storage.resolve(output)
     check_output(target, overwrite)
-    typer.echo(f"asking {endpoint.model} for signs of {', '.join(request.categories)}")
+    typer.echo(f"asking {endpoint.model} for the signs of {', '.join(request.categories)}")
     catalog = draft_catalog(request, endpoint, attempts, typer.echo)
     today = datetime.now(UTC).date()
     storage.write_bytes(target, render_draft(catalog, request, endpoint.model, today).encode())
-    typer.echo(f"drafted {len(catalog.signs)} signs; review {target} before use (docs/signs.md)")
+    typer.echo(f"wrote {len(catalog.signs)} signs to {target}; review them first (docs/signs.md)")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.baselines import BASELINES, BaselineConfig
 from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
@@ -47,6 +48,7 @@ class CompareConfig(BaseModel):
     labels: str
     catalog: str
     backbone: BackboneConfig = BackboneConfig()
+    input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     shots: Shots = [1, 2, 4, 8, 16]
     seeds: Seeds = "0:8"

@@ -17,7 +17,7 @@ import ray
 import torch
 
 from sdmad import storage
-from sdmad.backbones.config import BackboneConfig
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import CompareConfig
@@ -121,6 +121,7 @@ def _identity(
         "labels": labels.digest,
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
+        "input": catalog.chosen_input(config.input).model_dump_json(),
     }
 
 
@@ -183,7 +184,7 @@ def _measure_missing(
     Returns the number of test images.
     """
     resources = connect()
-    spec = _spec(config.backbone)
+    spec = _spec(config, catalog)
     test = labels.where(labels.split == "test")
     named = list(zip(test.archive.tolist(), test.member.tolist(), strict=True))
     wanted = {image for support, _ in todo for image in support.images} | set(named)
@@ -227,10 +228,10 @@ def _actors(resources: Resources, supports: int) -> tuple[int, float]:
     return min(room, supports), gpus
 
 
-def _spec(backbone: BackboneConfig) -> Any:
-    spec = load_backbone(backbone, "cpu").spec
+def _spec(config: CompareConfig, catalog: Catalog) -> ImageSpec:
+    spec = load_backbone(config.backbone, "cpu").spec
     load_backbone.cache_clear()
-    return spec
+    return catalog.chosen_input(config.input).apply(spec)
 
 
 def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""The whole job on the embedded default, on an S3 server of this machine (`make demo`)."""
+"""The demo: the whole workflow on synthetic images, with an S3 server on this machine."""

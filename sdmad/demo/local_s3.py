@@ -1,10 +1,10 @@
-"""An S3 server on the loopback interface of this machine, for the demo and the tests.
+"""An S3 server on this machine's loopback interface, for the demo and the tests.
 
     with local_s3("my-bucket"):
         storage.write_bytes("s3://my-bucket/x", b"...")
 
-The server is moto in a process of its own; the environment points boto3, s3fs and pyarrow to it,
-with credentials that mean nothing. It keeps objects in memory.
+The server is moto in a separate process and holds its objects in memory. Environment variables
+point boto3, s3fs and pyarrow to it, with dummy credentials.
 """
 
 import os
@@ -29,9 +29,9 @@ _VARIABLES = {
 
 @contextmanager
 def local_s3(*buckets: str) -> Iterator[str]:
-    """Serve empty buckets until the block ends; yields the endpoint's URL.
+    """Serve empty buckets until the block ends; yields the URL of the endpoint.
 
-    Raises `TimeoutError` when the server does not answer within a minute.
+    Raises `TimeoutError` when the server exits or does not answer within a minute.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,10 +74,10 @@ def _wait(server: subprocess.Popen, buckets: tuple[str, ...]) -> None:
 
 
 def hold_objects_once() -> None:
-    """Make moto of this process hold objects in memory and read ranges where they are.
+    """Make moto in this process hold objects in memory and read ranges without copying objects.
 
-    By itself it copies the whole object for each range, a shard for every block that is read of it,
-    on cores that are then missing beside it.
+    By default moto copies the whole object for each range read. Every block read from a shard would
+    copy the shard, on cores that the readers need.
     """
     from moto.s3.models import FakeKey
 

@@ -1,4 +1,4 @@
-"""The whole main job on the embedded default, as `make demo` shows it."""
+"""The steps of the demo: write phantoms, fit, score, verify, evaluate."""
 
 import shutil
 import time
@@ -27,8 +27,10 @@ DETECTORS = ("sd-mad", "zero-shot")
 
 
 def zero_shot() -> LearnerConfig:
-    """The frozen backbone with the same signs: no adapters, no selection, no probe, only the zero
-    point of each category from the support."""
+    """The frozen backbone with the same signs: without adapters, sign selection and patch probe.
+
+    Only the bias of each category comes from the support.
+    """
     frozen = TowerAdapterConfig(blocks=0)
     return LearnerConfig(
         steps=0,
@@ -41,7 +43,11 @@ def zero_shot() -> LearnerConfig:
 
 
 def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
-    """Phantoms into a bucket on this machine, fit, score, verify, evaluate; all under `output`."""
+    """Run the demo in a bucket on this machine and write all results under `output`.
+
+    `shots` is the number of support images per category, `images` the number of phantoms in the
+    pool and in the test split. Raises `UserError` when `output` has files of another origin.
+    """
     begin = time.monotonic()
     _clear(output)
     with local_s3(BUCKET) as endpoint:
@@ -71,11 +77,11 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
             )
             verdict = verify_scores(archive, storage.join(run, "scores"))
             _say(
-                f"{name}: {verdict.images} images in the bucket, {verdict.scored} scored, "
-                f"{verdict.failed} damaged, {len(verdict.lost)} lost, "
+                f"{name}: verified {verdict.images} images in the bucket: {verdict.scored} scored, "
+                f"{verdict.failed} failures (damaged on purpose), {len(verdict.lost)} lost, "
                 f"{len(verdict.doubled)} doubled"
             )
-        _say("evaluating")
+        _say("computing the metrics and writing the report")
         result = evaluate_run(
             storage.join(str(output), "sd-mad", "scores"),
             labels,
@@ -87,10 +93,12 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
 
 
 def _clear(output: Path) -> None:
-    """Begin anew where an earlier demo stood; `UserError` for a folder with anything else in it."""
+    """Remove the results of an earlier demo; `UserError` if the folder is not the demo's."""
     marker = output / MARKER
     if output.exists() and any(output.iterdir()) and not marker.exists():
-        raise UserError(f"{output} is not empty and not a demo's; choose another --output")
+        raise UserError(
+            f"{output} is not empty and was not made by the demo; choose another --output"
+        )
     for name in (*DETECTORS, "report"):
         shutil.rmtree(output / name, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,2 +1,2 @@
-"""Evaluation of score tables: `measure` joins them with labels and computes the protocols, `run` is
-a whole evaluation from tables to report."""
+"""Evaluation of score tables: `measure` joins them with labels and computes the `protocols`;
+`audit` and `remarks` examine the signs behind the findings."""

@@ -1,11 +1,11 @@
-"""The sign audit: which signs carry each finding, which never do, which categories share too much.
+"""The sign audit: which signs findings name, which are never named, which categories overlap.
 
     result = audit(detector, rows)                  # rows: the score table of a run
     result.signs, result.categories, result.pairs   # data frames
-    remarks(result)                                 # in words: sdmad.evaluation.remarks
+    remarks(result)                                 # sentences: sdmad.evaluation.remarks
 
-Weights come from the supports, what carries a finding from the score table. Labels of test images
-choose and flag nothing: where they are given, they fill the columns `test_*`, and no others.
+Weights come from the supports, the signs of each finding from the score table. Labels of test
+images only fill the columns `test_*`; no other column and no flag depends on them.
 Shapes: N images, S seeds, C categories, M signs, E embedding width.
 """
 
@@ -27,22 +27,26 @@ from sdmad.method.selection import pairwise_auc
 
 @dataclass(frozen=True)
 class SignAudit:
-    """Three tables; shares are in [0, 1], NaN where there is nothing to take a share of.
+    """Three tables. Shares are in [0, 1], and NaN where their denominator is 0.
 
-    `signs`, one row for each sign that the catalog lists for a category: `shared_with` (the other
-    categories that list it, separated by `;`), `weight` and `weight_std` over seeds, `contradicted`
-    (the share of seeds whose support has it no higher in images with the category than in others:
-    AUC at most 0.5; NaN when no support AUC was given), `findings` of the category, the share of
-    them that the sign `carries` (is among the signs of the score table) and `leads` (is the first
-    of them), `test_auroc` (against test images with other anomalies only).
+    `signs`, one row for each sign that the catalog lists for a category:
 
-    `categories`: `findings`, number of `signs`, those of `own` that no other category lists, and
-    `by_shared_only`, the share of findings that no sign of its own carries.
+    - `shared_with`: the other categories that list the sign, separated by `;`.
+    - `weight`, `weight_std`: mean and standard deviation over seeds.
+    - `contradicted`: share of seeds in which the sign's AUC on the support (images with the
+      category against the others) is at most 0.5. NaN without support AUC.
+    - `findings`: number of findings of the category.
+    - `carries`, `leads`: share of these findings in which the score table names the sign, and in
+      which it names the sign first.
+    - `test_auroc`: images with the category against images with other anomalies only.
 
-    `pairs`: `shared` signs, `jaccard` of the two sets, `overlap` of their weights, `cosine` of
-    their prototypes, `apart` (see `audit`), and `test_confused` / `test_confused_back`: the share
-    of test images with `category` alone that are found to be `other` and not `category`, and the
-    reverse.
+    `categories`: number of `findings`, of `signs`, of `own` signs (listed for no other category),
+    and `by_shared_only`, the share of findings that name no own sign.
+
+    `pairs`: `shared` signs, `jaccard` index of the two sets of signs, `overlap` of their weights,
+    `cosine` of their prototypes, `apart` (see `audit`), `test_confused` (share of test images with
+    `category` alone in which `other` is found and `category` is not) and `test_confused_back` (the
+    reverse).
     """
 
     signs: pd.DataFrame
@@ -51,7 +55,7 @@ class SignAudit:
     num_seeds: int
 
     def to_frames(self) -> dict[str, pd.DataFrame]:
-        """The tables by the names under which `write_audit` keeps them."""
+        """The tables by name, as in the file names of `write_audit`."""
         return {"signs": self.signs, "categories": self.categories, "pairs": self.pairs}
 
 
@@ -64,22 +68,26 @@ def audit(
 ) -> SignAudit:
     """Audit the signs of a detector on a score table with the columns `findings` and `signs`.
 
-    `truth` (N, C) are labels of the rows and `similarities` (N, M) their adapted similarities with
-    all signs (`Scores.similarities`; NaN for images that were not read); both only fill the columns
-    `test_*`. `support_auc` (S, C, M) is what `auc_on_support` gives.
+    `truth` (N, C) are the labels of the rows, `similarities` (N, M) their adapted similarities to
+    all signs (`Scores.similarities`; NaN for images that were not read). Both only fill the columns
+    `test_*`. `support_auc` (S, C, M) is the result of `auc_on_support`.
 
-    Two categories cannot be told apart by their signs (`apart` is false) when one has no sign that
-    the other lacks; when the weights they give to the same signs overlap by half or more, sum over
-    signs of min(w_c, w_d) >= 0.5; or when the prototypes sum_s w_s (t_s - mean t), of adapted sign
-    embeddings without what all signs have in common, have a cosine of 0.7 or more: other words,
-    the same meaning. Weights and cosines are means over seeds.
+    The signs of two categories do not separate them (`apart` is false) in three cases:
 
-    Raises `UserError` when the score table is not one of this detector's catalog.
+    - one category has no sign that the other lacks;
+    - their weights overlap by half or more: sum_s min(w_cs, w_ds) >= 0.5;
+    - their prototypes sum_s w_s (t_s - mean t), made of adapted sign embeddings t_s, have a cosine
+      of 0.7 or more: different words, the same meaning.
+
+    Overlap and cosine are means over seeds.
+
+    Raises `UserError` when the score table names categories or signs outside the detector's
+    catalog.
     """
     catalog = detector.catalog
     shape = (rows.num_rows, len(catalog.categories))
     if truth is not None and truth.shape != shape:
-        raise ValueError(f"labels are {truth.shape}, the score table needs {shape}")
+        raise ValueError(f"labels have the shape {truth.shape}; the score table needs {shape}")
     weights = sign_weights(detector)
     found, carried = audit_tables.findings(rows), audit_tables.carrying_signs(rows)
     audit_tables.check(catalog, found, carried)
@@ -98,7 +106,8 @@ def audit(
 
 
 def sign_weights(detector: Detector) -> np.ndarray:
-    """The weights of signs within categories (S, C, M) as the detector uses them."""
+    """The weights (S, C, M) of the signs within each category, as the detector uses them: equal
+    ones when its selection does not weigh signs."""
     weights = detector.rule.weights.cpu().numpy()
     if detector.selection.weighs_signs:
         return weights
@@ -108,14 +117,15 @@ def sign_weights(detector: Detector) -> np.ndarray:
 
 @torch.inference_mode()
 def auc_on_support(detector: Detector, supports: list[SupportImages]) -> np.ndarray:
-    """AUC of each sign for each category on the support of each seed, after adaptation: (S, C, M).
+    """AUC (S, C, M) of each adapted sign for each category on the support of each seed.
 
-    `supports` are those that the detector's seeds were fitted to, in the order of its seeds; their
-    labels are in the order of the catalog's categories. Raises `ValueError` for other seeds.
+    `supports` belong to the detector's seeds, in the same order; their labels follow the order of
+    the catalog's categories. Raises `ValueError` when the seeds differ.
     """
     if [s.seed for s in supports] != detector.seeds:
         raise ValueError(
-            f"supports of seeds {[s.seed for s in supports]} for a detector of {detector.seeds}"
+            f"the supports have the seeds {[s.seed for s in supports]}, "
+            f"the detector has {detector.seeds}"
         )
     found = []
     for index, support in enumerate(supports):
@@ -128,7 +138,7 @@ def auc_on_support(detector: Detector, supports: list[SupportImages]) -> np.ndar
 
 
 def write_audit(result: SignAudit, output: str) -> None:
-    """`audit_signs.parquet`, `audit_categories.parquet` and `audit_pairs.parquet`."""
+    """Write `audit_signs.parquet`, `audit_categories.parquet` and `audit_pairs.parquet`."""
     for name, frame in result.to_frames().items():
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)

@@ -1,8 +1,6 @@
-"""The tables of the sign audit, from weights, membership and score tables; what their columns mean
-stands in `sdmad.evaluation.audit`.
+"""The tables of the sign audit, computed from weights, membership and score tables.
 
-Findings are a data frame with the columns image (row number) and category; carrying signs have
-image, category, sign and first (of its finding).
+`sdmad.evaluation.audit.SignAudit` explains their columns.
 """
 
 from itertools import combinations
@@ -24,14 +22,15 @@ CLOSE_COSINE = 0.7
 
 
 def findings(rows: pa.Table) -> pd.DataFrame:
-    """Every finding: columns image (row number), category."""
+    """One row for each finding: image (row number of the score table), category."""
     column = rows["findings"].combine_chunks()
     columns = [pc.list_parent_indices(column), pc.list_flatten(column)]
     return pa.table(columns, names=["image", "category"]).to_pandas()
 
 
 def carrying_signs(rows: pa.Table) -> pd.DataFrame:
-    """Every sign of every finding: columns image, category, sign, first (of its finding)."""
+    """One row for each sign of each finding: image (row number), category, sign, and whether the
+    sign is the `first` of its finding."""
     column = rows["signs"].combine_chunks()
     flat = pc.list_flatten(column)
     names = ["category", "sign"]
@@ -42,20 +41,20 @@ def carrying_signs(rows: pa.Table) -> pd.DataFrame:
 
 
 def check(catalog: Catalog, found: pd.DataFrame, carried: pd.DataFrame) -> None:
-    """Raise `UserError` when findings or signs are not of this catalog."""
+    """Raise `UserError` when a finding or a sign is not in the catalog."""
     strange = set(found.category) - set(catalog.category_names)
     strange |= set(carried.sign) - set(catalog.sign_names)
     if strange:
         raise UserError(
-            f"the score table names {min(strange)!r}, which the sign catalog {catalog.name} of the "
-            "detector lacks; give the detector that made these scores"
+            f"the score table names {min(strange)!r}, which is not in the detector's sign catalog "
+            f"{catalog.name}; use the detector that made these scores"
         )
 
 
 def of_signs(
     catalog: Catalog, weights: np.ndarray, found: pd.DataFrame, carried: pd.DataFrame
 ) -> pd.DataFrame:
-    """`SignAudit.signs`; what needs support or labels is NaN."""
+    """`SignAudit.signs`; columns that need the support AUC or labels are NaN."""
     totals = found.category.value_counts()
     carries = carried.groupby(["category", "sign"])["first"].agg(["size", "sum"])
     records = []
@@ -114,7 +113,7 @@ def of_pairs(
     found: pd.DataFrame,
     truth: np.ndarray | None,
 ) -> pd.DataFrame:
-    """`SignAudit.pairs`; `weights` (S, C, M), adapted sign embeddings `signs` (S, M, E)."""
+    """`SignAudit.pairs`, from `weights` (S, C, M) and adapted sign embeddings `signs` (S, M, E)."""
     names, members = catalog.category_names, catalog.membership
     prototypes = torch.from_numpy(weights.copy()).to(signs) @ (signs - signs.mean(1, keepdim=True))
     units = F.normalize(prototypes, dim=-1)
@@ -144,7 +143,7 @@ def of_pairs(
 
 
 def _confusion(names: list[str], found: pd.DataFrame, truth: np.ndarray | None) -> np.ndarray:
-    """(C, C): of test images with c alone, the share with a finding of d and none of c."""
+    """Shares (C, C): of test images with c alone, those where d is found and c is not."""
     confused = np.full((len(names), len(names)), np.nan)
     if truth is None:
         return confused
@@ -158,7 +157,10 @@ def _confusion(names: list[str], found: pd.DataFrame, truth: np.ndarray | None) 
 
 
 def against_others(truth: np.ndarray, similarities: np.ndarray) -> np.ndarray:
-    """AUROC (C, M) of each sign: images with c against images with other anomalies only."""
+    """AUROC (C, M) of each sign: images with c against images with other anomalies only.
+
+    Rows of `similarities` that are NaN are left out; NaN with fewer than five images with c.
+    """
     areas = np.full((truth.shape[1], similarities.shape[1]), np.nan)
     known = np.isfinite(similarities).all(axis=1)
     for c in range(truth.shape[1]):

@@ -1,7 +1,11 @@
 """Evaluation of score tables against labels: the three protocols, for each seed and over seeds.
 
-Only images of the test split count. What is chosen (thresholds, signs, bias) was chosen at fitting
-time from the support; nothing here looks for a better one.
+    test = load_scored_test("runs/scores", "labels.csv")
+    metrics = measure(test)
+    over_seeds(metrics)["anomaly detection", "auroc"].mean
+
+Only images of the test split are used. Thresholds, signs and biases were chosen on the support
+when the detector was fitted; evaluation changes none of them.
 """
 
 import io
@@ -32,16 +36,16 @@ HEADLINES = {
     ("multi-label prediction", "subset_accuracy"): "subset accuracy",
     ("multi-label prediction", "macro_f1"): "macro F1",
 }
-"""The metrics of the summary, by (protocol, metric), as people name them."""
+"""The headline metrics: (protocol, metric) to the name shown to readers."""
 
 
 @dataclass(frozen=True)
 class ScoredTest:
-    """The test split with its scores: N images, C categories, S seeds.
+    """The scored images of the test split: N images, C categories, S seeds.
 
-    `scores` (N, C) and `anomaly` (N,) are the ensemble's, `seeds` (N, C, S) each seed's (S = 0
-    when the run was scored without `--per-seed`); `rows` is the score table in the same order.
-    `missing` test images have no score.
+    `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) to each seed (S = 0
+    when the run was scored without `--per-seed`). `rows` is the score table in the same order.
+    `missing` is the number of test images without a score.
     """
 
     name: str
@@ -62,14 +66,14 @@ class ScoredTest:
 def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
     """Join the scores of a run with the test rows of a label table.
 
-    Raises `UserError` when the run or the labels are missing, or no labelled image was scored.
+    Raises `UserError` when the run or the labels are missing, or no test image was scored.
     """
     _, metadata = read_plan(run)
     categories = metadata["categories"].split(";")
     labels = load_labels(labels_uri, categories, metadata["archive"])
     test = labels.where(labels.split == "test")
     if len(test) == 0:
-        raise UserError(f"the label table {labels_uri} has no row with split 'test'")
+        raise UserError(f"the label table {labels_uri} has no row whose split is 'test'")
     names = zip(test.archive, test.member, strict=True)
     position = {name: row for row, name in enumerate(names)}
     parts, owners = [], []
@@ -82,12 +86,15 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
     if not parts:
         raise UserError(
             f"none of the {len(test)} test images of {labels_uri} is in the scores at {run}; "
-            "check that archive and member are written as in the score tables"
+            "the columns archive and member must match those of the score tables"
         )
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     if len(set(owners)) < len(owners):
-        raise UserError(f"{run} has two scores for one labelled image; run jobs/verify_scores.py")
+        raise UserError(
+            f"{run} has two scores for one labelled image; check it with `sdmad verify` "
+            "(jobs/verify_scores.py)"
+        )
     rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
     return ScoredTest(
         name="/".join(run.rstrip("/").split("/")[-2:]),
@@ -114,9 +121,9 @@ def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:
 
 
 def measure(test: ScoredTest) -> pd.DataFrame:
-    """Every metric of every protocol: columns protocol, metric, category, seed, value.
+    """All metrics of the three protocols: columns protocol, metric, category, seed, value.
 
-    `seed` is a seed's number or "ensemble"; `category` is empty for metrics over all of them.
+    `seed` is the seed's number or "ensemble"; `category` is empty for metrics over all categories.
     """
     records = _metrics(test, test.scores, test.anomaly, ENSEMBLE)
     for k, seed in enumerate(test.seed_names[: test.seeds.shape[2]]):
@@ -142,10 +149,10 @@ def _metrics(
 
 
 def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str], Summary]:
-    """Mean, deviation and interval over seeds, by (protocol, metric).
+    """Mean, standard deviation and 95 % interval over seeds, by (protocol, metric).
 
-    The metrics of one category, or by default those over all of them. Without scores for each
-    seed there is one value, the ensemble's.
+    Takes the metrics of one category; by default those over all categories. Without scores for
+    each seed, the only value is the ensemble's.
     """
     single = metrics[metrics.category == category]
     seeds = single[single.seed != ENSEMBLE]
@@ -157,7 +164,7 @@ def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str
 
 
 def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
-    """Ours minus theirs of every headline metric, paired over the seeds that both have."""
+    """Ours minus theirs for each metric over all categories, paired by the seeds that both have."""
     keys = ["protocol", "metric", "category", "seed"]
     both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
     both = both[(both.category == "") & (both.seed != ENSEMBLE)]
@@ -169,7 +176,7 @@ def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[st
 
 
 def write_metrics(metrics: pd.DataFrame, output: str) -> None:
-    """`protocols.parquet`: every metric, one row each."""
+    """Write all metrics, one row each, to `protocols.parquet`."""
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(metrics, preserve_index=False), sink)
     storage.write_bytes(storage.join(output, "protocols.parquet"), sink.getvalue())

@@ -1,10 +1,10 @@
-"""The sign audit in words that a radiologist can act on.
+"""Remarks of the sign audit: sentences for a radiologist, made from its tables.
 
     for remark in remarks(result):
         print(remark.kind, remark.text)
 
-A remark is made on weights, findings and supports alone; where test labels were given, what they
-say stands behind "test split:" at its end and decides nothing.
+Whether a remark is made depends on weights, findings and supports alone. Where test labels were
+given, their result stands at the end of the remark, after "Test split:".
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ Kind = Literal["carries", "never", "contradicted", "shared", "alike", "silent"]
 
 @dataclass(frozen=True)
 class Remark:
-    """`carries` tells which signs a category rests on, `silent` that it has too few findings to
-    tell; the other kinds ask for a change of the catalog."""
+    """One remark. `carries` lists the signs named most often in the findings of a category,
+    `silent` reports too few findings to judge; the other kinds suggest a change of the catalog."""
 
     kind: Kind
     text: str
@@ -35,11 +35,13 @@ class Remark:
 
 
 def remarks(result: SignAudit) -> list[Remark]:
-    """All remarks: what carries each category first, then advice on signs, then on pairs.
+    """All remarks: first the most frequent signs of each category, then advice on signs and pairs.
 
-    A sign *never* carries a finding when none of at least `LEAST_FINDINGS` findings names it; the
-    support *contradicts* it when its AUC there is at most 0.5 for at least half of the seeds; a
-    category rests on *shared* signs when more than half of its findings name no sign of its own.
+    - `never`: none of at least `LEAST_FINDINGS` findings names the sign.
+    - `contradicted`: for at least half of the seeds, the sign's AUC on the support is at most 0.5.
+    - `shared`: a category has no sign of its own, more than half of its findings name none, or one
+      sign comes first in at least half of the findings of several categories.
+    - `alike`: the signs of two categories do not separate them (`sdmad.evaluation.audit.audit`).
     """
     found = [_carries(result, row) for _, row in result.categories.iterrows()]
     for _, row in result.signs.iterrows():
@@ -68,49 +70,55 @@ def _carries(result: SignAudit, row: pd.Series) -> Remark:
     if row.findings < LEAST_FINDINGS:
         return Remark(
             "silent",
-            f"{category} has {row.findings} finding{'s' * (row.findings != 1)}: "
-            "too few to tell which of its signs work",
+            f"Too few findings of {category} to judge its signs: {row.findings}, and at least "
+            f"{LEAST_FINDINGS} are needed.",
         )
     signs = result.signs[result.signs.category == row.category]
     first, *others = signs.sort_values("carries", ascending=False, kind="stable").itertuples()
     text = (
-        f"{_listed([first.sign])} carries {_percent(first.carries)} of the {row.findings} findings "
-        f"of {category}"
+        f"{_listed([first.sign])} is named in {_percent(first.carries)} of the {row.findings} "
+        f"findings of {category}"
     )
     if others and others[0].carries > 0:
-        text += f", {_listed([others[0].sign])} {_percent(others[0].carries)}"
-    return Remark("carries", text)
+        text += f", {_listed([others[0].sign])} in {_percent(others[0].carries)}"
+    return Remark("carries", f"{text}.")
 
 
 def _on_sign(row: pd.Series, seeds: int) -> list[Remark]:
     sign, category = _listed([row.sign]), _words(row.category)
     contradicted = row.contradicted >= MOSTLY
-    against = f"in {round(seeds * row.contradicted)} of {seeds} seeds" if contradicted else ""
+    failed = round(seeds * row.contradicted) if contradicted else 0
     tested = ""
     if np.isfinite(row.test_auroc):
         tested = (
-            f" (test split: AUROC {100 * row.test_auroc:.0f} against images with other anomalies)"
+            f" Test split: AUROC {100 * row.test_auroc:.0f} % against images with other anomalies."
         )
     if row.findings >= LEAST_FINDINGS and row.carries == 0:
-        also = f", and the support contradicts it {against}" if contradicted else ""
+        also = ""
+        if contradicted:
+            also = (
+                f" It fails on the support in {failed} of {seeds} seeds: it is no more similar to "
+                f"images with {category} than to the others."
+            )
         return [
             Remark(
                 "never",
-                f"{sign} never carries a finding of {category} although the catalog lists it"
-                f"{also}: consider removing or rewording it{tested}",
+                f"{sign} is listed for {category}, but named in none of its {row.findings} "
+                f"findings.{also} Consider removing or rewording it.{tested}",
             )
         ]
     if not contradicted:
         return []
     yet = ""
     if row.findings >= LEAST_FINDINGS:
-        yet = f"; it is named in {_percent(row.carries)} of the findings all the same"
+        yet = f" It is still named in {_percent(row.carries)} of the findings."
     return [
         Remark(
             "contradicted",
-            f"the support contradicts {sign} for {category} {against}: it was no more similar to "
-            f"images with {category} than to others{yet}. Either they do not show it or the "
-            f"backbone does not see it: look at them, then remove or reword it{tested}",
+            f"{sign} fails on the support of {category} in {failed} of {seeds} seeds: it is no "
+            f"more similar to images with {category} than to the others.{yet} Either these images "
+            "do not show it, or the backbone does not recognise it. Look at the images, then "
+            f"remove or reword the sign.{tested}",
         )
     ]
 
@@ -122,17 +130,17 @@ def _rests_on_shared(row: pd.Series) -> bool:
 def _shared(row: pd.Series) -> Remark:
     category = _words(row.category)
     if row.own == 0:
-        text = f"every sign of {category} is also listed for another category"
+        text = f"Every sign of {category} is also listed for another category"
     else:
         text = (
-            f"{_percent(row.by_shared_only)} of the findings of {category} rest only on signs that "
-            "other categories have too"
+            f"{_percent(row.by_shared_only)} of the findings of {category} name no sign that is "
+            f"listed for {category} alone"
         )
-    return Remark("shared", f"{text}: add a sign that only {category} shows")
+    return Remark("shared", f"{text}. Add a sign that only {category} shows.")
 
 
 def _leading_several(result: SignAudit) -> list[Remark]:
-    """Signs that come first in most findings of several categories."""
+    """Remarks on signs that come first in at least half of the findings of several categories."""
     enough = result.signs[result.signs.findings >= LEAST_FINDINGS]
     leading = enough[enough.leads >= MOSTLY]
     found = []
@@ -143,9 +151,9 @@ def _leading_several(result: SignAudit) -> list[Remark]:
             found.append(
                 Remark(
                     "shared",
-                    f"{_listed([str(sign)])} comes first in most findings of {names}: it tells "
-                    "none of them from the others. Split it into what each of them shows, or "
-                    "word it narrower",
+                    f"{_listed([str(sign)])} is the first sign in at least half of the findings of "
+                    f"{names}, so it does not separate these categories. Split it into the forms "
+                    "that each category shows, or describe it more narrowly.",
                 )
             )
     return found
@@ -153,21 +161,26 @@ def _leading_several(result: SignAudit) -> list[Remark]:
 
 def _alike(row: pd.Series) -> Remark:
     one, other = _words(row.category), _words(row.other)
-    shared = f"{one} and {other} share {_listed(row.shared.split(';'))}" if row.shared else ""
     if row.overlap >= CLOSE_OVERLAP:
-        reason = f"{shared}, which carry {_percent(row.overlap)} of the weight of both"
+        reason = (
+            f"The signs of {one} and {other} overlap: {_percent(row.overlap)} of their weight is "
+            f"on {_listed(row.shared.split(';'))}"
+        )
     elif row.cosine >= CLOSE_COSINE:
-        reason = f"the signs of {one} and {other} mean nearly the same to the text encoder"
-        reason += f" (cosine {row.cosine:.2f})"
+        reason = (
+            f"To the text encoder, the signs of {one} and {other} mean nearly the same (cosine "
+            f"{row.cosine:.2f})"
+        )
     else:
-        reason = f"{shared}, and one of them has no other"
-    text = f"{reason}: add a sign that only one of them shows"
+        shared = _listed(row.shared.split(";"))
+        reason = f"The categories {one} and {other} share {shared}, and one has no other sign"
+    text = f"{reason}. Add a sign that only one of them shows."
     if np.isfinite(row.test_confused) or np.isfinite(row.test_confused_back):
         shares = ((one, other, row.test_confused), (other, one, row.test_confused_back))
         told = [
-            f"{_percent(s)} of images with {a} alone are found to be {b} instead"
+            f"{_percent(s)} of the images with {a} alone were found to be {b} instead"
             for a, b, s in shares
             if np.isfinite(s)
         ]
-        text += f" (test split: {', '.join(told)})"
+        text += f" Test split: {', '.join(told)}."
     return Remark("alike", text)

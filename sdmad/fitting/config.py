@@ -6,6 +6,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
@@ -71,6 +72,7 @@ class TrainConfig(BaseModel):
     labels: str
     catalog: str
     backbone: BackboneConfig = BackboneConfig()
+    input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
     shots: Shots = [4]
     seeds: Seeds = Field(

@@ -3,7 +3,7 @@
 python -m sdmad.fitting.config_reference > docs/configuration.md
 """
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -44,8 +44,8 @@ MEANINGS = {
     "labels": "label table, CSV or Parquet; README.md lists its columns",
     "catalog": "sign catalog: a YAML file, or a [shipped one](signs.md#shipped-catalogs) by name",
     "shots": "images of each category, and of normal, in a support; one detector for each value",
-    "backbone.model": "`phantom` (embedded), an open_clip model, `hf-hub:organisation/name` or "
-    "`local-dir:folder` ([backbones.md](backbones.md))",
+    "backbone.model": "`phantom` (embedded), an open_clip model, `hf-hub:organisation/name` or a "
+    "folder: a path or an `s3://` URI ([backbones.md](backbones.md))",
     "backbone.pretrained": "weights of an open_clip model: one of its tags (`openai`) or a "
     "checkpoint file; not for the other kinds",
     "learner.steps": "training steps (Adam)",
@@ -71,12 +71,20 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]
     found = []
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
+        nested = _model_in(field.annotation)
+        if nested:
             found += rows(nested, f"{key}.")
         else:
             found.append((key, _default(field), _meaning(key, field)))
     return found
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a key holds, also where it may be left out (`Model | None`)."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def _default(field: FieldInfo) -> str:
@@ -85,6 +93,7 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if value is None:
         return "-"
+    value = list(value) if isinstance(value, tuple) else value
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

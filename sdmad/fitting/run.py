@@ -7,6 +7,7 @@ run again, make only the missing fits.
 
 import hashlib
 import io
+import json
 import tempfile
 import threading
 import time
@@ -55,7 +56,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
-    spec = _check_adapters(config) if missing else None
+    spec = _check_adapters(config, catalog) if missing else None
     record: dict[str, Any] = {
         "job": "train_seeds",
         "status": "running",
@@ -66,6 +67,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "fits_total": len(grid),
         "fits_skipped": len(grid) - len(missing),
     }
+    if spec:
+        record["input"] = json.loads(spec.to_json())
     run_record.write_record(output, record)
     if missing and spec:
         _fit_missing(missing, config, catalog, archive, output, spec)
@@ -90,12 +93,13 @@ def _identity(
         "labels": labels.digest,
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
+        "input": catalog.chosen_input(config.input).model_dump_json(),
         "learner": learner.hexdigest()[:16],
     }
 
 
-def _check_adapters(config: TrainConfig) -> ImageSpec:
-    """The backbone's image specification; `UserError` if it has fewer blocks than are adapted."""
+def _check_adapters(config: TrainConfig, catalog: Catalog) -> ImageSpec:
+    """What is done to pixels; `UserError` if the backbone has fewer blocks than are adapted."""
     backbone = load_backbone(config.backbone, "cpu")
     load_backbone.cache_clear()
     for name in ("image", "text"):
@@ -106,7 +110,7 @@ def _check_adapters(config: TrainConfig) -> ImageSpec:
                 f"learner.adapter.{name}.blocks is {wanted}, but the {name} tower of "
                 f"{config.backbone} has {there} blocks; adapt at most {there}"
             )
-    return backbone.spec
+    return catalog.chosen_input(config.input).apply(backbone.spec)
 
 
 def _fit_missing(
@@ -127,7 +131,16 @@ def _fit_missing(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     device = None if scaling.use_gpu else "cpu"
-    task = FitTask(batches, pixels, output, config.backbone, catalog, config.learner, device)
+    task = FitTask(
+        batches=batches,
+        pixels=pixels,
+        output=output,
+        backbone=config.backbone,
+        catalog=catalog,
+        learner=config.learner,
+        input=catalog.chosen_input(config.input),
+        device=device,
+    )
     trainer = TorchTrainer(
         fit_loop,
         train_loop_config={"task": task},

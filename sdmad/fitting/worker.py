@@ -11,6 +11,7 @@ import ray.train
 import torch
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.fits import Provenance, fit_uri, list_fits, serialize
@@ -64,6 +65,7 @@ class FitTask:
     backbone: BackboneConfig
     catalog: Catalog
     learner: LearnerConfig
+    input: InputConfig
     device: str | None
 
 
@@ -100,6 +102,7 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
         provenance = Provenance.of(
             backbone,
             catalog=task.catalog,
+            input=task.input,
             learner=task.learner,
             shots=support.shots,
             seed=support.seed,

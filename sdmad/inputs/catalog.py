@@ -27,6 +27,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from sdmad import storage
+from sdmad.archive.preprocess import InputConfig
 from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
 
@@ -64,6 +65,9 @@ class Catalog(BaseModel):
     signs: dict[Name, Sign] = Field(min_length=1)
     categories: dict[Name, Category] = Field(min_length=1)
     normal: Category
+    input: InputConfig | None = Field(
+        default=None, description="input that the modality calls for, unless configured otherwise"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Catalog":
@@ -123,8 +127,13 @@ class Catalog(BaseModel):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content. Comments and layout of the file do not change it."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        without = set() if self.input else {"input"}
+        canonical = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def chosen_input(self, configured: InputConfig | None) -> InputConfig:
+        """The input of a run: as configured, else as the catalog says, else the backbone's own."""
+        return configured or self.input or InputConfig()
 
     def title(self, category: str) -> str:
         """The display name of a category."""

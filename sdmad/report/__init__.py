@@ -1,1 +1,1 @@
-"""The static HTML report of an evaluation: one page, no network, no scripts."""
+"""The static HTML report of an evaluation: one page without network access or scripts."""

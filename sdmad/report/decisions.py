@@ -1,8 +1,7 @@
-"""What probabilities and decisions are worth on test images: calibration, operating points,
-confusion.
+"""Quality of probabilities and decisions on test images: calibration, operating points, confusion.
 
-Everything here describes. A threshold or a correction that is found here is read off the test
-images and used by nothing else. Shapes: N images, C categories, B bins.
+Descriptive only: thresholds and corrections are computed from the test images and only shown in
+the report. Shapes: N images, C categories, B bins.
 """
 
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ LEAST_NEGATIVES = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: for each bin that has images, their mean probability, the share of
-    them that have the category, and their number, each (B,).
+    """A reliability diagram over the bins with images, each array (B,).
 
-    `error` is the expected calibration error: mean distance of the two, weighted by images.
+    `predicted` is the mean probability, `observed` the share of images with the category, `images`
+    the number of images. `error` is the expected calibration error: mean distance between
+    `predicted` and `observed`, weighted by images.
     """
 
     predicted: np.ndarray
@@ -35,9 +35,9 @@ class Reliability:
 
 
 def reliability(truth: np.ndarray, probabilities: np.ndarray) -> Reliability:
-    """The reliability diagram of probabilities (N,) against truth (N,), in ten bins of one width.
+    """The reliability diagram of probabilities (N,) against truth (N,), in ten bins of equal width.
 
-    Raises `ValueError` without any image.
+    Raises `ValueError` when there are no images.
     """
     probabilities = np.asarray(probabilities, float)
     observed, predicted = calibration_curve(truth, probabilities, n_bins=BINS, pos_label=True)
@@ -47,8 +47,8 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray) -> Reliability:
 
 
 def at_prevalence(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities that hold where a category is as frequent as its absence, corrected for how
-    often the images have it: (N, C) by categories of `truth` (N, C), odds times prevalence odds."""
+    """Probabilities (N, C) corrected from a prevalence of 1/2 to each category's share in `truth`
+    (N, C): the odds are multiplied by the odds of the share."""
     share = truth.mean(axis=0)
     with_category = probabilities * share
     without = (1 - probabilities) * (1 - share)
@@ -58,7 +58,7 @@ def at_prevalence(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Sensitivity at a given specificity, and the threshold it takes (found where above it)."""
+    """Sensitivity at a given specificity, and its threshold; scores above it count as found."""
 
     sensitivity: float
     threshold: float
@@ -67,10 +67,10 @@ class OperatingPoint:
 def operating_point(
     truth: np.ndarray, scores: np.ndarray, specificity: float = SPECIFICITY
 ) -> OperatingPoint:
-    """The lowest threshold on scores (N,) at which at least `specificity` of the images without a
-    category are not found, and the share of those with it (`truth` (N,)) that then are.
+    """The lowest threshold on scores (N,) that reaches the specificity, and its sensitivity.
 
-    NaN for fewer than five images with the category or ten without.
+    `truth` (N,) is True for images with the category. NaN with fewer than five images with the
+    category or ten without.
     """
     positive, negative = scores[truth], scores[~truth]
     if len(positive) < LEAST_POSITIVES or len(negative) < LEAST_NEGATIVES:
@@ -81,11 +81,12 @@ def operating_point(
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows are normal images and those with one category alone, C + 1 of them.
+    """Findings by true group. The C + 1 groups are normal images, then images with one category
+    alone.
 
-    `images` (C + 1,) is their number, `shares` (C + 1, C + 1) the share of them that are found to
-    be each category, and in the last column that have no finding: NaN for fewer than five images.
-    An image may have several findings, so a row may sum to more than one.
+    `images` (C + 1,) is the number of images. `shares` (C + 1, C + 1) is the share of images in
+    which each category is found, and in the last column the share without finding; NaN with fewer
+    than five images. An image may have several findings, so a row may sum to more than 1.
     """
 
     images: np.ndarray
@@ -93,7 +94,7 @@ class Confusion:
 
 
 def confusion(truth: np.ndarray, found: np.ndarray) -> Confusion:
-    """What is found in place of what, of labels and findings (N, C)."""
+    """The confusion of labels and findings, both bool (N, C)."""
     groups = [~truth.any(axis=1)]
     groups += [truth[:, c] & (truth.sum(axis=1) == 1) for c in range(truth.shape[1])]
     outcomes = np.column_stack([found, ~found.any(axis=1)])

@@ -1,4 +1,4 @@
-"""Images for the report: examples with their findings, and groups for the sign heatmap."""
+"""The images that the report shows: example cases, and groups for the sign heatmap."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ IMAGES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a gallery; `verdict` is right, partly right, missed or false alarm.
+    """One image of a gallery.
 
-    `findings` and `uncertain` are categories with score and spread over seeds.
+    `picture` is a data URI. `findings` and `uncertain` hold (category, score, spread over seeds),
+    `signs` hold (category, sign, similarity). `verdict` is right, partly right, missed or false
+    alarm.
     """
 
     picture: str
@@ -33,12 +35,12 @@ class Example:
 
 
 def clear_rows(test: ScoredTest) -> np.ndarray:
-    """Rows of images of which the detector is most confident, the most confident of each kind.
+    """Rows of the most confident images.
 
-    Up to eight that are right: two with several categories, normal, each category; then up to four
-    mistakes. Confidence is the distance from the threshold of a finding: of the least clear score
-    where all are right, of the clearest wrong one in a mistake. Right ones without any uncertain
-    category go first.
+    First up to eight correct ones: two with several categories, one normal, one for each category.
+    Then up to four mistakes. Confidence is a score's distance from the finding threshold: in
+    correct images the smallest distance, in mistakes the largest among the wrong scores. Correct
+    images without uncertain categories come first.
     """
     truth = test.truth
     wrong = truth != (test.scores > FINDING_THRESHOLD)
@@ -60,8 +62,8 @@ def clear_rows(test: ScoredTest) -> np.ndarray:
 
 
 def uncertain_rows(test: ScoredTest, shown: np.ndarray) -> np.ndarray:
-    """Up to six rows of images with an uncertain category, the one nearest to the threshold first;
-    none that are `shown` already."""
+    """Up to six rows of images with an uncertain category, nearest to the finding threshold first;
+    rows in `shown` are left out."""
     distance = np.abs(test.scores - FINDING_THRESHOLD)
     names = test.table.categories
     nearest = np.array(
@@ -76,7 +78,8 @@ def uncertain_rows(test: ScoredTest, shown: np.ndarray) -> np.ndarray:
 
 
 def heatmap_rows(test: ScoredTest) -> dict[str, np.ndarray]:
-    """For normal and each category, rows of images that show it (alone, where there are enough)."""
+    """Up to 16 rows of images for normal and for each category; images with that category alone
+    come first."""
     truth = test.truth
     groups = {"normal": np.flatnonzero(~truth.any(axis=1))[:IMAGES_PER_GROUP]}
     for c, name in enumerate(test.table.categories):
@@ -87,7 +90,7 @@ def heatmap_rows(test: ScoredTest) -> dict[str, np.ndarray]:
 
 
 def read_pixels(test: ScoredTest, rows: np.ndarray, detector: Detector) -> dict[int, np.ndarray]:
-    """Pixels at the backbone's size of the images at `rows`; unreadable ones are left out."""
+    """Pixels of the images at `rows`, at the backbone's size; unreadable images are left out."""
     names = [(str(test.table.archive[r]), str(test.table.member[r])) for r in rows]
     found, _ = decode_members(test.metadata["archive"], names, detector.spec)
     return {int(row): found[name] for row, name in zip(rows, names, strict=True) if name in found}
@@ -96,8 +99,8 @@ def read_pixels(test: ScoredTest, rows: np.ndarray, detector: Detector) -> dict[
 def similarities(
     test: ScoredTest, detector: Detector, pixels: dict[int, np.ndarray], rows: Iterable[int]
 ) -> np.ndarray:
-    """Similarities (N, M) of the images at `rows` with all signs; NaN in the other rows, and where
-    there are no pixels."""
+    """Similarities (N, M) of the images at `rows` to all signs; NaN in the other rows and for
+    images without pixels."""
     found = np.full((len(test.table), len(detector.catalog.signs)), np.nan, np.float32)
     known = sorted({int(row) for row in rows} & pixels.keys())
     for start in range(0, len(known), IMAGES_AT_ONCE):
@@ -107,7 +110,7 @@ def similarities(
 
 
 def gallery(test: ScoredTest, rows: np.ndarray, pixels: dict[int, np.ndarray]) -> list[Example]:
-    """Examples in words, for those of `rows` that have pixels."""
+    """Examples for those `rows` that have pixels."""
     return [_example(test, row, pixels[row]) for row in rows.tolist() if row in pixels]
 
 

@@ -1,4 +1,4 @@
-"""Heatmaps of the report as coloured cells, which the page sets as tables: legible at any width."""
+"""Heatmaps of the report as coloured table cells, which stay legible at any page width."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from matplotlib.colors import to_hex
 from sdmad.report.decisions import Confusion
 
 DEVIATIONS = 2.2
-"""Standard deviations of a sign's similarity at full colour."""
+"""Standard deviations of a sign's similarity that get the full colour."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: text, colour behind it, colour of the text, and whether it has a frame."""
+    """One cell: text, background colour, text colour (`ink`), and whether it is framed."""
 
     text: str
     colour: str
@@ -34,9 +34,10 @@ class Heatmap:
 def sign_heatmap(
     similarity: np.ndarray, membership: np.ndarray, signs: list[str], groups: list[str]
 ) -> Heatmap:
-    """Mean sign-image similarity (signs, groups), in deviations from each sign's mean.
+    """Mean similarity (signs, groups), shown in standard deviations from each sign's mean.
 
-    `membership` (signs, groups) is framed: the signs that the catalog lists for a group.
+    `membership` (signs, groups) marks the signs that the catalog lists for a group; these cells
+    are framed.
     """
     centred = similarity - similarity.mean(axis=1, keepdims=True)
     centred = centred / np.maximum(similarity.std(axis=1, keepdims=True), 1e-6)
@@ -57,7 +58,7 @@ def sign_heatmap(
 
 
 def confusion_heatmap(found: Confusion, categories: list[str]) -> Heatmap:
-    """Shares in per cent; what should have been found is framed."""
+    """Shares in per cent; the correct result of each row is framed."""
     rows = [
         f"{name} ({count})"
         for name, count in zip(["normal", *categories], found.images, strict=True)
@@ -74,7 +75,7 @@ def confusion_heatmap(found: Confusion, categories: list[str]) -> Heatmap:
 
 
 def _cell(text: str, colours: str, strength: float, framed: bool) -> Cell:
-    """`strength` in [0, 1] is the place on the colour map; white where there is none."""
+    """`strength` in [0, 1] is the position on the colour map; NaN gives white."""
     red, green, blue, _ = mpl.colormaps[colours](strength) if np.isfinite(strength) else (1.0,) * 4
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
     return Cell(text, to_hex((red, green, blue)), "#ffffff" if dark else "#1c2733", framed)

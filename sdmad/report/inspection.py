@@ -1,4 +1,4 @@
-"""What only the detector and the archive can tell: signs by group, sign audit, example images.
+"""The parts of the report that need the detector and the archive: audit, heatmap, example images.
 
 inspection = inspect(test)
 inspection.audit, inspection.heatmap, inspection.clear, inspection.located
@@ -20,11 +20,10 @@ from sdmad.report.localised import LocalisedSign, localised_gallery
 
 @dataclass(frozen=True)
 class Inspection:
-    """`heatmap` is the mean similarity of groups with signs, `clear` and `uncertain` are examples,
-    `located` has the signs of some of them by the example's name.
+    """Sign audit, sign heatmap, example images, and the maps of their signs by example name.
 
-    Where the detector cannot be reached there is nothing, where the archive cannot there is the
-    audit alone; `note` then says why.
+    `images_read` is the number of images behind the heatmap. Without the detector everything is
+    empty, without the archive only the audit is there; `note` then gives the reason.
     """
 
     note: str = ""
@@ -37,15 +36,15 @@ class Inspection:
 
     @property
     def num_unlocated(self) -> int:
-        """Examples whose signs are not located: there was no time."""
+        """Number of examples without sign maps because time ran out."""
         return sum(e.name not in self.located for e in (*self.clear, *self.uncertain) if e.signs)
 
 
 def inspect(test: ScoredTest) -> Inspection:
-    """Load the detector of a scored test, read some of its images, and look at both.
+    """Load the detector of a scored test and read the images that the report shows.
 
-    Similarities come from images that were chosen by their labels alone, so that metrics on them
-    (`test_auroc` of the audit) are not about the clearest and the most doubtful ones.
+    Similarities are measured only on images chosen by label, not on the clear and uncertain cases:
+    these are chosen by score and would bias the audit's `test_auroc`.
     """
     uri = test.metadata["detector_uri"]
     try:
@@ -53,7 +52,7 @@ def inspect(test: ScoredTest) -> Inspection:
     except UserError as error:
         return Inspection(note=f"Not shown: {error}.")
     if detector.digest != test.metadata["detector"]:
-        return Inspection(note=f"Not shown: {uri} is another detector than made these scores.")
+        return Inspection(note=f"Not shown: the detector at {uri} did not make these scores.")
     groups = examples.heatmap_rows(test)
     clear_rows = examples.clear_rows(test)
     uncertain_rows = examples.uncertain_rows(test, clear_rows)
@@ -72,7 +71,7 @@ def inspect(test: ScoredTest) -> Inspection:
         support_auc=detector.rule.support_auc.cpu().numpy(),
     )
     if not pixels:
-        note = "Not shown: no test image can be read from the archive."
+        note = "Not shown: no test image could be read from the archive."
         return Inspection(note=note, audit=result)
     clear, uncertain = (
         examples.gallery(test, rows, pixels) for rows in (clear_rows, uncertain_rows)
@@ -91,7 +90,7 @@ def inspect(test: ScoredTest) -> Inspection:
 def _heatmap(
     detector: Detector, groups: dict[str, np.ndarray], similarities: np.ndarray
 ) -> Heatmap | None:
-    """Means over the images of each group that has any."""
+    """The sign heatmap of the groups with readable images; None without any."""
     catalog = detector.catalog
     members = dict(zip(catalog.category_names, catalog.membership, strict=True))
     members["normal"] = catalog.normal_membership

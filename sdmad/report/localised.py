@@ -1,9 +1,8 @@
-"""Heat over the images of the report: where the signs of a finding are.
+"""Maps over the images of the report: where the signs of a finding are.
 
 The colour is the loss of a sign's similarity when a place is hidden (`sdmad.localisation`), in
-logits, on one scale for each sign: full colour is its largest loss, or one logit where no place
-reaches that, so that a sign which no single place carries stays faint. The line surrounds places
-with at least half of full colour.
+logits. Full colour is the sign's largest loss, but at least one logit, so that signs without a
+decisive place stay faint. The outline encloses places with at least half of the full colour.
 """
 
 import base64
@@ -30,7 +29,11 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class LocalisedSign:
-    """One sign over one image: a data URI, and the largest loss of similarity at one place."""
+    """The map of one sign over one image.
+
+    `picture` is a data URI, `drop` the largest loss of cosine similarity at one place. `faint` is
+    true when that loss is below one logit.
+    """
 
     sign: str
     picture: str
@@ -39,16 +42,17 @@ class LocalisedSign:
 
     @property
     def caption(self) -> str:
-        """The sign as people write it, and that no single place carries it where that is so."""
         name = self.sign.replace("_", " ")
-        return f"{name} (no single place)" if self.faint else name
+        return f"{name} (not localised)" if self.faint else name
 
 
 def localised_signs(
     detector: Detector, pixels: np.ndarray, signs: Sequence[str]
 ) -> list[LocalisedSign]:
-    """One picture for each of `signs`, once each, over an image (height, width, 3) uint8 of the
-    backbone's size. Raises `UserError` for a sign that the detector's catalog lacks."""
+    """One map for each distinct sign, over an image (H, W, 3) uint8 of the backbone's size.
+
+    Raises `UserError` for a sign that is not in the detector's catalog.
+    """
     signs = list(dict.fromkeys(signs))
     if not signs:
         return []
@@ -70,9 +74,9 @@ def localised_gallery(
     pixels: Sequence[np.ndarray],
     seconds: float = SECONDS,
 ) -> dict[str, list[LocalisedSign]]:
-    """The signs of the findings of each example, by the example's name; `pixels` in their order.
+    """Maps of the signs of each example, by the example's name; `pixels` are in the same order.
 
-    No example is begun after `seconds`: with a large backbone and no GPU one takes minutes.
+    No example is started after `seconds`: a large backbone without GPU needs minutes for one.
     """
     begin = time.monotonic()
     found: dict[str, list[LocalisedSign]] = {}
@@ -84,7 +88,7 @@ def localised_gallery(
 
 
 def overlay(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3): (H, W, 3) uint8."""
+    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3); returns (H, W, 3) uint8."""
     grey = pixels.astype(float).mean(-1, keepdims=True).repeat(3, axis=-1)
     colour = 255 * mpl.colormaps["inferno"](0.4 + 0.5 * strength)[..., :3]
     opacity = OPACITY * strength[..., None]
@@ -95,7 +99,7 @@ def overlay(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
-    """The image with its longer side at `SIDE`."""
+    """The image resized so that its longer side has `SIDE` pixels."""
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -103,7 +107,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 
 
 def _uri(pixels: np.ndarray) -> str:
-    """A data URI with few colours: a page has dozens of these pictures."""
+    """A data URI with a reduced palette, since a page has dozens of these pictures."""
     sink = io.BytesIO()
     Image.fromarray(pixels).quantize(COLOURS).save(sink, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,4 +1,7 @@
-"""Builds the page from an evaluated run."""
+"""The report page (`report.html`) of an evaluated run.
+
+uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sdmad import storage
-from sdmad.detector import FINDING_THRESHOLD
+from sdmad.detector import FINDING_THRESHOLD, LEAST_SHARE, SIGNS_PER_FINDING
 from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
@@ -23,18 +26,18 @@ from sdmad.report.inspection import Inspection
 
 HERE = Path(__file__).parent
 REMARK_TAGS = {
-    "carries": "carries",
-    "silent": "too few",
-    "never": "never selected",
-    "contradicted": "contradicted",
-    "shared": "shared",
-    "alike": "not apart",
+    "carries": "named",
+    "silent": "too few findings",
+    "never": "never named",
+    "contradicted": "fails on support",
+    "shared": "shared signs",
+    "alike": "not separated",
 }
 CHECKS = {
-    "never": "signs that never carry a finding",
-    "contradicted": "signs that the support contradicts",
-    "shared": "categories that rest on shared signs",
-    "alike": "categories that cannot be told apart by their signs",
+    "never": "signs that no finding names",
+    "contradicted": "signs that fail on the support",
+    "shared": "categories that rely on shared signs",
+    "alike": "pairs of categories that their signs do not separate",
 }
 
 
@@ -45,7 +48,10 @@ def write_report(
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
 ) -> str:
-    """Write `report.html`; returns its URI."""
+    """Write `report.html` under `output` and return its URI.
+
+    `measured` has the metrics of `test`, `baselines` those of other runs by name.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -127,7 +133,11 @@ def _counts(test: ScoredTest) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CategoryRow:
-    """What the table of categories says of one, or of any anomaly."""
+    """One row of the table of categories: a category, or any anomaly.
+
+    `normal` and `others` are AUROCs over seeds; sensitivity and specificity are at the finding
+    threshold; `spread` is the mean standard deviation of a score over seeds.
+    """
 
     name: str
     images: int
@@ -200,9 +210,13 @@ def _verdict_of(difference: Summary) -> str:
 
 @dataclass(frozen=True)
 class SignSection:
-    """The sign audit as the page shows it: `advice` and `carries` are remarks, `absent` what was
-    looked for and not found, `signs` the rows of the table of signs by category, `pairs` those that
-    share signs or are not apart."""
+    """The sign audit as shown on the page.
+
+    `advice` and `carries` are remarks, `absent` names the checks without a remark. `signs` are the
+    rows of the table of signs by category, `pairs` those with shared signs or without separation.
+    `least` is the number of findings from which signs are judged. A finding names at most
+    `most_named` signs, each with at least `least_share` of the sign evidence.
+    """
 
     advice: list[Remark]
     absent: list[str]
@@ -210,6 +224,8 @@ class SignSection:
     signs: dict[str, list[Any]]
     pairs: list[Any]
     least: int
+    most_named: int
+    least_share: float
     tags: dict[str, str]
     knows_contradicted: bool
     knows_test: bool
@@ -234,6 +250,8 @@ def _sign_section(result: SignAudit) -> SignSection:
         },
         pairs=list(pairs[(pairs.shared != "") | ~pairs.apart.astype(bool)].itertuples()),
         least=LEAST_FINDINGS,
+        most_named=SIGNS_PER_FINDING,
+        least_share=LEAST_SHARE,
         tags=REMARK_TAGS,
         knows_contradicted=knows_contradicted,
         knows_test=bool(signs.test_auroc.notna().any()),

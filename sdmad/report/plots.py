@@ -1,7 +1,7 @@
-"""Figures of the report, as inline SVG or PNG.
+"""Plots of the report, as inline SVG or PNG.
 
-Small multiples are one SVG for each panel, all of one size: the page sets as many in a row as the
-screen is wide. Titles and other names stay with the page, whose text is escaped.
+Small multiples are one SVG for each panel, all of the same size; the page puts as many in a row as
+fit. Titles are set by the page, which escapes them.
 """
 
 import base64
@@ -48,7 +48,7 @@ UNIT_SQUARE: Any = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a small multiple; `blue` and `orange` are metrics to state in these colours."""
+    """One panel of a small multiple; `blue` and `orange` are values to print in these colours."""
 
     title: str
     svg: str
@@ -57,10 +57,10 @@ class Panel:
 
 
 def svg(figure: Figure, name: str, tight: bool = False) -> str:
-    """The plot as an SVG element; `name` differs for each plot of a page.
+    """The plot as an SVG element; `name` must be unique on the page.
 
-    Identifiers inside depend on `name` and the drawing alone: the same run gives the same page,
-    and no two plots share one.
+    Identifiers inside depend only on `name` and the drawing, so the same run gives the same page
+    and no two plots share an identifier.
     """
     sink = io.StringIO()
     box: Any = "tight" if tight else None
@@ -78,7 +78,7 @@ def png_uri(pixels: np.ndarray) -> str:
 
 
 def _panel(height: float) -> tuple[Figure, Axes]:
-    """An empty panel of a small multiple, 1.9 inches wide, with room for labels on the axes."""
+    """An empty panel, 1.9 inches wide and `height` inches high, with room for axis labels."""
     figure = Figure(figsize=(1.9, height))
     axes = figure.add_axes((0.21, 0.4 / height, 0.74, 1 - 0.47 / height))
     axes.xaxis.labelpad = axes.yaxis.labelpad = 1
@@ -86,7 +86,7 @@ def _panel(height: float) -> tuple[Figure, Axes]:
 
 
 def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
-    """ROC of each category against normal images and against other anomalies."""
+    """ROC curves of each category: against normal images, and against other anomalies."""
     normal = ~test.truth.any(axis=1)
     panels = []
     with mpl.rc_context(STYLE):
@@ -105,7 +105,7 @@ def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
 
 
 def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> str:
-    """One row for each metric: every seed a dot, the ensemble a diamond."""
+    """One row for each metric: seeds as dots, their mean as a bar, the ensemble as a diamond."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 0.36 * len(values) + 0.7))
         axes = figure.add_subplot()
@@ -124,11 +124,11 @@ def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> st
 
 
 def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
-    """Reliability diagrams: all categories pooled, then each that any test image has.
+    """Reliability diagrams: all categories pooled, then each category present in the test images.
 
-    Probabilities as they are, and corrected for the prevalence among these images; larger points
-    are more images, bins of fewer than five are not drawn. The panels state the expected
-    calibration errors of all bins in per cent.
+    Blue: probabilities as scored; orange: corrected for the prevalence in these images. Larger
+    points stand for more images; bins with fewer than five are not drawn. The printed values are
+    expected calibration errors over all bins, in per cent.
     """
     corrected = at_prevalence(test.truth, test.scores)
     some = [c for c in range(len(titles)) if test.truth[:, c].any()]
@@ -148,13 +148,13 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
                 area = 4 + 50 * np.sqrt(curve.images / curve.images.sum())[drawn]
                 axes.scatter(x, y, s=area, color=color, lw=0, clip_on=False)
                 errors.append(f"{100 * curve.error:.1f}")
-            axes.set(xlabel="probability", ylabel="share with it", **UNIT_SQUARE)
+            axes.set(xlabel="probability", ylabel="observed share", **UNIT_SQUARE)
             panels.append(Panel(title, svg(figure, f"calibration{k}"), *errors))
     return panels
 
 
 def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
-    """Histograms of the anomaly score and of each category's score, with and without it."""
+    """Histograms of the anomaly score and of each category's score, for images with and without."""
     drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly)]
     drawn += [(t, test.truth[:, c], test.scores[:, c]) for c, t in enumerate(titles)]
     bins = np.linspace(0, 1, 26).tolist()

@@ -1,4 +1,4 @@
-"""An evaluation from start to end: read scores and labels, measure, write metrics and report."""
+"""A whole evaluation: read scores and labels, compute the metrics, write tables and report."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from sdmad.storage import run_record
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation found, and where its report is."""
+    """The result of an evaluation: metrics of the run and of the baselines, URI of the report."""
 
     test: ScoredTest
     metrics: pd.DataFrame
@@ -33,14 +33,14 @@ class Evaluated:
 
 
 def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
-    """Evaluate the scoring run at `scores`; `baselines` are further runs by name.
+    """Evaluate the scoring run at `scores`; `baselines` are URIs of other scoring runs by name.
 
-    Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the tables of the
-    sign audit, `audit_*.parquet`, where the run's detector can be loaded. Raises `UserError` when
-    runs and labels do not fit.
+    Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the sign audit
+    (`audit_*.parquet`) when the run's detector can be loaded. Raises `UserError` when `output` is
+    one of the runs, or when a run or the labels are missing or do not match.
     """
     if output in (scores, *baselines.values()):
-        raise UserError(f"{output} holds scores; choose another output for the evaluation")
+        raise UserError(f"{output} holds the scores; choose another output for the evaluation")
     test = load_scored_test(scores, labels)
     metrics = measure(test)
     others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
@@ -71,11 +71,11 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:
-    """`name=URI` entries by name; `UserError` for anything else."""
+    """The URIs of `name=URI` entries by name; `UserError` for any other form."""
     found = {}
     for text in texts:
         name, mark, uri = text.partition("=")
         if not (name and mark and uri):
-            raise UserError(f"baseline {text!r} is not of the form name=URI")
+            raise UserError(f"baseline {text!r} does not have the form name=URI")
         found[name] = storage.resolve(uri)
     return found

@@ -1,4 +1,4 @@
-"""The headline metrics as a table in the terminal."""
+"""The headline metrics as a table on the terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,15 +9,15 @@ from sdmad.report.run import Evaluated
 
 
 def print_metrics(result: Evaluated) -> None:
-    """Mean ± standard deviation over seeds, in per cent, beside every baseline."""
-    table = Table(title=f"{len(result.test.table)} test images, per cent over seeds")
+    """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines."""
+    table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)
     summary = over_seeds(result.metrics)
     others = {}
     for name, theirs in result.baselines.items():
         table.add_column(name)
-        table.add_column("difference (95 %)")
+        table.add_column("difference (95 % interval)")
         others[name] = (over_seeds(theirs), paired_difference(result.metrics, theirs))
     for key, name in HEADLINES.items():
         row = [key[0], name, _plain(summary[key])]

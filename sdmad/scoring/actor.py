@@ -1,4 +1,4 @@
-"""The detector actor: decoded batches in, score rows out, in a process of its own."""
+"""The detector actor: takes decoded batches and returns score rows."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +13,11 @@ from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
 
-# What C libraries read when a detector's process starts. glibc hands every large buffer that is
-# freed back to the kernel, which clears its pages anew for the next layer: thousands of page faults
-# an image, a tenth of a detector's time on CPUs. One arena that is never trimmed keeps them; a
-# detector needs the same buffers for every batch. While it loads, and beside a GPU, its threads
-# share operations.
+# Environment of a detector's process. By default glibc returns every large freed buffer to the
+# kernel, and the next layer faults its pages in again: thousands of page faults for each image, a
+# tenth of a detector's time on CPUs. A single arena that is never trimmed keeps the buffers, which
+# every batch needs again. Sleeping threads matter where PyTorch splits operations among threads:
+# while the detector loads, and beside a GPU.
 DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -26,7 +26,10 @@ DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
 
 
 class DetectorActor:
-    """One detector in a process of its own: decoded batches in, score rows out."""
+    """One detector in its own process, called with the batches of `sdmad.scoring.reading`.
+
+    `threads` is the number of CPU threads, `device` None lets the detector choose.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class DetectorActor:
     ) -> None:
         threads = min(threads, node_cpus())
         torch.set_num_threads(threads)
-        # In a thread that ends: two OpenMP teams are more threads than cores, which then sleep at
-        # every barrier: an eighth of the speed.
+        # Load in a thread that ends, so that its OpenMP team does not stay beside that of scoring.
+        # With more threads than cores, all sleep at every barrier, at an eighth of the speed.
         with ThreadPoolExecutor(1) as loading:
             detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
         sliced = detector.backbone.device.type == "cpu" and threads > 1

@@ -1,9 +1,10 @@
-"""Arithmetic of a scoring run: hours, requests, bytes and cost, and what limits it.
+"""Estimate of a scoring run: hours, requests, bytes, cost, and the part that limits its speed.
 
-    estimate(Archive(images=10**8, bytes_per_image=300_000, images_per_object=1000), pace, cluster)
+    archive = Archive(images=10**8, bytes_per_image=300_000, images_per_object=1000)
+    estimate(archive, Pace.of_run(record), Cluster(cores=128, detectors=8, gigabits=50))
 
-No measurement is made here: `Pace` comes from the `run.json` of a run on the same kind of machine,
-or from the user. Seconds are busy seconds of one core, of one detector's device for the model.
+Nothing is measured here: the pace comes from the `run.json` of a run on the same kind of machine,
+or from the user. Seconds are busy seconds of one core; for the model, of one detector.
 """
 
 import math
@@ -24,7 +25,7 @@ class _Plain(BaseModel):
 
 
 class Archive(_Plain):
-    """What is to be scored; `images_per_object` is 1 for loose objects."""
+    """The archive to score; `images_per_object` is 1 for loose objects."""
 
     images: int = Field(gt=0)
     bytes_per_image: float = Field(gt=0)
@@ -36,29 +37,35 @@ class Archive(_Plain):
 
     @property
     def units(self) -> float:
-        """Work units: shards, or groups of loose objects."""
+        """Number of work units: shards, or groups of loose objects."""
         if self.images_per_object > 1:
             return self.objects
         return self.images / LOOSE_OBJECTS_PER_UNIT
 
 
 class Pace(_Plain):
-    """Busy seconds an image: reading and decoding on one core, the model on one detector, and of
-    the driver, which takes in the score rows; and of the driver for each unit that it writes."""
+    """Busy seconds for each image, and for each unit written (`commit`).
+
+    `read` and `decode` are on one core, `model` on one detector, `driver` and `commit` on the
+    driver, which collects and writes the score rows.
+    """
 
     read: float = Field(gt=0)
     decode: float = Field(gt=0)
     model: float = Field(gt=0)
-    driver: float = Field(default=2e-4, gt=0, description="seconds of the driver an image")
-    commit: float = Field(default=0.05, gt=0, description="seconds of the driver a unit")
+    driver: float = Field(default=2e-4, gt=0, description="seconds of the driver for each image")
+    commit: float = Field(default=0.05, gt=0, description="seconds of the driver for each unit")
 
     @staticmethod
     def of_run(record: dict[str, Any]) -> "Pace":
-        """The pace of a finished run, from its `run.json`; `ValueError` for one without images."""
+        """The pace of a finished run, from its `run.json`.
+
+        Raises `ValueError` when the run is not finished or scored no images.
+        """
         images = record.get("images", 0) + record.get("failures", 0)
         seconds = record.get("stage_seconds")
         if not images or not seconds or "driver_cpu_seconds" not in record:
-            raise ValueError("a run that is not finished, or scored nothing")
+            raise ValueError("the run is not finished, or scored no images")
         return Pace(
             read=max(seconds["read"] / images, 1e-9),
             decode=max(seconds["decode"] / images, 1e-9),
@@ -69,18 +76,21 @@ class Pace(_Plain):
 
 
 class Cluster(_Plain):
-    """What is paid for; `dollars` is the price of an hour of all nodes together."""
+    """The cluster and its price."""
 
-    cores: float = Field(gt=0, description="that read and decode")
-    detectors: float = Field(gt=0, description="GPUs, or processes on CPUs")
-    gigabits: float = Field(gt=0, description="of network to the store, all nodes together")
-    dollars: float = Field(default=0, ge=0)
-    start_minutes: float = Field(default=5, ge=0, description="until nodes run detectors")
+    cores: float = Field(gt=0, description="cores that read and decode")
+    detectors: float = Field(gt=0, description="GPUs, or detectors on CPUs")
+    gigabits: float = Field(gt=0, description="Gbit/s to the store, all nodes together")
+    dollars: float = Field(default=0, ge=0, description="price of all nodes for one hour")
+    start_minutes: float = Field(default=5, ge=0, description="minutes until detectors run")
 
 
 class Estimate(_Plain):
-    """Hours that each part needs by itself, the longest of them with the start-up, and what else
-    the run takes; `dollars` are those of nodes and of requests."""
+    """The estimate of a run.
+
+    `hours_alone` is the time that each part would need by itself, `limit` the slowest part, and
+    `hours` its time plus the start-up.
+    """
 
     hours_alone: dict[Limit, float]
     hours: float
@@ -95,7 +105,7 @@ class Estimate(_Plain):
 
 
 class Prices(_Plain):
-    """Of S3 requests, in dollars for a thousand; standard storage, within the region."""
+    """Prices of S3 requests in dollars for a thousand: standard storage, same region."""
 
     get: float = 0.0004
     put_and_list: float = 0.005
@@ -104,12 +114,12 @@ class Prices(_Plain):
 def estimate(
     archive: Archive, pace: Pace, cluster: Cluster, prices: Prices | None = None
 ) -> Estimate:
-    """How long the run takes when parts overlap without loss, and what it costs."""
+    """Duration and cost of a run whose parts overlap perfectly."""
     alone: dict[Limit, float] = {
         "readers": archive.images * (pace.read + pace.decode) / cluster.cores,
         "detectors": archive.images * pace.model / cluster.detectors,
         "network": archive.images * archive.bytes_per_image * 8 / (cluster.gigabits * 1e9),
-        # Writing waits for the store; what it computes is counted twice, on the safe side.
+        # The CPU time of writing is in both `driver` and `commit`, so this errs on the safe side.
         "driver": archive.images * pace.driver + archive.units * pace.commit,
     }
     hours = {name: seconds / 3600 for name, seconds in alone.items()}

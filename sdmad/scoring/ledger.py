@@ -1,8 +1,8 @@
-"""Gathering of rows until a work unit is whole: pure bookkeeping, no Ray, no storage.
+"""Collects score rows until a work unit is complete. No Ray, no storage.
 
-Rows of many units arrive mixed, in any order, and some of them twice when a task was repeated. A
-unit is whole when its total is known and every index below it has been seen; then it is handed
-out once, rows in stored order.
+Rows of many units arrive mixed and in any order, and twice when a task was repeated. A unit is
+complete when its total is known and every index below it has arrived. It is then returned once,
+with its rows in stored order.
 """
 
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ class _Open:
 
 
 class Ledger:
-    """Rows by unit; columns `unit`, `index` and `total` are those of `scoring.pipeline`.
+    """Rows by unit; `sdmad.scoring.pipeline` defines the columns `unit`, `index` and `total`.
 
-    A row with index -1 carries no image but the number of images of its unit.
+    A row with index -1 has no image; its `total` is the number of images of the unit.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Ledger:
         return len(self._open)
 
     def add(self, batch: pa.Table) -> list[tuple[str, pa.Table]]:
-        """Take in rows; returns the units that they complete, each with all of its rows."""
+        """Add rows and return the units that they complete, each with all its rows."""
         whole = []
         for unit in pc.unique(batch["unit"]).to_pylist():
             if unit in self._closed:

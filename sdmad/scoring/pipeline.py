@@ -1,8 +1,8 @@
-"""The Ray Data pipeline: units -> read and decode -> detector -> score rows.
+"""The Ray Data pipeline: work units -> read and decode -> detector -> score rows.
 
-Reading and decoding are one operator: encoded bytes never cross between processes, and pixels
-cross once, as uint8 at the backbone's size. Each unit ends with a row of index -1 whose `total` is
-the number of its images, so that the driver knows when a unit is whole.
+Reading and decoding are one operator, so encoded bytes never move between processes, and pixels
+move once, as uint8 at the backbone's size. Each unit ends with a row of index -1 whose `total` is
+its number of images; it tells the driver when a unit is complete.
 """
 
 import logging
@@ -24,18 +24,18 @@ from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
 
-# Finite: a task or an actor that kills its process again and again ends the run with an error.
+# A task or an actor whose process keeps dying ends the run with an error after so many retries.
 RETRIES = 4
-# Seconds without a row before Ray Data ends a run: nodes may be long in coming.
+# Seconds without a row before Ray Data ends a run; new nodes can take long to start.
 LONGEST_WAIT = 4 * 3600.0
-# Each unit is an object that the driver puts before the first is read: a millisecond and 4.5 KB.
-# More units go one execution after the other, which starts detectors anew.
+# The driver stores one object for each unit (1 ms, 4.5 KB) before the first unit is read. More
+# units run in several executions, each of which starts its detectors again.
 UNITS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class DetectorSource:
-    """Where the detector of a run comes from."""
+    """The detector of a run: its URI, where its backbone has moved to (if so), its image size."""
 
     uri: str
     backbone: str | None
@@ -49,14 +49,17 @@ def stream_scores(
     config: PipelineConfig,
     run: str,
 ) -> Iterator[pa.Table]:
-    """Score rows of all units as they come, mixed; `config` is filled, `run` names the logs."""
+    """Yield score rows of all units, mixed and in any order.
+
+    `config` must be filled (`PipelineConfig.fill`); `run` is the run's name in the logs.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S" not in os.environ:
         context.execution_no_progress_timeout_s = LONGEST_WAIT
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # Ray 2.60 has no other way to bound retries than the arguments it deprecates for 2.64.
+    # Ray 2.60 can bound retries only through arguments that it deprecates for 2.64.
     warnings.simplefilter("ignore", RayDeprecationWarning)
     if config.detectors is None or config.detector_threads is None:
         raise AssertionError("the pipeline runs with a filled configuration")

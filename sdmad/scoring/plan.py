@@ -1,8 +1,8 @@
-"""The plan of a scoring run: every work unit of the archive, and what it is scored with.
+"""The plan of a scoring run: all work units of the archive, and the detector that scores them.
 
-`plan.parquet` has one row a unit. A later run lists the archive again, keeps the planned units,
-adds units for new objects, and refuses when a planned object has changed or the detector is
-another one.
+`plan.parquet` has one row for each unit. A later run with the same output lists the archive again,
+keeps the planned units and adds units for new objects. It stops with an error when a planned object
+has changed or the detector differs.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ IDENTITY = ("archive", "detector", "per_seed")
 
 @dataclass(frozen=True)
 class Plan:
-    """All units of the archive, and the ids of those that were done when the run began."""
+    """All units of the archive, and the ids of those already finished when the run began."""
 
     units: list[WorkUnit]
     done: set[str]
@@ -43,20 +43,20 @@ class Plan:
 
 
 def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
-    """List the archive, extend the plan at `output` (or begin it), and find what is done.
+    """List the archive, extend or create the plan at `output`, and find the finished units.
 
-    `metadata` has `IDENTITY`, which must stay the same, and what else the tables shall carry.
-    Raises `UserError` when the archive is empty, a planned object has changed or vanished before it
-    was scored, or the output belongs to another archive or detector.
+    `metadata` is written to the plan; the keys in `IDENTITY` must equal those of an earlier plan.
+    Raises `UserError` when the archive is empty, when a planned object has changed or disappeared
+    before it was scored, or when the output belongs to another archive or detector.
     """
     while (plan := _extended(archive, output, metadata)) is None:
-        # Another run over the same output was faster: its plan counts.
+        # Another run with the same output wrote its plan first; start again from that plan.
         pass
     return plan
 
 
 def _extended(archive: str, output: str, metadata: dict[str, str]) -> Plan | None:
-    """The plan with units for new objects, written; None when it has changed meanwhile."""
+    """Extend the plan by new objects and write it; None if another run wrote it meanwhile."""
     uri = plan_uri(output)
     planned: list[WorkUnit] = []
     there = storage.describe(uri) if storage.exists(uri) else None
@@ -71,7 +71,7 @@ def _extended(archive: str, output: str, metadata: dict[str, str]) -> Plan | Non
     units = planned + fresh
     if not units:
         raise UserError(
-            f"there are no images at {archive}: no shards and no objects that could be images"
+            f"there are no images at {archive}: neither shards nor objects that could be images"
         )
     if fresh and not storage.replace(uri, _encode(units, metadata), there):
         return None
@@ -83,12 +83,12 @@ def plan_uri(output: str) -> str:
 
 
 def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
-    """The planned units and the metadata of a run; `UserError` when there is none."""
+    """The planned units and the metadata of a run; `UserError` when there is no run."""
     uri = plan_uri(output)
     if not storage.exists(uri):
         raise UserError(
-            f"there is no scoring run at {output}: plan.parquet is missing; "
-            "make one with jobs/score_archive.py"
+            f"there is no scoring run at {output}: plan.parquet is missing; score an archive to "
+            "this place first, with `sdmad score` (jobs/score_archive.py)"
         )
     table = parquet.decode(storage.read_bytes(uri))
     pairs = table.schema.metadata or {}
@@ -127,7 +127,8 @@ def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) ->
         if before.get(key) != now[key]:
             raise UserError(
                 f"{output} holds scores with {key.replace('_', '-')} {before.get(key)}, "
-                f"and this run has {now[key]}; choose another output or the same {key}"
+                f"but this run has {now[key]}; choose another output, or the same "
+                f"{key.replace('_', '-')}"
             )
 
 
@@ -139,7 +140,7 @@ def _check_unchanged(
             now = listed.get(entry.uri)
             if now is None and unit.id not in done:
                 raise UserError(
-                    f"{entry.uri} was planned and has vanished before it was scored; "
+                    f"{entry.uri} was planned and has disappeared before it was scored; "
                     "put it back, or score to another output"
                 )
             if now is not None and (now.size, now.etag) != (entry.size, entry.etag):

@@ -1,6 +1,6 @@
-"""The reading side of the pipeline: images of a work unit, decoded, as columns.
+"""The readers of the pipeline: they read and decode the images of a work unit.
 
-Imported by reader processes, which need neither torch nor a backbone.
+Reader processes import this module; it needs neither torch nor a backbone.
 """
 
 import time
@@ -30,10 +30,10 @@ Decode = Callable[[bytes], Iterable[Frame]]
 def read_and_decode(
     batch: dict[str, np.ndarray], spec: ImageSpec, rows: int, decode_seconds: float, run: str = ""
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The images of one unit, `rows` at a time, as columns with `pixels` (n, H, W, 3) uint8.
+    """Yield the images of one unit, `rows` at a time, as columns; `pixels` is (n, H, W, 3) uint8.
 
-    A bad image is a row with `stage` and `reason` and black pixels. A unit whose reader has died
-    before is decoded in quarantine.
+    An image that cannot be read or decoded is a row with `stage`, `reason` and black pixels. If an
+    earlier reader of the unit died, its images are decoded in a separate process (quarantine).
     """
     unit = WorkUnit.from_json(str(batch["payload"][0]))
     pending: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def read_and_decode(
 
 @contextmanager
 def _decoder(spec: ImageSpec, seconds: float) -> Iterator[Decode]:
-    """Decoding in this process, or in a process apart when an earlier attempt has died."""
+    """Decodes in this process, or in a separate one when an earlier attempt has died."""
     if attempt() > 0:
         with Decoder(spec, seconds) as apart:
             yield apart.frames

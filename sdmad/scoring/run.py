@@ -1,6 +1,6 @@
-"""A scoring run on the driver: plan, stream, commit, report.
+"""A scoring run on the driver: make the plan, stream the scores, write finished units, `run.json`.
 
-The driver holds the small score rows of units in flight, nothing else; cost grows with units.
+The driver holds only the score rows of units in progress. Its cost grows with the number of units.
 """
 
 import secrets
@@ -34,9 +34,9 @@ STAGES = ("list", "read", "decode", "model", "write")
 
 @dataclass
 class Tally:
-    """What a run has done so far; `seconds` is busy time by stage, summed over processes.
+    """Counts of a run so far; `seconds` is busy time by stage, summed over processes.
 
-    `readers` and `detectors` are how many of them the cluster has room for.
+    `readers` and `detectors` are the numbers that fit the cluster.
     """
 
     units: int = 0
@@ -47,7 +47,6 @@ class Tally:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def spend(self, stage: str, seconds: float, monitor: ScoringMonitor) -> None:
-        """Add busy time of a stage."""
         self.seconds[stage] += seconds
         monitor.busy(stage, seconds)
 
@@ -56,7 +55,7 @@ class Tally:
         return {stage: round(self.seconds[stage] / busy, 4) for stage in STAGES}
 
     def bottleneck(self) -> str:
-        """The stage that takes longest, as many at once as there is room for."""
+        """The slowest stage, given how many readers and detectors run at once."""
         reading = (self.seconds["read"] + self.seconds["decode"]) / self.readers
         model = self.seconds["model"] / self.detectors
         others = {stage: self.seconds[stage] for stage in ("list", "write")}
@@ -70,7 +69,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Moment:
-    """Clocks of the driver: monotonic seconds, and CPU seconds of its process."""
+    """A point in time on the driver: monotonic seconds, and CPU seconds of its process."""
 
     wall: float
     cpu: float
@@ -84,9 +83,9 @@ def score_archive(
     per_seed: bool = False,
     backbone: str | None = None,
 ) -> Tally:
-    """Score what is not scored yet, and write `run.json`; URIs are resolved ones.
+    """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    Raises `UserError` before any work starts when archive, detector or output do not fit.
+    Raises `UserError` before any work starts when archive, detector and output do not match.
     """
     started, run = datetime.now(UTC), secrets.token_hex(4)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
@@ -124,7 +123,7 @@ def score_archive(
         "images_per_second": _rate(tally, begin, first),
         "stage_seconds": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
         "stage_share": tally.share(),
-        # From the first scores: what starting takes does not grow with the archive.
+        # Counted from the first scores, since the time to start does not grow with the archive.
         "driver_cpu_seconds": round(time.process_time() - first.cpu, 3) if first else 0.0,
         "bottleneck": tally.bottleneck(),
     }
@@ -150,6 +149,7 @@ def _metadata(
         "detector": detector.digest,
         "detector_uri": uri,
         "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
+        "input": detector.spec.to_json(),
         "catalog": detector.catalog.digest,
         "categories": ";".join(detector.catalog.category_names),
         "seeds": ";".join(map(str, detector.seeds)),
@@ -160,7 +160,7 @@ def _metadata(
 
 
 def _rate(tally: Tally, begin: float, first: _Moment | None) -> float:
-    """Images a second from the start of streaming, start-up of the actors included."""
+    """Images per second since streaming began, including the start-up of the actors."""
     seconds = time.monotonic() - begin
     return round((tally.images + tally.failures) / seconds, 2) if first else 0.0
 
@@ -175,7 +175,7 @@ def _stream(
     tally: Tally,
     record: dict[str, Any],
 ) -> _Moment | None:
-    """Run the pipeline and commit; returns when the first scores came."""
+    """Run the pipeline and write finished units; returns the moment of the first scores."""
     run = record["run"]
     if not plan.todo:
         return None
@@ -203,23 +203,23 @@ def _stream(
                         "unit committed", run=run, unit=unit, images=scored, failures=len(failed)
                     )
             rate = (tally.images + tally.failures) / (time.monotonic() - begin)
-            note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} a second"
+            note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} images/s"
             tracker.update(tally.units, note)
     tally.readers, tally.detectors = filled.room(connect())
     if ledger.open_units:
-        raise AssertionError(f"{ledger.open_units} units ended without all of their rows")
+        raise AssertionError(f"{ledger.open_units} units ended with rows missing")
     return first
 
 
 def _check_precision(output: str, plan: Plan, computed: str) -> None:
-    """Raise `UserError` when finished units were computed in another precision."""
+    """Raise `UserError` when the finished units have scores in another precision."""
     if not plan.done:
         return
     before = tables.read_metadata(output, min(plan.done)).get("precision")
     if before in ("single", "half") and before != computed:
         raise UserError(
-            f"{output} holds scores in {before} precision, and this run would compute in "
-            f"{computed}; give --precision {before}, or choose another output"
+            f"{output} holds scores in {before} precision, but this run would compute in "
+            f"{computed} precision; use --precision {before}, or choose another output"
         )
 
 
@@ -231,7 +231,8 @@ def _commit(
     metadata: dict[str, str],
     tally: Tally,
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Write a whole unit; returns scored images, and (stage, reason) of the others."""
+    """Write a complete unit; returns its number of scored images and (stage, reason) of the
+    failures."""
     good = pc.equal(rows["stage"], "")
     scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
     failures = tables.empty_failures().schema

@@ -1,7 +1,7 @@
-"""A detector in several threads of a CPU, each with a slice of the batch.
+"""A detector on a CPU that gives each thread a slice of the batch.
 
-PyTorch's own way is to share every operation among threads, which wait for each other at its end;
-benchmarks/thread_waits.py shows what slices save.
+PyTorch by itself splits each operation among the threads, which then wait for each other at its
+end. benchmarks/thread_waits.py measures the difference.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +13,15 @@ from sdmad.detector import Detector, Scores, concatenate
 
 
 class SlicedDetector:
-    """Scores batches in `threads` threads; PyTorch gets one for each operation in this process."""
+    """Scores batches in `threads` threads; sets PyTorch to one thread for each operation."""
 
     def __init__(self, detector: Detector, threads: int) -> None:
         self.detector, self.threads = detector, threads
         torch.set_num_threads(1)
-        _ = detector.scorer  # Made once, before threads ask for it.
+        _ = detector.scorer  # Created here, before several threads ask for it.
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def score_pixels(self, pixels: np.ndarray) -> Scores:
-        """As `Detector.score_pixels`, for at least one image."""
+        """Like `Detector.score_pixels`, for at least one image."""
         slices = np.array_split(pixels, min(self.threads, len(pixels)))
         return concatenate(list(self._pool.map(self.detector.score_pixels, slices)))

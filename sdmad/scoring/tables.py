@@ -1,7 +1,7 @@
-"""The tables of a scoring run: what their columns are, and how they are written.
+"""The tables of a scoring run: their columns, writing and reading.
 
-`scores/part-<unit>.parquet` has one row an image, `failures/part-<unit>.parquet` one row for each
-image that could not be scored. Types are the same in every file, nothing is null.
+`scores/part-<unit>.parquet` has one row for each scored image, `failures/part-<unit>.parquet` one
+row for each image that could not be scored. All files have the same types, and no value is null.
 """
 
 import re
@@ -55,7 +55,7 @@ def part_name(unit: str) -> str:
 
 
 def encode(table: pa.Table, metadata: dict[str, str]) -> bytes:
-    """A Parquet file with `metadata` as key-value pairs named `sdmad.*`."""
+    """A Parquet file whose key-value metadata holds `metadata` under `sdmad.*`."""
     pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
     return parquet.encode(table.replace_schema_metadata(pairs))
 
@@ -63,7 +63,7 @@ def encode(table: pa.Table, metadata: dict[str, str]) -> bytes:
 def commit_unit(
     output: str, unit: str, scores: pa.Table, failures: pa.Table, metadata: dict[str, str]
 ) -> None:
-    """Write a whole unit: failures first, then scores, whose existence is the commit."""
+    """Write a complete unit: first failures, then scores, whose existence marks it finished."""
     failed = encode(failures, metadata)
     storage.write_bytes(storage.join(output, "failures", part_name(unit)), failed)
     scored = encode(scores, metadata)
@@ -71,20 +71,20 @@ def commit_unit(
 
 
 def done_units(output: str) -> set[str]:
-    """The units whose scores are written: one listing, no reads."""
+    """Ids of the finished units; needs one listing and reads no file."""
     listing = storage.list_objects(storage.join(output, "scores"))
     return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
 
 
 def read_metadata(output: str, unit: str) -> dict[str, str]:
-    """What the scores of a finished unit say of how they were made, without the prefix."""
+    """The `sdmad.*` metadata of a finished unit's scores, without that prefix."""
     content = storage.read_bytes(storage.join(output, "scores", part_name(unit)))
     pairs = parquet.decode(content).schema.metadata or {}
     return {key.decode().removeprefix("sdmad."): value.decode() for key, value in pairs.items()}
 
 
 def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of `kind` ("scores" or "failures"), those of `units` only when given."""
+    """The tables of `kind` ("scores" or "failures"), of all units or of those given."""
     for entry in storage.list_objects(storage.join(output, kind)):
         match = _PART.search(entry.uri)
         if match and (units is None or match[1] in units):
@@ -98,7 +98,7 @@ def empty_failures() -> pa.Table:
 def score_rows(
     scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
 ) -> pa.Table:
-    """The score columns for `count` rows, filled at the positions `good`, zero elsewhere."""
+    """The score columns of `count` rows: `scores` at the positions `good`, zeros elsewhere."""
 
     def spread_out(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
         filled = np.zeros((count, *shape), np.float32)

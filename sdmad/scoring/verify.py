@@ -1,9 +1,11 @@
-"""Proof that every image of an archive stands exactly once in scores or failures.
+"""Checks that every image of an archive is exactly once in scores or failures.
 
-An independent reading: shards are walked by their headers, loose objects are listed, and the names
-are compared with those in the tables. Of the scoring run's own bookkeeping only one thing is used:
-rows of planned objects that have left the archive since are told from rows that never belonged.
-A file of several frames (`x.dcm#frame=3`) is opened to count them.
+    verify_scores("s3://bucket/odir", "s3://bucket/odir-scores").passed
+
+The archive is read again, independently of the scoring run: shards by their headers, loose objects
+by listing. The names found are compared with those in the tables. The plan of the run is used only
+to recognise rows of objects that were removed from the archive after scoring. Files with several
+frames (`x.dcm#frame=3`) are opened to count the frames.
 """
 
 import tarfile
@@ -34,11 +36,15 @@ HEADER_BLOCK = 64 << 10
 
 @dataclass
 class Verdict:
-    """Counts of a verification; `lost`, `doubled` and `foreign` have names as (archive, member).
+    """Result of a verification; images are named as (archive, member).
 
-    `broken` are shards that cannot be walked to their end: their unreadable rest must be a row in
-    failures, and members behind the break are not known to anyone. `gone` were scored and have
-    left the archive since.
+    - `images`: images expected from the archive.
+    - `scored`, `failed`: rows in scores and in failures.
+    - `lost`: images in neither table. `doubled`: images with more than one row.
+    - `foreign`: rows that never belonged to the archive.
+    - `gone`: rows of objects that were removed from the archive after scoring.
+    - `broken`: shards that cannot be read to their end. The unreadable rest must be one row in
+      failures; images behind the break cannot be counted.
     """
 
     images: int = 0
@@ -56,7 +62,7 @@ class Verdict:
 
 
 def verify_scores(archive: str, output: str) -> Verdict:
-    """Compare the archive with the tables of the scoring run at `output`.
+    """Compare an archive with the tables of the scoring run at `output`.
 
     Raises `UserError` when the archive cannot be listed.
     """
@@ -96,7 +102,7 @@ def _rows(output: str, kind: str) -> Counter[Name]:
 
 
 def _planned(output: str) -> set[str]:
-    """The planned objects, by their names in the archive."""
+    """Names of the planned objects in the archive; empty without a plan."""
     try:
         units, _ = read_plan(output)
     except UserError:
@@ -109,14 +115,14 @@ def _planned(output: str) -> set[str]:
 
 
 def _expand_frames(archive: str, expected: Counter[Name], actual: Counter[Name]) -> None:
-    """Replace files that the tables have by frame: each frame that the file has is expected."""
+    """For files whose rows are frames, expect each frame of the file instead of the file."""
     by_frame: defaultdict[Name, set[int]] = defaultdict(set)
     for shard, member in actual:
         name, frame = naming.split_frame(member)
         if frame is not None and (shard, name) in expected and (shard, member) not in expected:
             by_frame[shard, name].add(frame)
     names = sorted(by_frame)
-    # A few at a time: such files are large.
+    # A few at a time, because such files are large.
     for start in range(0, len(names), 16):
         group = names[start : start + 16]
         for file, content in read_members(archive, group).items():
@@ -126,7 +132,7 @@ def _expand_frames(archive: str, expected: Counter[Name], actual: Counter[Name])
 
 
 def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
-    """The images of one object, and its name if it is a shard that breaks off."""
+    """The images of one object, and its name if it is a shard that cannot be read to its end."""
     name = naming.clean(storage.relative(entry.uri, base))
     kind = naming.shard_kind(entry.uri)
     if kind is None:
@@ -134,7 +140,7 @@ def _names(base: str, entry: StoredObject) -> tuple[list[Name], list[str]]:
     found: list[Name] = []
     walk = {"tar": _walk_tar, "zip": _walk_zip, "parquet": _walk_parquet}[kind]
     try:
-        # One by one: what stands before a break in the shard is kept.
+        # One by one, so that the names before a break in the shard are kept.
         for member in walk(entry):
             found.append((name, naming.clean(member)))  # noqa: PERF401
     except (OSError, *DAMAGE) as error:

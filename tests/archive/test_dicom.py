@@ -20,9 +20,9 @@ from pydicom.uid import (
 
 from sdmad.archive.decode import count_frames, decode, frames
 from sdmad.archive.limits import DecodeError
-from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.preprocess import ImageSpec, InputConfig
 
-SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "nearest", "squash")
+SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 SECRET = "Doe^Jane^SECRET"  # noqa: S105 - a patient's name
 
@@ -65,13 +65,29 @@ def ramp(dtype: type = np.uint16, step: int = 100) -> np.ndarray:
     return (np.arange(64).reshape(8, 8) * step).astype(dtype)
 
 
-def grey(content: bytes) -> np.ndarray:
-    return decode(content, SPEC)[..., 0].astype(int)
+def grey(content: bytes, spec: ImageSpec = SPEC) -> np.ndarray:
+    return decode(content, spec)[..., 0].astype(int)
 
 
-def test_without_a_window_grey_is_stretched_from_minimum_to_maximum() -> None:
-    shown = grey(saved(dataset(ramp())))
-    assert np.array_equal(shown, np.round(np.arange(64) * 255 / 63).reshape(8, 8))
+def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Grey levels of values from `low` (black) to `high` (white)."""
+    return np.clip((values.astype(float) - low) / (high - low) * 255, 0, 255)
+
+
+def test_without_a_window_grey_is_stretched_between_percentiles() -> None:
+    for made in (dataset(ramp()), dataset(ramp(np.int16), RescaleSlope=2, RescaleIntercept=-1000)):
+        expected = between(ramp(), *np.percentile(ramp(), (0.5, 99.5)))
+        assert np.abs(grey(saved(made)) - expected).max() <= 0.51
+        own = InputConfig(stretch=(10, 80)).apply(SPEC)
+        expected = between(ramp(), *np.percentile(ramp(), (10, 80)))
+        assert np.abs(grey(saved(made), own) - expected).max() <= 0.51
+
+
+def test_a_saturated_marker_does_not_turn_tissue_black() -> None:
+    film = np.tile(np.linspace(0, 1000, 32).astype(np.uint16), (32, 1))
+    film[1, 1:5] = 16_383
+    spec = ImageSpec((32, 32), SPEC.mean, SPEC.std)
+    assert np.delete(grey(saved(dataset(film)), spec), 1, axis=0).std() > 60
 
 
 def test_the_first_window_applies_to_rescaled_values() -> None:
@@ -94,15 +110,93 @@ def test_a_voi_lut_is_applied() -> None:
     assert np.array_equal(grey(saved(made)), 255 - ramp(np.uint8, 4))
 
 
-def test_monochrome1_is_inverted_and_padding_does_not_change_the_range() -> None:
+def test_monochrome1_is_inverted() -> None:
     plain, inverse = (grey(saved(dataset(ramp(), kind))) for kind in ("MONOCHROME2", "MONOCHROME1"))
     assert np.array_equal(plain, 255 - inverse)
+
+
+@pytest.mark.parametrize(
+    ("padding", "elements"),
+    [
+        ((-2000,), {"PixelPaddingValue": -2000}),
+        ((-2000, -1950, -1900), {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1900}),
+        ((-2000, -1950, -1900), {"PixelPaddingValue": -1900, "PixelPaddingRangeLimit": -2000}),
+        ((30_000,), {"PixelPaddingValue": 30_000}),
+    ],
+)
+def test_padding_does_not_count_in_percentiles(padding, elements) -> None:
     padded = ramp(np.int16)
-    padded[0, 0] = -2000
-    shown = grey(saved(dataset(padded, PixelPaddingValue=-2000)))
-    assert shown[0, 0] == 0
-    assert shown[0, 1] == 0
-    assert shown[-1, -1] == 255
+    padded[:3, :3] = np.resize(padding, (3, 3))
+    tissue = ~np.isin(padded, padding)
+    expected = between(padded, *np.percentile(padded[tissue], (0.5, 99.5)))
+    shown = grey(saved(dataset(padded, **elements)))
+    assert np.abs(shown - expected)[tissue].max() <= 0.51
+
+
+def test_padding_written_as_unsigned_does_not_count_in_percentiles() -> None:
+    padded = ramp(np.int16)
+    padded[:3, :3] = -2000
+    made = dataset(padded)
+    made.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+    expected = grey(saved(dataset(padded, PixelPaddingValue=-2000)))
+    assert np.array_equal(grey(saved(made)), expected)
+
+
+HOUNSFIELD = np.arange(64).reshape(8, 8) * 100 - 1000
+
+
+@pytest.mark.parametrize(
+    ("window", "low", "high"),
+    [
+        ("lung", -1350, 150),
+        ("bone", -500, 1300),
+        ("brain", 0, 80),
+        ("abdomen", -150, 250),
+        ("mediastinum", -125, 225),
+        ({"center": 0, "width": 3000}, -1500, 1500),
+    ],
+)
+def test_a_configured_window_replaces_those_of_the_file(window, low, high) -> None:
+    """In rescaled units: stored 0..6300 is -1000..5300 HU."""
+    spec = InputConfig(window=window).apply(SPEC)
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [256, 0, 16], bytes(512)
+    for elements in ({}, {"WindowCenter": 40, "WindowWidth": 10}, {"VOILUTSequence": [lut]}):
+        made = dataset(ramp(), RescaleSlope=1, RescaleIntercept=-1000, **elements)
+        if "VOILUTSequence" in elements:
+            made["VOILUTSequence"].value[0]["LUTData"].VR = "OW"
+        shown = grey(saved(made), spec)
+        assert np.abs(shown - between(HOUNSFIELD, low, high)).max() <= 0.51
+
+
+def test_three_windows_are_three_channels_also_inverted() -> None:
+    spec = InputConfig(window=["lung", "mediastinum", "bone"]).apply(SPEC)
+    made = dataset(ramp(), RescaleSlope=1, RescaleIntercept=-1000)
+    shown = decode(saved(made), spec)
+    for channel, (low, high) in enumerate([(-1350, 150), (-125, 225), (-500, 1300)]):
+        assert np.abs(shown[..., channel] - between(HOUNSFIELD, low, high)).max() <= 0.51
+    made.PhotometricInterpretation = "MONOCHROME1"
+    assert np.array_equal(decode(saved(made), spec), 255 - shown)
+
+
+def test_every_frame_of_an_enhanced_object_has_its_own_rescale_under_a_configured_window() -> None:
+    made = dataset(np.stack([ramp(), ramp()]))
+    groups = []
+    for intercept in (-1000, -1200):
+        rescale, group = Dataset(), Dataset()
+        rescale.RescaleSlope, rescale.RescaleIntercept = 1, intercept
+        group.PixelValueTransformationSequence = Sequence([rescale])
+        groups.append(group)
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    one, other = frames(saved(made), InputConfig(window="lung").apply(SPEC))
+    assert np.abs(one.pixels[..., 0] - between(HOUNSFIELD, -1350, 150)).max() <= 0.51
+    assert np.abs(other.pixels[..., 0] - between(HOUNSFIELD - 200, -1350, 150)).max() <= 0.51
+
+
+def test_colour_is_not_windowed() -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    spec = InputConfig(window="brain").apply(SPEC)
+    assert np.array_equal(decode(saved(dataset(colours, "RGB")), spec), colours)
 
 
 def test_planar_and_palette_colours_are_decoded() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad.archive.decode import frames
-from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.decode import decode, frames
+from sdmad.archive.preprocess import ImageSpec, InputConfig
 from sdmad.archive.quarantine import Decoder
 from tests.helpers import CRASH, HANG, encoded, killers
 
@@ -36,7 +36,17 @@ def pages(count: int) -> bytes:
     return sink.getvalue()
 
 
-def test_the_child_gives_the_same_frames_as_this_process() -> None:
+def test_the_child_knows_windows_and_percentiles() -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(content, "PNG")
+    for config in (InputConfig(window={"center": 90, "width": 70}), InputConfig(stretch=(20, 70))):
+        spec = config.apply(SPEC)
+        with Decoder(spec, 60) as decoder:
+            (frame,) = decoder.frames(content.getvalue())
+        assert np.array_equal(frame.pixels, decode(content.getvalue(), spec))
+
+
+def test_the_child_gives_what_this_process_gives() -> None:
     with Decoder(SPEC, 60) as decoder:
         for content in (
             encoded(99),

@@ -1,4 +1,4 @@
-"""`sdmad`, the console command: every job by its short name."""
+"""The console command `sdmad`."""
 
 import os
 import re
@@ -29,16 +29,16 @@ def test_help_lists_every_command_without_loading_torch() -> None:
         assert re.search(rf"│ {command.__name__.replace('_', '-')} ", result.stdout)
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_version_prints_the_version_of_the_package() -> None:
     assert run("--version").stdout.strip() == f"sdmad {version('sdmad')}"
 
 
-def test_every_job_is_a_command() -> None:
+def test_each_job_is_a_command() -> None:
     jobs = [re.search(r"run_command\((\w+)\)", p.read_text()) for p in ROOT.glob("jobs/*.py")]
     assert sorted(job[1] for job in jobs if job) == sorted(c.__name__ for c in COMMANDS)
 
 
-def test_mistakes_are_one_sentence_as_in_the_jobs(tmp_path) -> None:
+def test_a_mistake_is_answered_by_one_sentence(tmp_path) -> None:
     result = run("train", "--config", "no.yaml", "--output", str(tmp_path))
     assert result.returncode == 2
     assert result.stderr.startswith("error: there is no configuration no.yaml")
@@ -46,7 +46,7 @@ def test_mistakes_are_one_sentence_as_in_the_jobs(tmp_path) -> None:
 
 
 def test_a_shell_completes_commands() -> None:
-    """As bash asks after `sdmad ve<TAB>` once `--install-completion` has run."""
+    """The request that bash makes for `sdmad ve<TAB>` after `--install-completion`."""
     asked = {"_SDMAD_COMPLETE": "complete_bash", "COMP_WORDS": "sdmad ve", "COMP_CWORD": "1"}
     result = subprocess.run([SDMAD], capture_output=True, text=True, env=os.environ | asked)
     assert result.stdout.split() == ["verify"]

@@ -1,4 +1,4 @@
-"""The user's mistakes: one sentence that says what to do, exit code 2, before any work starts."""
+"""Mistakes of the user: one sentence that says what to do, exit code 2, before any work starts."""
 
 import shutil
 from pathlib import Path
@@ -64,9 +64,9 @@ def test_more_workers_than_this_machine_has(tmp_path, archive, s3) -> None:
     expect(result, "64 workers need 64 CPUs")
 
 
-def test_the_demo_keeps_off_folders_that_are_not_its_own(tmp_path) -> None:
+def test_the_demo_refuses_folders_with_other_files(tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    expect(run_job("demo", "--output", tmp_path), "is not empty and not a demo's")
+    expect(run_job("demo", "--output", tmp_path), "is not empty and was not made by the demo")
     assert (tmp_path / "thesis.txt").exists()
 
 
@@ -103,7 +103,7 @@ def test_a_detector_with_more_cpus_than_this_machine_has(tmp_path, archive, trai
 
 
 def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
-    """A fit whose provenance names other weights than the backbone has."""
+    """The fits name other weights than those of the backbone."""
     run = Path(shutil.copytree(training_run, tmp_path / "run"))
     from sdmad.fits import deserialize
 
@@ -118,7 +118,7 @@ def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> No
     assert not (tmp_path / "out" / "plan.parquet").exists()
 
 
-def test_evaluation_and_verification_of_nothing(tmp_path, archive) -> None:
+def test_evaluation_and_verification_without_a_scoring_run(tmp_path, archive) -> None:
     labels = archive / "labels.csv"
     nothing, output = tmp_path / "nothing", tmp_path / "out"
     result = run_job("evaluate", "--scores", nothing, "--labels", labels, "--output", output)

@@ -1,6 +1,7 @@
-"""The package as `pip install sdmad` brings it: without extras, without what developers use."""
+"""The package as installed by `pip install sdmad`: without extras and developers' tools."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution, packages_distributions
@@ -35,7 +36,7 @@ print(sdmad.__file__, *scores.categories[0])
 
 
 def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
-    """The distributions that an installation of `name` brings, itself included."""
+    """The distributions installed with `name`, including itself."""
     found: set[str] = set()
     waiting = [(canonicalize_name(name), extras)]
     seen = set()
@@ -48,7 +49,7 @@ def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
         try:
             wanted = distribution(name).requires or []
         except ModuleNotFoundError:
-            continue  # Of another platform.
+            continue  # For another platform.
         for requirement in map(Requirement, wanted):
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": e}) for e in (extras or {""})):
@@ -60,9 +61,13 @@ def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package alone, built from this checkout."""
-    folder = tmp_path_factory.mktemp("installed")
+    folder, source = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("source")
+    # A build leaves folders beside what it builds.
+    shutil.copytree(ROOT / "sdmad", source / "sdmad", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     uv = Path(sys.executable).parent / "uv"
-    command = [uv, "pip", "install", "-q", "--no-deps", "--target", folder, ROOT]
+    command = [uv, "pip", "install", "-q", "--no-deps", "--target", folder, source]
     subprocess.run(command, check=True)
     return folder
 
@@ -74,7 +79,7 @@ def run(installed: Path, script: str, *arguments: object) -> subprocess.Complete
         for module, owners in packages_distributions().items()
         if not {canonicalize_name(owner) for owner in owners} & brought
     }
-    missing -= {"libjpeg"}  # pylibjpeg finds it by its entry point, and fails without it.
+    missing -= {"libjpeg"}  # pylibjpeg finds it through its entry point and fails without it.
     assert {"moto", "openai", "openpyxl", "pytest"} <= missing
     command = [sys.executable, "-c", BLOCK + script, ",".join(missing), *map(str, arguments)]
     return subprocess.run(

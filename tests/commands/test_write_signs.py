@@ -1,4 +1,4 @@
-"""`python jobs/write_signs.py` against a stub endpoint: what is written, and errors for people."""
+"""`python jobs/write_signs.py` against a stub endpoint: the file written, and error messages."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 def write_signs(
     output: Path, environment: dict[str, str], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the job with `environment` in place of the machine's OPENAI_ variables."""
+    """Run the job with the OPENAI_ variables of `environment` only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     command = [sys.executable, "jobs/write_signs.py", "--modality", "chest X-ray"]
     command += ["--categories", "effusion,cardiomegaly", "--output", str(output), *options]
@@ -32,7 +32,7 @@ def write_signs(
 
 
 def expect_error(result: subprocess.CompletedProcess[str], output: Path, *parts: str) -> None:
-    """One sentence, exit code 2, nothing written, and the key nowhere."""
+    """Expect one sentence, exit code 2, no file written, and the key in no output."""
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, result.stderr
@@ -48,7 +48,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "chest.yaml"
 
 
-def test_a_draft_for_a_human_to_edit(output) -> None:
+def test_a_draft_is_written_with_a_header_that_asks_for_review(output) -> None:
     with serve(Reply(f"```yaml\n{GOOD}```")) as stub:
         result = write_signs(output, stub.environment)
     assert result.returncode == 0, result.stderr
@@ -60,7 +60,7 @@ def test_a_draft_for_a_human_to_edit(output) -> None:
         assert part in header
 
 
-def test_the_option_goes_before_the_environments_model(output) -> None:
+def test_the_option_takes_precedence_over_the_environment(output) -> None:
     with serve(Reply(GOOD)) as stub:
         write_signs(output, stub.environment, "--model", "another")
     assert stub.requests[0]["model"] == "another"
@@ -95,7 +95,7 @@ def test_refusals(output, reply, parts) -> None:
         expect_error(write_signs(output, stub.environment), output, *parts)
 
 
-def test_a_late_endpoint(output) -> None:
+def test_an_endpoint_that_answers_too_late(output) -> None:
     with serve(Reply(GOOD, delay=2.0)) as stub:
         result = write_signs(output, stub.environment, "--timeout", "0.3")
     expect_error(result, output, "did not answer within 0.3 s", "--timeout")
@@ -116,14 +116,14 @@ def test_an_endpoint_that_is_not_there(output) -> None:
         ("OPENAI_MODEL", ["there is no model", "--model", "OPENAI_MODEL"]),
     ],
 )
-def test_what_has_to_be_set(output, missing, parts) -> None:
+def test_missing_key_and_model_are_reported(output, missing, parts) -> None:
     with serve(Reply(GOOD)) as stub:
         result = write_signs(output, stub.environment | {missing: ""})
     expect_error(result, output, *parts)
     assert not stub.requests
 
 
-def test_a_file_that_is_there_is_kept_without_asking_the_model(output) -> None:
+def test_an_existing_file_is_kept_without_asking_the_model(output) -> None:
     output.write_text("precious")
     with serve(Reply(GOOD)) as stub:
         result = write_signs(output, stub.environment)

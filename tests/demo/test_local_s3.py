@@ -1,4 +1,4 @@
-"""The S3 server of demo, tests and benchmarks."""
+"""The local S3 server of the demo, the tests and the benchmarks."""
 
 import pytest
 from moto.s3.models import FakeKey
@@ -8,7 +8,7 @@ from sdmad.demo import local_s3
 from sdmad.storage import s3 as access
 
 
-def test_objects_are_not_copied_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_does_not_copy_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "8")
     monkeypatch.setattr(FakeKey, "value", FakeKey.value)
     local_s3.hold_objects_once()
@@ -17,7 +17,7 @@ def test_objects_are_not_copied_to_be_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert key.value is key.value
 
 
-def test_ranges_of_large_objects_are_theirs(s3: str) -> None:
+def test_ranges_of_large_objects_have_the_right_bytes(s3: str) -> None:
     content = bytes(range(256)) * 40_000
     storage.write_bytes(f"{s3}/ranges/x", content)
     for start, stop in ((0, 7), (9_000_001, 9_400_000), (0, None)):

@@ -1,4 +1,4 @@
-"""The sign audit: on a real detector and its scores of phantoms, and on tables made by hand."""
+"""The sign audit, on a real detector that scored phantoms and on hand-made tables."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ NO_FINDINGS = np.zeros((0, 2), object)
 
 
 def score_table(findings: list[list[str]], signs: list[list[tuple[str, str]]]) -> pa.Table:
-    """The two columns that an audit reads."""
+    """A score table with the two columns that the audit reads."""
     named = [[{"category": c, "sign": s, "similarity": 0.1} for c, s in row] for row in signs]
     return pa.table(
         {
@@ -40,7 +40,7 @@ def detector(training_run) -> Detector:
 
 @pytest.fixture(scope="module")
 def scored(detector):
-    """Scores of 120 phantoms, their score table and their labels."""
+    """120 phantoms: scores, score table, labels."""
     examples = [draw_example(k, "test", seed=4) for k in range(120)]
     pixels = np.stack([np.repeat(e.image[..., None], 3, axis=2) for e in examples])
     scores = detector.score_pixels(pixels)
@@ -49,7 +49,7 @@ def scored(detector):
     return scores, score_table(scores.findings, signs), truth
 
 
-def test_every_listed_sign_has_a_row_with_the_weight_that_the_detector_uses(detector) -> None:
+def test_each_listed_sign_has_a_row_with_its_weight_in_the_detector(detector) -> None:
     result = audit(detector, score_table([[]], [[]]))
     catalog = detector.catalog
     listed = [(c, s) for c, category in catalog.categories.items() for s in category.signs]
@@ -63,14 +63,14 @@ def test_every_listed_sign_has_a_row_with_the_weight_that_the_detector_uses(dete
     assert row.findings == 0
 
 
-def test_without_reliability_weights_signs_weigh_alike(detector, monkeypatch) -> None:
+def test_without_reliability_weights_signs_have_equal_weights(detector, monkeypatch) -> None:
     monkeypatch.setattr(detector, "selection", SelectionConfig(mode="uncertain"))
     weights = sign_weights(detector)
     assert weights.shape == tuple(detector.rule.weights.shape)
     assert (weights[:, detector.catalog.category_names.index("infarct")].max(-1) == 0.2).all()
 
 
-def test_shares_count_what_the_score_table_names(detector) -> None:
+def test_shares_count_the_signs_named_in_the_score_table(detector) -> None:
     rows = score_table(
         [["tumour"], ["tumour", "abscess"], [], ["tumour"]],
         [
@@ -90,14 +90,14 @@ def test_shares_count_what_the_score_table_names(detector) -> None:
     assert signs.loc[("tumour", "spiculated_mass"), "carries"] == 0
     assert signs.loc[("abscess", "ring_lesion"), ["carries", "leads"]].tolist() == [1, 0]
     categories = result.categories.set_index("category")
-    # The third finding of tumour rests on haze alone, which abscess and infarct have too.
+    # The third finding of tumour names haze alone, which abscess and infarct list too.
     assert categories.loc["tumour", "by_shared_only"] == pytest.approx(1 / 3)
     assert categories.loc["tumour", ["signs", "own"]].tolist() == [4, 2]
     assert categories.loc["abscess", ["own", "by_shared_only"]].tolist() == [0, 1]
     assert np.isnan(categories.loc["infarct", "by_shared_only"])
 
 
-def test_real_scores_are_counted_as_they_stand(detector, scored) -> None:
+def test_findings_and_signs_of_real_scores_are_counted(detector, scored) -> None:
     scores, rows, _ = scored
     result = audit(detector, rows)
     for row in result.signs.itertuples():
@@ -108,7 +108,7 @@ def test_real_scores_are_counted_as_they_stand(detector, scored) -> None:
         assert row.carries == pytest.approx(np.mean(named))
 
 
-def test_support_auc_is_that_of_each_seeds_own_images(detector, supports) -> None:
+def test_support_auc_of_each_seed_uses_its_own_support(detector, supports) -> None:
     auc = auc_on_support(detector, supports)
     catalog = detector.catalog
     assert auc.shape == (3, len(catalog.categories), len(catalog.signs))
@@ -122,11 +122,11 @@ def test_support_auc_is_that_of_each_seeds_own_images(detector, supports) -> Non
         for s in (2, 7):
             expected = roc_auc_score(supports[1].labels[:, c], z[1, :, s])
             assert auc[1, c, s] == pytest.approx(expected, abs=0.01)
-    with pytest.raises(ValueError, match="supports of seeds"):
+    with pytest.raises(ValueError, match="the supports have the seeds"):
         auc_on_support(detector, supports[::-1])
 
 
-def test_contradicted_is_the_share_of_seeds_at_or_below_chance(detector) -> None:
+def test_contradicted_is_the_share_of_seeds_with_support_auc_at_most_one_half(detector) -> None:
     catalog = detector.catalog
     auc = np.full((3, len(catalog.categories), len(catalog.signs)), 0.9)
     c, s = catalog.category_names.index("fibrosis"), catalog.sign_names.index("notch")
@@ -137,14 +137,14 @@ def test_contradicted_is_the_share_of_seeds_at_or_below_chance(detector) -> None
     assert signs.drop(("fibrosis", "notch")).eq(0).all()
 
 
-def test_labels_change_the_test_columns_and_nothing_else(detector, scored) -> None:
+def test_labels_change_only_the_test_columns(detector, scored) -> None:
     scores, rows, truth = scored
     without, given = audit(detector, rows), audit(detector, rows, truth, scores.similarities)
     for name, frame in given.to_frames().items():
         chosen = [column for column in frame if not column.startswith("test_")]
         assert frame[chosen].equals(without.to_frames()[name][chosen]), name
     kinds = [r.kind for r in remarks(given)]
-    assert kinds == [r.kind for r in remarks(without)], "and no remark is made for them"
+    assert kinds == [r.kind for r in remarks(without)], "labels add no remark"
     c, s = CATEGORIES.index("fibrosis"), detector.catalog.sign_names.index("streaks")
     abnormal = truth.any(axis=1)
     expected = roc_auc_score(truth[abnormal, c], scores.similarities[abnormal, s])
@@ -152,7 +152,7 @@ def test_labels_change_the_test_columns_and_nothing_else(detector, scored) -> No
     assert auroc["fibrosis", "streaks"] == pytest.approx(expected)
 
 
-def test_images_that_were_not_read_are_left_out_of_the_auroc(detector, scored) -> None:
+def test_unread_images_are_left_out_of_the_test_auroc(detector, scored) -> None:
     scores, rows, truth = scored
     known = np.arange(120) < 80
     similarities = np.where(known[:, None], scores.similarities, np.nan)
@@ -164,7 +164,7 @@ def test_images_that_were_not_read_are_left_out_of_the_auroc(detector, scored) -
     assert auroc["fibrosis", "streaks"] == pytest.approx(expected)
 
 
-def test_confusion_is_the_other_finding_in_place_of_the_own_one(detector) -> None:
+def test_confusion_counts_images_where_only_the_other_category_is_found(detector) -> None:
     tumour, abscess = CATEGORIES.index("tumour"), CATEGORIES.index("abscess")
     truth = np.zeros((12, len(CATEGORIES)), bool)
     truth[:10, tumour] = True
@@ -185,7 +185,7 @@ def pairs_of(catalog, weights: np.ndarray, signs: np.ndarray) -> dict:
     return table.set_index(["category", "other"]).to_dict("index")
 
 
-def test_pairs_are_flagged_by_nesting_by_weight_and_by_meaning() -> None:
+def test_pairs_are_flagged_when_nested_or_close_in_weight_or_meaning() -> None:
     listed = {"a": ["p", "q"], "b": ["p"], "c": ["p", "r"], "d": ["s"], "e": ["t"]}
     names = ["p", "q", "r", "s", "t", "n"]
     content = {
@@ -203,35 +203,35 @@ def test_pairs_are_flagged_by_nesting_by_weight_and_by_meaning() -> None:
     assert not found["a", "b"]["apart"], "b has no sign that a lacks"
     assert found["a", "c"]["jaccard"] == pytest.approx(1 / 3)
     assert found["a", "c"]["overlap"] == pytest.approx(0.5)
-    assert not found["a", "c"]["apart"], "half of the weight of both is on p"
+    assert not found["a", "c"]["apart"], "half of either weight is on p"
     assert found["a", "c"]["shared"] == "p"
     assert found["d", "e"]["apart"]
     assert found["a", "d"]["apart"]
     own = even.copy()
     own[0, 0, :2], own[0, 2, [0, 2]] = (0.1, 0.9), (0.1, 0.9)
     weighed = pairs_of(catalog, own, signs)
-    assert weighed["a", "c"]["apart"], "both weigh their own sign"
+    assert weighed["a", "c"]["apart"], "each puts most weight on its own sign"
     assert not weighed["a", "b"]["apart"], "b still has no sign that a lacks"
     alike = signs.copy()
     alike[0, 4] = 0.9 * alike[0, 3] + 0.1 * alike[0, 4]
-    assert not pairs_of(catalog, even, alike)["d", "e"]["apart"], "other words, same meaning"
-    # What all signs have in common does not make any two of them alike.
+    assert not pairs_of(catalog, even, alike)["d", "e"]["apart"], "different words, same meaning"
+    # A component shared by all signs does not make two categories alike.
     common = signs + 5
     assert pairs_of(catalog, even, common)["d", "e"]["apart"]
 
 
-def test_scores_of_another_catalog_are_refused(detector) -> None:
+def test_score_tables_of_another_catalog_are_refused(detector) -> None:
     for rows in (
         score_table([["rash"]], [[]]),
         score_table([["tumour"]], [[("tumour", "rash")]]),
     ):
-        with pytest.raises(UserError, match="names 'rash', which the sign catalog phantoms"):
+        with pytest.raises(UserError, match="'rash', which is not in the detector's sign catalog"):
             audit(detector, rows)
     with pytest.raises(ValueError, match="the score table needs"):
         audit(detector, score_table([[]], [[]]), truth=np.zeros((2, 6), bool))
 
 
-def test_tables_are_written_as_they_are(detector, scored, tmp_path) -> None:
+def test_written_tables_are_read_back_unchanged(detector, scored, tmp_path) -> None:
     scores, rows, truth = scored
     result = audit(detector, rows, truth, scores.similarities)
     write_audit(result, str(tmp_path))

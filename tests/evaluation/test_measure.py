@@ -1,4 +1,4 @@
-"""Evaluation of hand-made score tables whose metrics are known."""
+"""Evaluation of hand-made score tables with known metrics."""
 
 import io
 import json
@@ -25,7 +25,7 @@ CATEGORIES = ["one", "two"]
 
 
 def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
-    """A scoring run over images 0.png, 1.png, ... with seed scores (N, C, S)."""
+    """Write a scoring run over images 0.png, 1.png, ... with the seed scores (N, C, S)."""
     columns = ScoreColumns(CATEGORIES, scores.shape[2], per_seed)
     metadata = {
         "archive": str(folder / "archive"),
@@ -74,7 +74,7 @@ def labels(tmp_path, truth) -> str:
     return str(path)
 
 
-def test_perfect_and_inverted_seeds_get_their_own_metrics(tmp_path, truth, labels) -> None:
+def test_each_seed_is_measured_on_its_own(tmp_path, truth, labels) -> None:
     perfect = np.where(truth, 0.9, 0.1)
     run = write_run(tmp_path / "run", np.stack([perfect, 1 - perfect], axis=-1))
     test = load_scored_test(run, labels)
@@ -89,7 +89,7 @@ def test_perfect_and_inverted_seeds_get_their_own_metrics(tmp_path, truth, label
     assert (metrics.index.get_level_values("seed") == ENSEMBLE).sum() == 12
 
 
-def test_scores_and_labels_are_joined_by_name_not_by_order(tmp_path, truth, labels) -> None:
+def test_scores_and_labels_are_joined_by_name(tmp_path, truth, labels) -> None:
     perfect = np.where(truth, 0.9, 0.1)[..., None]
     run = write_run(tmp_path / "run", perfect)
     lines = Path(labels).read_text().splitlines()
@@ -98,14 +98,14 @@ def test_scores_and_labels_are_joined_by_name_not_by_order(tmp_path, truth, labe
     assert summary["multi-label prediction", "subset_accuracy"].mean == 1
 
 
-def test_without_seed_scores_the_ensemble_is_evaluated(tmp_path, truth, labels) -> None:
+def test_without_seed_scores_only_the_ensemble_is_measured(tmp_path, truth, labels) -> None:
     run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None], per_seed=False)
     metrics = measure(load_scored_test(run, labels))
     assert set(metrics.seed) == {ENSEMBLE}
     assert over_seeds(metrics)["anomaly detection", "auroc"].seeds == 1
 
 
-def test_differences_are_paired_over_seeds(tmp_path, truth, labels) -> None:
+def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:
     rng = np.random.default_rng(1)
     noise = rng.normal(0, 0.3, (60, 2, 4))
     ours = np.clip(np.where(truth, 0.8, 0.2)[..., None] + noise, 0, 1)
@@ -134,7 +134,7 @@ def test_labels_of_another_archive_are_refused(tmp_path, truth, labels) -> None:
         load_scored_test(run, labels)
 
 
-def test_an_evaluation_writes_metrics_record_and_page(tmp_path, truth, labels) -> None:
+def test_an_evaluation_writes_metrics_run_record_and_report(tmp_path, truth, labels) -> None:
     scores = np.where(truth, 0.9, 0.1)[..., None].repeat(3, -1)
     run = write_run(tmp_path / "run", scores)
     result = evaluate_run(run, labels, str(tmp_path / "out"), {"same": run})
@@ -146,7 +146,7 @@ def test_an_evaluation_writes_metrics_record_and_page(tmp_path, truth, labels) -
     assert "Not shown: there is no detector at" in page
 
 
-def test_baselines_are_named() -> None:
+def test_baselines_are_given_as_name_and_uri() -> None:
     assert parse_baselines(["a=s3://b/c"]) == {"a": "s3://b/c"}
     with pytest.raises(UserError, match="name=URI"):
         parse_baselines(["s3://b/c"])

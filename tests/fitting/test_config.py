@@ -60,7 +60,7 @@ def test_pools_are_a_range_or_a_number_of_detectors() -> None:
     assert parse_pool("2:8") == (2, 8)
     assert parse_pool("3") == (3, 3)
     for wrong in ("0", "4:2", "many"):
-        with pytest.raises(UserError, match="least:most"):
+        with pytest.raises(UserError, match="nor a range such as 1:4"):
             parse_pool(wrong)
 
 
@@ -99,7 +99,7 @@ def test_the_threads_of_a_pool_fill_the_cores(resources, pool, threads) -> None:
 
 def test_pools_that_can_never_start_here_are_refused() -> None:
     here = Resources(2, 0, fixed=True)
-    with pytest.raises(UserError, match=r"need 2\.5 CPUs, and this machine has 2"):
+    with pytest.raises(UserError, match=r"need 2\.5 CPUs, but this machine has 2"):
         PipelineConfig(detectors=(4, 4)).fill(here)
     with pytest.raises(UserError, match=r"1 detectors and one reader need 3\.5 CPUs"):
         PipelineConfig(detector_cpus=3).fill(here)

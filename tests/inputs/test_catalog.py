@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sdmad.archive.preprocess import InputConfig
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import SHIPPED, load_catalog, parse_catalog
 from tests.helpers import ROOT
@@ -116,3 +117,11 @@ def test_the_documentation_lists_the_shipped_catalog(name) -> None:
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
     for category in load_catalog(name).category_names:
         assert category in row
+
+
+def test_the_input_of_a_run_is_configured_or_the_catalogs_or_the_backbones() -> None:
+    chest, phantoms = load_catalog("chest_xray"), load_catalog("phantoms")
+    squash = InputConfig(resize="squash")
+    assert chest.chosen_input(None).resize == "pad", "a chest film is kept whole"
+    assert chest.chosen_input(squash) == squash
+    assert phantoms.chosen_input(None) == InputConfig()

@@ -1,4 +1,4 @@
-"""Scored tests made by hand, and by a detector without Ray."""
+"""Scored tests for the report's tests: hand-made, or scored by a detector without Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def scored_test(
     signs: list[list[dict[str, Any]]] | None = None,
     **metadata: str,
 ) -> ScoredTest:
-    """A scored test with seed scores (N, C, S); findings are those above 0.5 unless given."""
+    """A scored test with seed scores (N, C, S); by default, findings are mean scores above 0.5."""
     names, scores = table.categories, seeds.mean(-1)
     rows = []
     for k, values in enumerate(scores):
@@ -55,7 +55,7 @@ def scored_test(
 
 
 def label_table(truth: np.ndarray, categories: list[str]) -> LabelTable:
-    """Test rows of images 0.png, 1.png, ... in a.tar, each of its own patient."""
+    """Test rows for images 0.png, 1.png, ... in a.tar, one patient each."""
     count = len(truth)
     return LabelTable(
         archive=np.full(count, "a.tar", object),
@@ -68,7 +68,7 @@ def label_table(truth: np.ndarray, categories: list[str]) -> LabelTable:
 
 
 def scored_archive(archive: Path, uri: str, detector: Detector) -> ScoredTest:
-    """The test split of an archive, scored by a detector as the job scores it."""
+    """The test split of an archive with the scores of a detector."""
     labels = load_labels(str(archive / "labels.csv"), detector.catalog.category_names)
     table = labels.where(labels.split == "test")
     names = [(str(a), str(m)) for a, m in zip(table.archive, table.member, strict=True)]

@@ -1,4 +1,4 @@
-"""Which images the report shows."""
+"""The choice of images for the report."""
 
 import numpy as np
 import pytest
@@ -28,28 +28,28 @@ def test_clear_cases_are_the_most_confident_of_each_kind() -> None:
         [
             [0.7, 0.1, 0.1],
             [0.9, 0.1, 0.1],
-            [0.9, 0.4, 0.1],  # As high, but not as clear about b.
+            [0.9, 0.4, 0.1],  # The same score for a, but less clear for b.
             [0.2, 0.2, 0.2],
             [0.8, 0.6, 0.1],
-            [0.1, 0.2, 0.9],  # A mistake, clear at c.
-            [0.9, 0.1, 0.4],  # A mistake, as clear at a.
+            [0.1, 0.2, 0.9],  # A mistake, confident in c.
+            [0.9, 0.1, 0.4],  # A mistake, equally confident in a.
         ],
     )
     assert clear_rows(test).tolist() == [4, 3, 1, 5, 6]
 
 
-def test_the_confidence_of_a_mistake_is_that_of_what_is_wrong() -> None:
-    # The first is sure of a, which is right, and barely misses b.
+def test_the_confidence_of_a_mistake_is_that_of_its_wrong_score() -> None:
+    # The first image is correct and confident in a, and narrowly misses b.
     test = made([[1, 1, 0], [1, 0, 0]], [[0.99, 0.45, 0.1], [0.2, 0.1, 0.1]])
     assert clear_rows(test).tolist() == [1, 0]
 
 
-def test_right_cases_without_doubt_go_first() -> None:
+def test_correct_cases_without_uncertain_categories_come_first() -> None:
     test = made([[1, 0, 0]] * 2, [[0.9, 0.1, 0.1], [0.7, 0.1, 0.1]], [["c"], []])
     assert clear_rows(test).tolist() == [1]
 
 
-def test_mistakes_have_their_places_with_many_categories() -> None:
+def test_with_many_categories_there_is_still_room_for_mistakes() -> None:
     names = [f"c{k}" for k in range(20)]
     truth = np.concatenate([np.eye(20, dtype=bool)] * 2)
     scores = np.where(truth, 0.9, 0.1)
@@ -59,13 +59,13 @@ def test_mistakes_have_their_places_with_many_categories() -> None:
     assert (rows >= 20).sum() == CLEAR_WRONG
 
 
-def test_uncertain_cases_are_those_with_doubts_nearest_to_the_threshold_first() -> None:
+def test_uncertain_cases_are_ordered_by_distance_to_the_threshold() -> None:
     scores = [[0.8, 0.5, 0.1], [0.5, 0.1, 0.1], [0.6, 0.1, 0.1], [0.1, 0.1, 0.45]]
     test = made([[0, 0, 0]] * 4, scores, [["a"], [], ["a"], ["a", "c"]])
-    # 0.3 from the threshold at a, no doubt, 0.1 at a, 0.05 at c.
+    # Distance of the nearest uncertain score: 0.3 (a), none, 0.1 (a), 0.05 (c).
     nothing = np.array([], int)
     assert uncertain_rows(test, nothing).tolist() == [3, 2, 0]
-    assert uncertain_rows(test, np.array([2, 1])).tolist() == [3, 0], "not shown twice"
+    assert uncertain_rows(test, np.array([2, 1])).tolist() == [3, 0], "shown rows are left out"
     many = made([[0, 0, 0]] * 20, [[0.5, 0.5, 0.5]] * 20, [["b"]] * 20)
     assert len(uncertain_rows(many, nothing)) == UNCERTAIN
     assert len(uncertain_rows(made([[0, 0, 0]], [[0.5, 0.5, 0.5]]), nothing)) == 0
@@ -81,11 +81,11 @@ def test_uncertain_cases_are_those_with_doubts_nearest_to_the_threshold_first() 
         ([1, 0, 0], [0.1, 0.1, 0.9], "missed"),
     ],
 )
-def test_examples_say_what_was_found_and_whether_it_is_right(truth, score, verdict) -> None:
+def test_examples_have_findings_and_a_verdict(truth, score, verdict) -> None:
     test = made([truth, truth], [score, score], [["b"], []])
     pixels = np.zeros((4, 4, 3), np.uint8)
     (example,) = gallery(test, np.array([1, 0]), {0: pixels})
-    assert example.name == "a.tar/0.png", "the other was not read"
+    assert example.name == "a.tar/0.png", "the other image has no pixels"
     assert example.verdict == verdict
     found = [(n, pytest.approx(s), 0) for n, s in zip(NAMES, score, strict=True) if s > 0.5]
     assert example.findings == found

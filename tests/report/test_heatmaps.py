@@ -1,4 +1,4 @@
-"""Coloured cells of the report's heatmaps."""
+"""The coloured cells of the report's heatmaps."""
 
 import numpy as np
 
@@ -10,23 +10,23 @@ def rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
 
 
-def test_signs_are_red_where_they_are_more_similar_than_elsewhere_and_framed_where_listed() -> None:
+def test_signs_are_red_where_similarity_is_above_their_mean_and_framed_where_listed() -> None:
     similarity = np.array([[0.5, 0.1, 0.1], [0.2, 0.2, 0.2]])
     membership = np.array([[True, False, False], [False, False, True]])
     shown = sign_heatmap(similarity, membership, ["streaks", "haze"], ["a", "b", "c"])
     first, second = shown.cells
-    # Of (0.5, 0.1, 0.1): mean 7/30, deviation sqrt(2)/7.5, so the first is sqrt(2) above it.
+    # (0.5, 0.1, 0.1): mean 7/30, deviation sqrt(2)/7.5, so the first is sqrt(2) deviations above.
     assert [cell.text for cell in first] == ["+1.4", "-0.7", "-0.7"]
     red, _, blue = rgb(first[0].colour)
     assert red > blue + 50
     red, _, blue = rgb(first[1].colour)
     assert blue > red + 20
     assert [cell.framed for cell in first] == [True, False, False]
-    assert [cell.text for cell in second] == ["+0.0"] * 3, "no difference, and no minus zero"
+    assert [cell.text for cell in second] == ["+0.0"] * 3, "zero without a minus sign"
     assert second[2].framed
 
 
-def test_confusion_frames_what_should_have_been_found_and_reads_on_its_colour() -> None:
+def test_confusion_frames_the_correct_results_in_legible_colours() -> None:
     truth = np.repeat(np.array([[False, False], [True, False], [False, True]]), [5, 5, 3], axis=0)
     shown = confusion_heatmap(confusion(truth, truth), ["a", "b"])
     assert shown.rows == ["normal (5)", "a (5)", "b (3)"]

@@ -1,4 +1,4 @@
-"""What the report takes from the detector and the archive."""
+"""The parts of the report that need the detector and the archive."""
 
 import shutil
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_detector_and_archive_give_audit_heatmap_and_located_examples(scored, de
         assert located == list(dict.fromkeys(sign for _, sign, _ in example.signs))
 
 
-def test_similarities_are_of_images_chosen_by_label_each_scored_once(
+def test_similarities_are_measured_once_on_images_chosen_by_label(
     scored, detector, monkeypatch
 ) -> None:
     monkeypatch.setattr(examples, "IMAGES_PER_GROUP", 3)
@@ -68,11 +68,11 @@ def test_similarities_are_of_images_chosen_by_label_each_scored_once(
     named = [(str(scored.table.archive[r]), str(scored.table.member[r])) for r in rows]
     expected, _ = decode_members(scored.metadata["archive"], named, detector.spec)
     shown = {example.name for example in (*found.clear, *found.uncertain)}
-    assert shown - {"/".join(name) for name in named}, "of others there are pictures only"
+    assert shown - {"/".join(name) for name in named}, "some shown images are not measured"
     assert {i.tobytes() for i in given} == {i.tobytes() for i in expected.values()}
 
 
-def test_the_heatmap_is_of_the_means_of_each_group(scored, detector) -> None:
+def test_the_heatmap_shows_the_means_of_each_group(scored, detector) -> None:
     shown = inspect(scored).heatmap
     groups = heatmap_rows(scored)
     means = []
@@ -88,17 +88,17 @@ def test_the_heatmap_is_of_the_means_of_each_group(scored, detector) -> None:
     assert np.abs(texts - centred).max() < 0.06
 
 
-def test_without_the_archive_the_audit_stands_alone(scored, tmp_path) -> None:
+def test_without_the_archive_only_the_audit_is_made(scored, tmp_path) -> None:
     elsewhere = replace(scored, metadata=scored.metadata | {"archive": str(tmp_path / "gone")})
     found = inspect(elsewhere)
-    assert found.note == "Not shown: no test image can be read from the archive."
+    assert found.note == "Not shown: no test image could be read from the archive."
     assert found.audit.signs.weight.notna().all()
     assert found.audit.signs.test_auroc.isna().all()
     assert found.heatmap is None
     assert found.clear == found.uncertain == []
 
 
-def test_without_the_detector_there_is_a_note(scored, tmp_path) -> None:
+def test_without_the_detector_there_is_only_a_note(scored, tmp_path) -> None:
     gone = replace(scored, metadata=scored.metadata | {"detector_uri": str(tmp_path / "gone")})
     found = inspect(gone)
     assert found.note.startswith("Not shown: there is no detector at")
@@ -112,5 +112,5 @@ def test_a_detector_that_did_not_make_the_scores_is_not_audited(
     shutil.copytree(training_run, other)
     next(other.rglob("seed=2.safetensors")).unlink()
     found = inspect(replace(scored, metadata=scored.metadata | {"detector_uri": str(other)}))
-    assert found.note == f"Not shown: {other} is another detector than made these scores."
+    assert found.note == f"Not shown: the detector at {other} did not make these scores."
     assert found.audit is None

@@ -1,4 +1,4 @@
-"""Pictures of signs over images."""
+"""Maps of signs over images."""
 
 import base64
 import io
@@ -41,25 +41,25 @@ def test_the_heat_lies_on_the_sign(detector, ring) -> None:
     (found,) = localised_signs(detector, pixels, ["ring_lesion", "ring_lesion"])
     shown = picture(found.picture)
     assert shown.shape == (SIDE, SIDE, 3)
-    # The phantom is grey: what has colour is heat.
+    # The phantom is grey, so colour is heat.
     colour = shown.max(-1) - shown.min(-1)
     rows, columns = np.nonzero(mask)
     y, x = (round((v.mean() + 0.5) * SIDE / 64) for v in (rows, columns))
     assert np.hypot(*(np.array(np.unravel_index(colour.argmax(), colour.shape)) - (y, x))) < 20
     assert found.caption == "ring lesion"
     assert found.drop > 0.05
-    assert len(found.picture) < 40_000, "small: a page has dozens"
+    assert len(found.picture) < 40_000, "small, because a page has dozens"
 
 
-def test_a_sign_that_no_place_carries_stays_faint_and_says_so(detector) -> None:
+def test_a_sign_without_a_decisive_place_is_faint_and_labelled_not_localised(detector) -> None:
     grey = np.full((64, 64, 3), 90, np.uint8)
     (found,) = localised_signs(detector, grey, ["bright_rim"])
-    assert found.caption == "bright rim (no single place)"
+    assert found.caption == "bright rim (not localised)"
     shown = picture(found.picture)
     assert (shown.max(-1) - shown.min(-1)).max() < 10
 
 
-def test_overlays_colour_heat_and_outline_its_half() -> None:
+def test_overlays_colour_the_heat_and_outline_half_of_the_full_colour() -> None:
     pixels = np.full((40, 40, 3), 100, np.uint8)
     strength = np.zeros((40, 40))
     strength[10:20, 10:20] = 1
@@ -69,7 +69,7 @@ def test_overlays_colour_heat_and_outline_its_half() -> None:
     assert shown[15, 15, 0] > shown[15, 15, 2] + 40, "the heat is warm"
 
 
-def test_a_gallery_is_localised_by_name_within_its_time(detector, ring) -> None:
+def test_a_gallery_is_localised_by_name_within_the_time_limit(detector, ring) -> None:
     pixels, _ = ring
     examples = [
         Example(

@@ -1,4 +1,4 @@
-"""The page of a real evaluation and of made ones, also in a real browser where there is one."""
+"""The report page of a real evaluation and of hand-made ones, also in Chromium if installed."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def page(ray_cluster, archive, training_run, tmp_path_factory) -> Path:
 
 
 class Structure(HTMLParser):
-    """Counts elements, collects text and attributes, checks that every element is closed."""
+    """Counts elements, collects text and attributes, checks that each element is closed."""
 
     VOID = frozenset(("meta", "img", "br", "path", "use", "rect", "image", "circle", "line"))
 
@@ -80,7 +80,7 @@ def rendered(test, inspection: Inspection, folder: Path) -> Structure:
     return Structure(Path(uri).read_text())
 
 
-def test_the_page_stands_alone_and_says_what_it_must(page) -> None:
+def test_the_page_needs_no_network_and_has_all_sections(page) -> None:
     structure = Structure(page.read_text())
     assert structure.open == []
     sources = structure.values("src", "href", "xlink:href")
@@ -93,22 +93,23 @@ def test_the_page_stands_alone_and_says_what_it_must(page) -> None:
         "category discrimination",
         "multi-label prediction",
         "at 90 % specificity",
-        "is read off these test images to show what the scores allow; the detector does not use it",
+        "is chosen on these test images. It shows what the scores could achieve; the detector does "
+        "not use it.",
         "Confusion between categories",
         "ECE",
         "Sign audit",
         "Clear cases",
         "Uncertain cases",
-        "it shows where the detector looks, not where the disease ends",
+        "It shows where the detector looks, not how far the disease extends.",
     ):
         assert part in structure.text
-    assert "tied" in structure.text, "a run is tied with itself"
+    assert "(0.0 to 0.0) tied" in structure.text, "a run is tied with itself"
     # Seeds; six ROC curves; six calibration curves and the pooled one; seven histograms.
     assert structure.count["svg"] == 1 + 6 + 7 + 7
     assert structure.count["article"] >= 6
 
 
-def test_identifiers_are_unique_and_links_within_the_page_lead_somewhere(page) -> None:
+def test_identifiers_are_unique_and_links_within_the_page_have_targets(page) -> None:
     structure = Structure(page.read_text())
     names = structure.values("id")
     assert len(names) == len(set(names))
@@ -118,7 +119,7 @@ def test_identifiers_are_unique_and_links_within_the_page_lead_somewhere(page) -
     assert targets <= set(names)
 
 
-def test_an_evaluation_keeps_the_tables_of_the_audit_that_the_page_shows(page, catalog) -> None:
+def test_an_evaluation_writes_the_audit_tables_that_the_page_shows(page, catalog) -> None:
     signs = pq.read_table(page.parent / "audit_signs.parquet").to_pandas()
     assert len(signs) == catalog.membership.sum()
     assert signs.test_auroc.notna().any()
@@ -133,7 +134,7 @@ def test_an_evaluation_keeps_the_tables_of_the_audit_that_the_page_shows(page, c
         assert f"{named} {'yes' if row.apart else 'no'}" in text
 
 
-def test_found_signs_are_shown_where_they_are(archive, training_run, tmp_path) -> None:
+def test_the_page_shows_the_maps_of_named_signs(archive, training_run, tmp_path) -> None:
     test = scored_archive(archive, str(training_run), Detector.load(str(training_run)))
     found = inspect(test)
     structure = rendered(test, found, tmp_path)
@@ -144,12 +145,12 @@ def test_found_signs_are_shown_where_they_are(archive, training_run, tmp_path) -
     assert structure.count["img"] == structure.count["article"] + len(located)
     assert "would have taken too long" not in structure.text
     missing = replace(found, located=dict(list(found.located.items())[:1]))
-    assert f"{missing.num_unlocated} images with findings have no such pictures" in (
+    assert f"{missing.num_unlocated} images with findings have no maps" in (
         rendered(test, missing, tmp_path).text
     )
 
 
-def test_advice_is_tagged_and_what_was_looked_for_in_vain_is_said(
+def test_advice_is_tagged_and_checks_without_advice_are_listed(
     archive, training_run, tmp_path
 ) -> None:
     detector = Detector.load(str(training_run))
@@ -157,44 +158,44 @@ def test_advice_is_tagged_and_what_was_looked_for_in_vain_is_said(
     catalog = detector.catalog
     auc = np.full((3, len(catalog.categories), len(catalog.signs)), 0.9)
     known = rendered(test, Inspection(audit=audit(detector, test.rows, support_auc=auc)), tmp_path)
-    assert "signs that the support contradicts" in known.text.split("None found:")[1]
-    assert "contradicted shared with" in known.text, "a column of the table of signs"
+    assert "signs that fail on the support" in known.text.split("None found:")[1]
+    assert "fails on support also listed for" in known.text, "a column of the table of signs"
     assert "test AUROC" not in known.text
     c, s = catalog.category_names.index("fibrosis"), catalog.sign_names.index("streaks")
     auc[:, c, s] = 0.4
     against = Inspection(audit=audit(detector, test.rows, support_auc=auc))
     told = rendered(test, against, tmp_path).text
-    assert told.index("contradicted the support") < told.index("shared every sign"), "by kind"
-    assert "contradicted the support contradicts “streaks” for fibrosis in 3 of 3 seeds" in told
+    advice = "fails on support “streaks” fails on the support of fibrosis in 3 of 3 seeds"
+    assert told.index(advice) < told.index("shared signs Every sign"), "ordered by kind"
     unknown = rendered(test, Inspection(audit=audit(detector, test.rows)), tmp_path).text
-    assert "Which signs the support contradicts is not known" in unknown
-    assert "signs that the support contradicts" not in unknown.split("None found:")[-1]
+    assert "Signs that fail on the support are not listed" in unknown
+    assert "signs that fail on the support" not in unknown.split("None found:")[-1]
 
 
-def test_names_cannot_bring_markup_into_the_page(tmp_path) -> None:
+def test_markup_in_names_is_escaped(tmp_path) -> None:
     names = ["<script>alert(1)</script>", "a&b"]
     truth = np.random.default_rng(0).random((60, 2)) < 0.4
     table = label_table(truth, names)
     test = scored_test(table, np.where(truth, 0.8, 0.3)[..., None], detector_uri="<img src=x>")
     structure = rendered(test, Inspection(note="Not shown: <b>gone</b>."), tmp_path)
     assert "script" not in structure.count
-    assert "b" in structure.count, "the page's own"
+    assert "b" in structure.count, "from the page itself"
     assert "x" not in structure.values("src")
     assert structure.text.count("alert(1)") >= 4
     assert "Not shown: <b>gone</b>." in structure.text
 
 
-def test_figures_of_the_page_are_those_of_the_scores(tmp_path) -> None:
+def test_the_page_shows_the_metrics_of_the_scores(tmp_path) -> None:
     truth = np.zeros((60, 2), bool)
     truth[:20, 0], truth[20:40, 1] = True, True
-    # Of "one", 13 of 20 are found. Four of 40 others are, six more have 0.3: at that threshold 90 %
-    # of the others are below or at it, and 15 of 20 above.
+    # "one" is found in 13 of its 20 images and in 4 of the 40 others. Six more of the others score
+    # 0.3: with that threshold 90 % of the others are not found, and 15 of the 20 are.
     scores = np.full((60, 2), 0.1)
     scores[:13, 0], scores[13:15, 0] = 0.9, 0.4
     scores[20:24, 0], scores[24:30, 0] = 0.7, 0.3
     test = scored_test(label_table(truth, ["one", "two"]), scores[..., None])
     text = rendered(test, Inspection(note="Not shown."), tmp_path).text
-    # AUROC against normal: 15 of 20 are above all, the others tied with all.
+    # AUROC against normal: 15 of 20 score above all normal images, the others are tied with them.
     assert re.search(r"one 20 87\.5 79\.[23] 65\.0 90\.0 75\.0 p > 0\.300 0\.0", text)
     assert "normal (20) 0 0 100" in text
     assert "one (20) 65 0 35" in text
@@ -202,7 +203,7 @@ def test_figures_of_the_page_are_those_of_the_scores(tmp_path) -> None:
 
 
 def browse(*arguments: object) -> str:
-    """What Chromium prints."""
+    """The standard output of Chromium."""
     command = [CHROMIUM, *FLAGS.split(), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, timeout=120, text=True, check=True).stdout
 
@@ -223,10 +224,10 @@ PROBE = """<script>onload = () => {
 
 @needs_browser
 @pytest.mark.parametrize("width", [1366, 390])
-def test_the_page_is_drawn_by_a_browser_legible_and_without_overflow(page, tmp_path, width) -> None:
+def test_a_browser_draws_the_page_legibly_and_without_overflow(page, tmp_path, width) -> None:
     opened = page.read_text().replace("<details>", "<details open>")
     (tmp_path / "page.html").write_text(opened.replace("</body>", PROBE))
-    # A frame, since the window of a headless Chromium is never narrower than 500 pixels.
+    # In a frame: windows of headless Chromium are never narrower than 500 pixels.
     frame = f'<iframe src="page.html" style="border:0;width:{width}px;height:2000px"></iframe>'
     script = "<script>onmessage = e => { document.title = JSON.stringify(e.data) }</script>"
     (tmp_path / "frame.html").write_text(f'<body style="margin:0">{script}{frame}')
@@ -243,7 +244,7 @@ def test_the_page_is_drawn_by_a_browser_legible_and_without_overflow(page, tmp_p
 
 
 @needs_browser
-def test_print_opens_what_the_screen_folds(page, tmp_path) -> None:
+def test_folded_sections_are_open_in_print(page, tmp_path) -> None:
     whole = page.read_text()
     rule = re.search(r"details::details-content \{[^}]*\}", whole)[0]
     sizes = {}

@@ -11,13 +11,13 @@ def test_lines_appear_while_a_run_waits(monkeypatch, capsys) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
     with Tracker("scoring", 4, "units") as tracker:
         time.sleep(0.3)
-        tracker.update(2, "7 images, 1 failures, 3 a second")
+        tracker.update(2, "7 images, 1 failures, 3 images/s")
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "scoring: 0 of 4 units, 0 s, started"
     assert lines[1] == "scoring: 0 of 4 units, 0 s"
     assert lines[-2].startswith("scoring: 2 of 4 units, ")
-    assert lines[-2].endswith(" s left, 7 images, 1 failures, 3 a second")
+    assert lines[-2].endswith(" s left, 7 images, 1 failures, 3 images/s")
     assert lines[-1].endswith("finished")
     time.sleep(0.2)
     assert capsys.readouterr().err == ""

@@ -4,7 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs.plan_cluster import main
+from sdmad.commands.plan import plan
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 ARCHIVE = Archive(images=10_000_000, bytes_per_image=250_000, images_per_object=1000)
@@ -12,7 +12,7 @@ PACE = Pace(read=0.001, decode=0.005, model=0.002, driver=0.00001, commit=0.05)
 CLUSTER = Cluster(cores=60, detectors=4, gigabits=10, dollars=6, start_minutes=6)
 
 
-def test_hours_of_each_part_and_the_longest_is_the_limit() -> None:
+def test_the_part_that_needs_most_hours_is_the_limit() -> None:
     found = estimate(ARCHIVE, PACE, CLUSTER)
     assert found.hours_alone["readers"] == pytest.approx(1e7 * 0.006 / 60 / 3600)
     assert found.hours_alone["detectors"] == pytest.approx(1e7 * 0.002 / 4 / 3600)
@@ -28,7 +28,7 @@ def test_hours_of_each_part_and_the_longest_is_the_limit() -> None:
     ("changes", "limit"),
     [({"detectors": 64}, "network"), ({"detectors": 64, "gigabits": 100}, "readers")],
 )
-def test_the_bottleneck_moves(changes, limit) -> None:
+def test_a_larger_cluster_moves_the_limit(changes, limit) -> None:
     assert estimate(ARCHIVE, PACE, CLUSTER.model_copy(update=changes)).limit == limit
 
 
@@ -55,7 +55,7 @@ def record(**changes: object) -> dict[str, object]:
     return made | {"stage_seconds": seconds} | changes
 
 
-def test_the_pace_of_a_run_is_busy_time_an_image() -> None:
+def test_the_pace_of_a_run_is_busy_time_per_image_and_per_unit() -> None:
     assert Pace.of_run(record()) == Pace(
         read=0.002, decode=0.004, model=0.008, driver=0.0002, commit=0.1
     )
@@ -69,7 +69,7 @@ def test_an_unfinished_run_has_no_pace(changes) -> None:
 
 def run(*arguments: str) -> tuple[str, BaseException | None]:
     app = typer.Typer()
-    app.command()(main)
+    app.command()(plan)
     asked = ["--images", "1e7", "--kilobytes", "250", "--cores", "60", "--detectors", "4"]
     result = CliRunner().invoke(app, [*asked, *arguments])
     return result.output, result.exception
@@ -82,32 +82,32 @@ def record_uri(tmp_path) -> str:
     return str(path)
 
 
-def test_the_job_prints_limit_hours_and_cost(record_uri) -> None:
+def test_the_command_prints_limit_hours_and_cost(record_uri) -> None:
     output, error = run("--gigabits", "10", "--run", record_uri, "--dollars", "6")
     assert error is None
     assert "detectors  alone" in output
     assert output.count("<- the limit") == 1
     assert "600,000 GET" in output
-    # 8 ms of four detectors: 20,000 s.
-    assert "5.64 with 5 minutes" in output
-    assert "34 $ of nodes" in output
+    # 10 million images at 8 ms on four detectors: 20,000 s.
+    assert "5.64 including 5 minutes" in output
+    assert "34 $ for nodes" in output
 
 
-def test_nodes_without_a_price_cost_nothing_that_could_be_said() -> None:
+def test_without_a_price_only_requests_are_costed() -> None:
     output, _ = run("--gigabits", "10", *PACED)
-    assert "$ of nodes" not in output
-    assert "0.34 $ of requests" in output
+    assert "$ for nodes" not in output
+    assert "0.34 $ for requests" in output
 
 
-def test_milliseconds_replace_those_of_the_run(record_uri) -> None:
+def test_given_milliseconds_replace_those_of_the_run(record_uri) -> None:
     output, _ = run("--gigabits", "10", "--run", record_uri, "--model-ms", "0.1")
     assert "read 2 ms, decode 4 ms, model 0.1 ms" in output
 
 
-def test_what_the_driver_takes_can_be_given(record_uri) -> None:
+def test_the_pace_of_the_driver_can_be_given(record_uri) -> None:
     given = ["--driver-ms", "0.5", "--commit-ms", "7"]
     output, _ = run("--gigabits", "10", "--run", record_uri, *given)
-    assert "driver 0.5 ms and 7 ms a unit" in output
+    assert "driver 0.5 ms, and 7 ms per work unit" in output
 
 
 PACED = ["--read-ms", "1", "--decode-ms", "1", "--model-ms", "1"]

@@ -1,4 +1,4 @@
-"""Processes that die in the middle of a scoring run: nothing lost, nothing twice."""
+"""Processes die in the middle of a scoring run: no image is lost or scored twice."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ READER, DETECTOR = "read_and_decode", "DetectorActor"
 
 
 def workers(kind: str) -> list[psutil.Process]:
-    """The worker processes of this machine that run a stage of the pipeline now."""
+    """The worker processes on this machine that now run a stage of the pipeline."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         title = " ".join(process.info["cmdline"] or [])
@@ -36,7 +36,7 @@ def workers(kind: str) -> list[psutil.Process]:
 
 @contextmanager
 def killing(kind: str, times: int) -> Iterator[list[int]]:
-    """SIGKILL workers of a stage as they appear, `times` of them, a second apart."""
+    """SIGKILL `times` workers of a stage as they appear, one second apart."""
     killed: list[int] = []
     stop = threading.Event()
 
@@ -69,7 +69,7 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("kind", "times"), [(READER, 3), (DETECTOR, 2)])
-def test_killed_workers_cost_nothing(kind, times, shards, training_run, tmp_path) -> None:
+def test_killed_workers_lose_no_images(kind, times, shards, training_run, tmp_path) -> None:
     output = str(tmp_path / "scores")
     with killing(kind, times) as killed:
         score_archive(str(shards), str(training_run), output, PipelineConfig(batch_size=8))
@@ -80,10 +80,10 @@ def test_killed_workers_cost_nothing(kind, times, shards, training_run, tmp_path
 
 
 @pytest.mark.usefixtures("joined")
-def test_death_between_failures_and_scores_leaves_the_unit_undone(
+def test_a_unit_stays_unfinished_when_the_driver_dies_between_failures_and_scores(
     shards, training_run, tmp_path
 ) -> None:
-    """SIGKILL when the fourth file of scores is about to be written; its failures are there."""
+    """SIGKILL just before the fourth file of scores is written; its failures are written."""
     output = tmp_path / "scores"
     dying = (
         "import os, signal, sys\n"
@@ -115,7 +115,7 @@ def test_death_between_failures_and_scores_leaves_the_unit_undone(
     assert verdict.scored == 720
 
 
-def test_files_that_kill_or_hang_decoders_are_failures_and_their_neighbours_are_scored(
+def test_files_that_kill_or_hang_decoders_become_failures_and_the_others_are_scored(
     training_run, tmp_path
 ) -> None:
     images = {f"{k}.png": encoded_phantom(k) for k in range(6)}
@@ -141,9 +141,7 @@ def test_files_that_kill_or_hang_decoders_are_failures_and_their_neighbours_are_
 
 
 @pytest.mark.usefixtures("joined")
-def test_a_run_on_storage_that_fails_a_fifth_of_requests_completes(
-    s3, training_run, tmp_path
-) -> None:
+def test_a_run_completes_when_storage_fails_a_fifth_of_requests(s3, training_run, tmp_path) -> None:
     base = f"{s3}/chaos-{tmp_path.name}"
     for k in range(6):
         images = {f"{k}-{j}.png": encoded_phantom(j) for j in range(10)}
@@ -165,7 +163,7 @@ def test_a_run_on_storage_that_fails_a_fifth_of_requests_completes(
 
 
 @pytest.mark.usefixtures("joined")
-def test_two_runs_at_once_on_one_output_agree(s3, training_run, tmp_path) -> None:
+def test_two_runs_with_the_same_output_agree(s3, training_run, tmp_path) -> None:
     base = f"{s3}/twice-{tmp_path.name}"
     for k in range(5):
         images = {f"{k}-{j}.png": encoded_phantom(j) for j in range(8)}
@@ -183,8 +181,8 @@ def test_two_runs_at_once_on_one_output_agree(s3, training_run, tmp_path) -> Non
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_frames_of_a_file_are_images_of_their_own(training_run, tmp_path) -> None:
-    """In a shard, loose, and in the label table's way of naming them; one frame is damaged."""
+def test_each_frame_of_a_file_is_an_image(training_run, tmp_path) -> None:
+    """In a shard and as a loose object, named as in the label table; one frame is damaged."""
     import numpy as np
 
     from sdmad.archive.preprocess import ImageSpec
@@ -222,7 +220,7 @@ def test_frames_of_a_file_are_images_of_their_own(training_run, tmp_path) -> Non
     assert b"SECRET" not in part.read_bytes()
 
 
-def test_verification_sees_a_lost_and_a_doubled_frame(tmp_path) -> None:
+def test_verification_finds_a_lost_and_a_doubled_frame(tmp_path) -> None:
     import numpy as np
     import pyarrow as pa
 
@@ -241,7 +239,7 @@ def test_verification_sees_a_lost_and_a_doubled_frame(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_images_that_left_the_archive_after_scoring_are_no_fault(training_run, tmp_path) -> None:
+def test_images_removed_from_the_archive_after_scoring_pass(training_run, tmp_path) -> None:
     archive, output = tmp_path / "a", str(tmp_path / "scores")
     archive.mkdir()
     for k in range(3):
@@ -254,9 +252,9 @@ def test_images_that_left_the_archive_after_scoring_are_no_fault(training_run, t
 
 
 @pytest.mark.usefixtures("joined")
-def test_credentials_stand_in_no_file_and_no_output(s3, training_run, tmp_path) -> None:
-    """Not in tables, plan, run.json, messages; neither when all is well nor when it is refused."""
-    secret = "wJalrSECRETKEYdonotshow"  # noqa: S105 - what must not be seen
+def test_credentials_appear_in_no_file_and_no_output(s3, training_run, tmp_path) -> None:
+    """Neither in tables, plan, run.json nor messages, of successful and of refused runs."""
+    secret = "wJalrSECRETKEYdonotshow"  # noqa: S105 - a made-up key, searched for below
     base = f"{s3}/secrets-{tmp_path.name}"
     storage.write_bytes(f"{base}/a/1.png", encoded_phantom(1))
     environment = os.environ | {"AWS_SECRET_ACCESS_KEY": secret, "AWS_SESSION_TOKEN": secret}
@@ -275,8 +273,8 @@ def test_credentials_stand_in_no_file_and_no_output(s3, training_run, tmp_path) 
         assert b"SECRETKEY" not in storage.read_bytes(entry.uri)
 
 
-def test_reads_go_through_one_client_of_this_process(s3) -> None:
-    """So that a slow-down of one request slows the others down: they back off together."""
+def test_reads_of_a_process_share_one_client(s3) -> None:
+    """A request that is throttled then slows down all others of the process."""
     clients = []
     threads = [threading.Thread(target=lambda: clients.append(s3_access.client())) for _ in "1234"]
     for thread in threads:

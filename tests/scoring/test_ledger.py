@@ -1,4 +1,4 @@
-"""Whatever order rows come in, and however often, each unit is handed out once and whole."""
+"""The ledger returns each unit once and complete, whatever the order and number of its rows."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def streams(draw):
 
 
 @given(streams())
-def test_every_unit_comes_out_once_with_every_row_once_in_order(case) -> None:
+def test_each_unit_is_returned_once_with_each_row_once_in_order(case) -> None:
     sizes, batches = case
     ledger, out = Ledger(), {}
     for batch in batches:
@@ -47,7 +47,7 @@ def test_every_unit_comes_out_once_with_every_row_once_in_order(case) -> None:
     assert ledger.open_units == 0
 
 
-def test_a_unit_without_its_end_stays_open() -> None:
+def test_a_unit_without_its_last_row_stays_open() -> None:
     ledger = Ledger()
     assert ledger.add(rows([("a", 0, -1), ("a", 1, -1)])) == []
     assert ledger.open_units == 1

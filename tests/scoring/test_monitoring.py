@@ -1,4 +1,4 @@
-"""What an operator sees: metrics from a Ray node's exporter, logs, a stopped run."""
+"""What an operator sees: the counters that Ray exports, logs, a stopped run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.scoring.test_run import encoded_phantom, finished, record
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_exports_its_metrics_and_logs_its_units(training_run, tmp_path) -> None:
+def test_a_run_exports_its_counters_and_logs_its_units(training_run, tmp_path) -> None:
     write_tar(tmp_path / "a" / "s.tar", {"1.png": encoded_phantom(1), "2.png": b"none"})
     output = str(tmp_path / "scores")
     score_archive(str(tmp_path / "a"), str(training_run), output, PipelineConfig())
@@ -55,7 +55,7 @@ def worker_events(run: str) -> list[dict]:
     return [event for event in parsed if event["run"] == run]
 
 
-def test_kinds_of_reasons_are_few(monkeypatch) -> None:
+def test_the_number_of_reasons_is_bounded(monkeypatch) -> None:
     monitor = ScoringMonitor("x")
     assert monitor._kind("damaged image: OSError: broken at 17") == "damaged image"
     assert monitor._kind("too many pixels: 60000 x 2") == "too many pixels"
@@ -67,8 +67,8 @@ def test_kinds_of_reasons_are_few(monkeypatch) -> None:
     assert monitor._kind("something new") == "other"
 
 
-def test_a_stopped_run_says_so_and_the_same_command_resumes(training_run, tmp_path) -> None:
-    """SIGTERM, as `ray job stop` and drained nodes send it, in the middle of a run."""
+def test_a_stopped_run_is_recorded_as_stopped_and_resumes(training_run, tmp_path) -> None:
+    """SIGTERM in the middle of a run, as sent by `ray job stop` and by drained nodes."""
     archive, output = tmp_path / "archive", tmp_path / "scores"
     for k in range(30):
         content = encoded_phantom(k)

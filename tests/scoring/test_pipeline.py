@@ -1,4 +1,4 @@
-"""The pipeline by itself: rows of every unit, and the processes that make them."""
+"""The pipeline: rows of all units, and the processes that make them."""
 
 import psutil
 import pytest
@@ -16,7 +16,7 @@ from sdmad.scoring.tables import ScoreColumns
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_units_go_in_portions_and_detectors_have_their_environment(
+def test_units_run_in_portions_and_detectors_have_their_environment(
     archive, training_run, monkeypatch
 ) -> None:
     monkeypatch.setattr(pipeline, "UNITS_AT_ONCE", 1)
@@ -50,11 +50,11 @@ def test_units_go_in_portions_and_detectors_have_their_environment(
         (Resources(32, 4), (28, 4)),
     ],
 )
-def test_room_is_for_one_detector_a_gpu_and_readers_on_what_is_left(resources, room) -> None:
+def test_each_gpu_has_one_detector_and_readers_use_the_remaining_cpus(resources, room) -> None:
     assert PipelineConfig().fill(resources).room(resources) == room
 
 
-def test_a_pool_that_a_cluster_has_no_room_for_is_counted_as_far_as_it_fits() -> None:
+def test_a_pool_larger_than_the_cluster_is_counted_as_far_as_it_fits() -> None:
     filled = PipelineConfig(detectors=(1, 8), detector_gpus=1).fill(Resources(0, 0))
     assert filled.room(Resources(16, 2)) == (30, 2)
     assert filled.room(Resources(0, 0)) == (1, 1)

@@ -24,7 +24,7 @@ def commit(output: str, unit: str) -> None:
     commit_unit(output, unit, empty_failures(), empty_failures(), {})
 
 
-def test_a_plan_is_kept_and_done_units_are_skipped(place) -> None:
+def test_a_plan_is_kept_and_finished_units_are_skipped(place) -> None:
     archive, output = place
     first = make_plan(archive, output, metadata(archive))
     assert [u.archive for u in first.todo] == ["s0.tar", "s1.tar", "s2.tar"]
@@ -46,7 +46,7 @@ def test_new_shards_are_added_at_the_end(place, tmp_path) -> None:
     assert read_plan(output)[0] == second.units
 
 
-def test_new_loose_objects_are_new_units_and_leave_old_ones_alone(tmp_path) -> None:
+def test_new_loose_objects_become_new_units_and_leave_old_units_unchanged(tmp_path) -> None:
     archive, output = str(tmp_path / "archive"), str(tmp_path / "out")
     for name in ("b", "d"):
         storage.write_bytes(f"{archive}/{name}.png", encoded())
@@ -66,23 +66,23 @@ def test_a_changed_object_is_refused(place, tmp_path) -> None:
         make_plan(archive, output, metadata(archive))
 
 
-def test_a_vanished_object_is_refused_only_when_it_was_not_scored(place, tmp_path) -> None:
+def test_a_missing_object_is_refused_unless_it_was_scored(place, tmp_path) -> None:
     archive, output = place
     plan = make_plan(archive, output, metadata(archive))
     commit(output, plan.units[0].id)
     (tmp_path / "archive" / "s0.tar").unlink()
     assert len(make_plan(archive, output, metadata(archive)).todo) == 2
     (tmp_path / "archive" / "s1.tar").unlink()
-    with pytest.raises(UserError, match="vanished before it was scored"):
+    with pytest.raises(UserError, match="disappeared before it was scored"):
         make_plan(archive, output, metadata(archive))
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("detector", "d2", "holds scores with detector d1, and this run has d2"),
+        ("detector", "d2", "holds scores with detector d1, but this run has d2"),
         ("per_seed", "true", "per-seed false"),
-        ("archive", "/elsewhere", "choose another output or the same archive"),
+        ("archive", "/elsewhere", "choose another output, or the same archive"),
     ],
 )
 def test_an_output_belongs_to_one_archive_and_one_detector(place, key, value, message) -> None:
@@ -100,8 +100,8 @@ def test_an_archive_without_images_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_two_runs_that_begin_at_once_agree_on_one_plan(where, s3, tmp_path, monkeypatch) -> None:
-    """The slower one, whose listing is older, takes over the units of the faster one."""
+def test_two_runs_that_start_together_share_one_plan(where, s3, tmp_path, monkeypatch) -> None:
+    """The slower run, with the older listing, adopts the units of the faster run."""
     base = str(tmp_path) if where == "local" else f"{s3}/race-{tmp_path.name}"
     archive, output = f"{base}/a", f"{base}/out"
     identity = metadata(archive)

@@ -72,7 +72,7 @@ def scored(bucket, s3, training_run) -> str:
     return output
 
 
-def test_every_image_stands_once_in_scores_or_failures(scored, bucket) -> None:
+def test_each_image_is_once_in_scores_or_failures(scored, bucket) -> None:
     verdict = verify_scores(bucket, scored)
     assert verdict.passed, vars(verdict)
     assert (verdict.scored, verdict.failed) == (30 + 1 + 1 + 3, 2 + 2 + 1)
@@ -84,7 +84,7 @@ def test_every_image_stands_once_in_scores_or_failures(scored, bucket) -> None:
     assert reasons["", "loose/bad.png"][0] == "decode"
 
 
-def test_columns_types_and_metadata_are_those_of_the_interface(scored, catalog) -> None:
+def test_columns_types_and_metadata_are_as_documented(scored, catalog) -> None:
     schemas = set()
     for entry in storage.list_objects(f"{scored}/scores"):
         schema = pq.read_schema(pa.BufferReader(storage.read_bytes(entry.uri)))
@@ -103,7 +103,7 @@ def test_columns_types_and_metadata_are_those_of_the_interface(scored, catalog) 
     assert not any(field.nullable for field in schema)
 
 
-def test_the_library_gives_the_numbers_of_the_job(scored, training_run) -> None:
+def test_the_library_gives_the_same_scores_as_the_job(scored, training_run) -> None:
     detector = Detector.load(str(training_run))
     table = tables(scored, "scores").to_pandas().set_index(["archive", "member"])
     images = [Image.fromarray(draw_example(k, "test").image) for k in range(30)]
@@ -119,7 +119,7 @@ def test_the_library_gives_the_numbers_of_the_job(scored, training_run) -> None:
     ]
 
 
-def test_run_json_says_what_was_done_and_where_time_went(scored) -> None:
+def test_run_json_records_counts_and_time_by_stage(scored) -> None:
     run = record(scored)
     assert run["status"] == "finished"
     assert (run["units_total"], run["units_skipped"], run["units_scored"]) == (4, 0, 4)
@@ -132,7 +132,7 @@ def test_run_json_says_what_was_done_and_where_time_went(scored) -> None:
     assert run["bottleneck"] in run["stage_share"]
 
 
-def test_the_bottleneck_is_what_takes_longest_with_as_many_as_there_is_room_for() -> None:
+def test_the_bottleneck_depends_on_how_many_readers_and_detectors_fit() -> None:
     tally = Tally(readers=14, detectors=1)
     tally.seconds |= {"read": 9.0, "decode": 63.0, "model": 31.0, "write": 0.5}
     assert tally.bottleneck() == "model"
@@ -142,9 +142,7 @@ def test_the_bottleneck_is_what_takes_longest_with_as_many_as_there_is_room_for(
     assert tally.bottleneck() == "write"
 
 
-def test_the_same_command_again_does_nothing_and_new_objects_are_added(
-    s3, training_run, tmp_path
-) -> None:
+def test_the_same_command_again_scores_only_new_objects(s3, training_run, tmp_path) -> None:
     archive, output = f"{s3}/growing", f"{s3}/growing-scores"
     shard = write_tar(tmp_path / "0.tar", {"1.png": encoded_phantom(1)}).read_bytes()
     storage.write_bytes(f"{archive}/0.tar", shard)
@@ -163,7 +161,7 @@ def test_the_same_command_again_does_nothing_and_new_objects_are_added(
     assert verify_scores(archive, output).passed
 
 
-def test_an_output_has_scores_of_one_precision(training_run, tmp_path, monkeypatch) -> None:
+def test_an_output_holds_scores_of_one_precision(training_run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     archive, output = tmp_path / "archive", str(tmp_path / "scores")
     archive.mkdir()
@@ -174,13 +172,13 @@ def test_an_output_has_scores_of_one_precision(training_run, tmp_path, monkeypat
     with pytest.raises(UserError, match="holds scores in single precision"):
         half = PipelineConfig(precision="half")
         score_archive(str(archive), str(training_run), output, half)
-    single = PipelineConfig(precision="single")  # What auto was, too.
+    single = PipelineConfig(precision="single")  # On CPUs, auto means single.
     assert score_archive(str(archive), str(training_run), output, single).images == 1
 
 
 @pytest.mark.usefixtures("joined")
-def test_killed_driver_resumes_without_reading_finished_units_again(tmp_path, training_run) -> None:
-    """SIGKILL in the middle, then the same command: verified, finished units untouched."""
+def test_a_killed_run_resumes_without_reading_finished_units(tmp_path, training_run) -> None:
+    """SIGKILL in the middle of a run, then the same command; the result passes verification."""
     archive, output = tmp_path / "archive", tmp_path / "scores"
     archive.mkdir()
     content = encoded_phantom(3)

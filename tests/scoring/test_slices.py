@@ -1,4 +1,4 @@
-"""Slices of a batch, a thread each."""
+"""Scoring a batch in slices, one for each thread."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def threads_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads_as_before")
 @pytest.mark.parametrize("count", [1, 2, 23])
-def test_slices_of_a_batch_have_the_scores_of_the_whole_in_its_order(training_run, count) -> None:
+def test_scores_of_slices_equal_those_of_the_whole_batch(training_run, count) -> None:
     detector = Detector.load(str(training_run), "cpu")
     pixels = np.stack(
         [detector.spec.fit(Image.fromarray(draw_example(k, "test").image)) for k in range(count)]

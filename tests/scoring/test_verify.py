@@ -1,4 +1,4 @@
-"""The verifier must notice what it is there for: lost, doubled and foreign rows, broken shards."""
+"""Verification finds lost, doubled and foreign rows, and broken shards."""
 
 import pyarrow as pa
 import pytest
@@ -25,7 +25,7 @@ def place(tmp_path):
     return str(folder), str(tmp_path / "out")
 
 
-def test_scores_and_failures_together_make_the_archive(place) -> None:
+def test_scores_and_failures_together_cover_the_archive(place) -> None:
     commit_unit(place[1], UNITS[0], names("0.png", "2.png"), names("1.png"), {})
     verdict = verify_scores(*place)
     assert verdict.passed
@@ -39,7 +39,7 @@ def test_a_lost_image_is_named(place) -> None:
     assert verdict.lost == [("s.tar", "2.png")]
 
 
-def test_a_doubled_image_is_named_whether_in_one_table_or_two(place) -> None:
+def test_a_doubled_image_is_named_in_one_table_or_across_two(place) -> None:
     commit_unit(place[1], UNITS[0], names("0.png", "1.png", "2.png"), names("1.png"), {})
     commit_unit(place[1], UNITS[1], names("0.png"), names(), {})
     verdict = verify_scores(*place)
@@ -54,7 +54,7 @@ def test_a_foreign_row_is_named(place) -> None:
     assert verdict.foreign == [("s.tar", "x.png")]
 
 
-def test_members_of_one_name_are_counted(place, tmp_path) -> None:
+def test_members_with_the_same_name_are_counted(place, tmp_path) -> None:
     import tarfile
 
     with tarfile.open(tmp_path / "archive" / "s.tar", "a") as tar:
