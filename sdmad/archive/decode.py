@@ -1,7 +1,7 @@
 """Decode files to the uint8 pixels that a backbone takes.
 
 Pillow decodes PNG, JPEG, TIFF and other formats, `sdmad.archive.dicom` decodes DICOM. Each frame of
-a DICOM file and each page of a TIFF is one image. Of other formats only the first frame is used.
+a DICOM file or an animation and each page of a TIFF is one image (`sdmad.archive.pages`).
 """
 
 import io
@@ -17,19 +17,20 @@ from PIL import (
     ImageFile,
     ImageOps,
     JpegImagePlugin,
-    TiffImagePlugin,
     UnidentifiedImageError,
 )
 
 from sdmad.archive import dicom
+from sdmad.archive.formats import unknown
 from sdmad.archive.greys import stretch, windowed
-from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError, describe
+from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, DecodeError, describe
+from sdmad.archive.pages import pages
 from sdmad.archive.preprocess import Box, ImageSpec
 
 Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` instead.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
-SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
+# Formats whose frames are drawn on the picture that precedes them.
+ANIMATED = frozenset(("GIF", "PNG", "WEBP", "AVIF", "FLI"))
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _open(content: bytes) -> _File:
             except UnidentifiedImageError:
                 if dicom.may_be_dicom(content):
                     return dicom.DicomFile(content)
-                raise DecodeError("unknown image format") from None
+                raise DecodeError(unknown(content)) from None
     except DecodeError:
         raise
     except Exception as error:
@@ -140,28 +141,31 @@ class _PillowFile:
 
     def __init__(self, content: bytes) -> None:
         self.image = Image.open(io.BytesIO(content))
-        self.pages = self._pages()
-
-    def _pages(self) -> list[int]:
-        if not isinstance(self.image, TiffImagePlugin.TiffImageFile):
-            return [0]
-        count = self.image.n_frames
-        if count > MOST_FRAMES:
-            raise DecodeError(f"too many frames: {count}")
-        pages = []
-        for page in range(count if count > 1 else 0):
-            self.image.seek(page)
-            if not int(self.image.tag_v2.get(SUBFILE_TYPE, 0)) & REDUCED_OR_MASK:
-                pages.append(page)
-        return pages or [0]
+        self.pages = pages(self.image, content)
+        self.shown = self.pages[0] - 1
+        self.damaged: int | None = None
 
     @property
     def count(self) -> int:
         return len(self.pages)
 
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
-        self.image.seek(self.pages[index])
+        if self.count > 1 and self.image.format in ANIMATED:
+            self._play(index)
+        else:
+            self.image.seek(self.pages[index])
         return _pixels(self.image, spec)
+
+    def _play(self, index: int) -> None:
+        """Decode the frames up to this one: each is drawn on the picture that precedes it."""
+        if self.damaged is not None and self.pages[index] > self.damaged:
+            first = self.pages.index(self.damaged) + 1
+            raise DecodeError(f"damaged image: it follows frame {first}, which is damaged")
+        for page in range(self.shown + 1, self.pages[index] + 1):
+            self.damaged = page
+            self.image.seek(page)
+            self.image.load()
+            self.shown, self.damaged = page, None
 
 
 def _reopened(image: Image.Image) -> Image.Image:

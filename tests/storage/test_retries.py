@@ -58,7 +58,7 @@ def test_a_listing_continues_after_a_failed_page(front, s3, monkeypatch) -> None
 
     class SmallPages:
         def list_objects_v2(self, **request: object) -> object:
-            return original().list_objects_v2(MaxKeys=2, **request)
+            return original().list_objects_v2(**{"MaxKeys": 2} | request)
 
     monkeypatch.setattr(s3_access, "client", SmallPages)
     front.share = 0.4
