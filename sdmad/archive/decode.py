@@ -21,13 +21,16 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from sdmad.archive import dicom
-from sdmad.archive.greys import stretch, windowed
+from sdmad.archive import dicom, tiffs
+from sdmad.archive.deep import deep_image
+from sdmad.archive.greys import grey
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError, describe
 from sdmad.archive.preprocess import Box, ImageSpec
 
 Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` instead.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Ghostscript and Windows draw EPS and WMF. Of the others Pillow ignores scale, sign or low bits.
+_NOT_READ = ("EPS", "WMF", "FITS", "IM", "MCIDAS", "SGI")
 # TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
 SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 
@@ -98,8 +101,13 @@ def count_frames(content: bytes) -> int:
 def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """An opened image as `decode` returns it; raises what Pillow raises for damaged data.
 
-    The image stays as it is.
+    The image stays as it is. Raises `DecodeError` for a TIFF that Pillow has decoded already, and
+    wrongly (`sdmad.archive.tiffs`).
     """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        page = tiffs.reopened(image)
+        if page:
+            return spec.fit(page.image(image.tell(), spec))
     return _pixels(_reopened(image), spec)
 
 
@@ -111,6 +119,8 @@ def _open(content: bytes) -> _File:
             warnings.simplefilter("ignore")
             if dicom.is_dicom(content):
                 return dicom.DicomFile(content)
+            if tiffs.is_tiff(content):
+                return tiffs.TiffFile(content)
             try:
                 return _PillowFile(content)
             except UnidentifiedImageError:
@@ -139,7 +149,7 @@ class _PillowFile:
     """A file in a format that Pillow decodes."""
 
     def __init__(self, content: bytes) -> None:
-        self.image = Image.open(io.BytesIO(content))
+        self.image = Image.open(io.BytesIO(content), formats=_formats())
         self.pages = self._pages()
 
     def _pages(self) -> list[int]:
@@ -162,6 +172,12 @@ class _PillowFile:
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
         self.image.seek(self.pages[index])
         return _pixels(self.image, spec)
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads, without those that it reads wrongly or by other programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_READ]
 
 
 def _reopened(image: Image.Image) -> Image.Image:
@@ -213,21 +229,17 @@ def _upright(box: Box, image: Image.Image) -> Box:
 
 
 def _eight_bits(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    deep = deep_image(image, spec)
+    if deep is not None:
+        return deep
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
-        return _shown(upright, spec)
-    if upright.mode in ("RGBA", "LA", "PA", "P"):
+        return Image.fromarray(grey(np.asarray(upright), 32, spec))
+    if upright.mode == "La":
+        upright = upright.convert("LA")
+    if upright.mode in ("RGBA", "RGBa", "LA", "PA", "P") or "transparency" in upright.info:
         return _on_black(upright)
     return upright
-
-
-def _shown(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Grey values of more than 8 bits; their unit is unknown, so windows in Hounsfield units do
-    not apply."""
-    values = np.asarray(image)
-    if spec.windows and not spec.hounsfield:
-        return Image.fromarray(windowed(values, spec.windows))
-    return Image.fromarray(stretch(values, spec.stretch))
 
 
 def _on_black(image: Image.Image) -> Image.Image:
