@@ -269,7 +269,7 @@ def test_one_frame_is_chosen_by_number() -> None:
         ({"NumberOfFrames": 100_000}, "too many frames: 100000"),
         ({"Rows": 60_000, "Columns": 60_000}, "too many pixels: 60000 x 60000"),
         ({"PixelData": b""}, "DICOM"),
-        ({"Rows": None}, "without the size"),
+        ({"Rows": None}, "DICOM without Rows"),
     ],
 )
 def test_headers_with_wrong_or_missing_sizes_are_refused(elements, reason) -> None:
