@@ -18,7 +18,7 @@ from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
 from sdmad.storage import s3 as s3_access
 from tests.faulty_s3 import faulty_s3
-from tests.helpers import CRASH, HANG, ROOT, encoded, killers, write_tar
+from tests.helpers import CRASH, FATAL_SIZE, FICKLE, HANG, ROOT, encoded, killers, pages, write_tar
 from tests.scoring.test_run import encoded_phantom, finished, record, tables
 
 READER, DETECTOR = "read_and_decode", "DetectorActor"
@@ -115,29 +115,60 @@ def test_a_unit_stays_unfinished_when_the_driver_dies_between_failures_and_score
     assert verdict.scored == 720
 
 
+SMALL_BLOCKS = """
+import ray.data
+ray.data.DataContext.get_current().target_max_block_size = 1000
+from sdmad.commands.score import score
+from sdmad.runtime.cli import run_command
+run_command(score)
+"""
+
+
 def test_files_that_kill_or_hang_decoders_become_failures_and_the_others_are_scored(
     training_run, tmp_path
 ) -> None:
+    """Blocks are so small that Ray takes the first frames of a file before its reader dies.
+
+    In 3.tar the attempt in quarantine gives the same frames; in 4.tar it gives one row for the
+    whole file, so that the rows of the two attempts do not fit together.
+    """
+    size = (40, 40)
     images = {f"{k}.png": encoded_phantom(k) for k in range(6)}
+    two = {f"{k}.png": encoded_phantom(k) for k in range(2)}
+    stack = pages(size, size, FATAL_SIZE, size, size)
+    fickle = pages(size, size, FATAL_SIZE, size, size, mark=FICKLE)
     write_tar(tmp_path / "a" / "0.tar", images | {"crash.png": CRASH, "last.png": encoded(3)})
     write_tar(tmp_path / "a" / "1.tar", {"hang.png": HANG} | images)
     write_tar(tmp_path / "a" / "2.tar", images)
-    command = [sys.executable, "jobs/score_archive.py", "--archive", str(tmp_path / "a")]
+    write_tar(tmp_path / "a" / "3.tar", {"stack.tif": stack} | two)
+    write_tar(tmp_path / "a" / "4.tar", {"stack.tif": fickle} | two)
+    command = [sys.executable, "-c", SMALL_BLOCKS, "--archive", str(tmp_path / "a")]
     command += ["--detector", str(training_run), "--output", str(tmp_path / "scores")]
-    command += ["--decode-seconds", "4"]
+    command += ["--decode-seconds", "4", "--batch-size", "1"]
     environment = os.environ | {"PYTHONPATH": killers(tmp_path)}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
     )
     assert done.returncode == 0, done.stderr
+    assert "readers of 1 work units died" in done.stderr
     failures = tables(str(tmp_path / "scores"), "failures").to_pylist()
+    crashed = "quarantined: the decoder crashed (SIGSEGV)"
     assert {(f["archive"], f["member"]): f["reason"] for f in failures} == {
-        ("0.tar", "crash.png"): "quarantined: the decoder crashed (SIGSEGV)",
+        ("0.tar", "crash.png"): crashed,
         ("1.tar", "hang.png"): "quarantined: the decoder did not return within 4 seconds",
+        ("3.tar", "stack.tif#frame=3"): crashed,
+        ("4.tar", "stack.tif"): crashed,
     }
+    names = tables(str(tmp_path / "scores"), "scores")
+    scored = sorted(zip(names["archive"].to_pylist(), names["member"].to_pylist(), strict=True))
+    assert [name for name in scored if name[0] in ("3.tar", "4.tar")] == [
+        *(("3.tar", name) for name in two),
+        *(("3.tar", f"stack.tif#frame={k}") for k in (1, 2, 4, 5)),
+        *(("4.tar", name) for name in two),
+    ]
     verdict = verify_scores(str(tmp_path / "a"), str(tmp_path / "scores"))
     assert verdict.passed
-    assert verdict.scored == 19
+    assert verdict.scored == 19 + 6 + 2
 
 
 @pytest.mark.usefixtures("joined")
