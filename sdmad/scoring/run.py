@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdmad import logs
+from sdmad import logs, storage
 from sdmad.archive.units import WorkUnit
 from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
@@ -31,6 +31,7 @@ from sdmad.scoring.tables import ScoreColumns
 from sdmad.scoring.writing import UnitWriter
 from sdmad.storage import run_record
 
+JOB = "score_archive"
 # How often a unit is begun whose readers die so that its rows do not fit together; from the second
 # time on its images are decoded in quarantine.
 ATTEMPTS = 5
@@ -88,30 +89,36 @@ def score_archive(
     config: PipelineConfig,
     per_seed: bool = False,
     backbone: str | None = None,
+    accept_changes: bool = False,
+    prune: bool = False,
 ) -> Tally:
     """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    Raises `UserError` before any work starts when archive, detector and output do not match.
+    `accept_changes` and `prune` are those of `make_plan`. Raises `UserError` before any work starts
+    when archive, detector and output do not match.
     """
     started, run = datetime.now(UTC), secrets.token_hex(4)
+    earlier = run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
     metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
     clock = time.monotonic()
-    plan = make_plan(archive, output, metadata)
+    plan = make_plan(archive, output, metadata, accept_changes, prune)
     tally = Tally()
     tally.seconds["list"] = time.monotonic() - clock
     source = DetectorSource(detector_uri, backbone, detector.spec)
     del detector
     load_backbone.cache_clear()
     record = {
-        "job": "score_archive",
+        "job": JOB,
         "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         **metadata,
         "units_total": len(plan.units),
         "units_skipped": len(plan.done),
+        "objects_gone": len(plan.changes.gone - plan.pruned),
+        "changes": earlier.get("changes", []) + _changes(archive, run, plan, accept_changes),
     }
     run_record.write_record(output, record)
     begin = time.monotonic()
@@ -136,6 +143,20 @@ def score_archive(
     }
     _finish(record, output, tally)
     return tally
+
+
+def _changes(archive: str, run: str, plan: Plan, accepted: bool) -> list[dict[str, Any]]:
+    """What this run took out of the plan and the tables, for the record; empty if nothing."""
+    sets = {"pruned": plan.pruned}
+    if accepted:
+        sets |= {"left": plan.changes.left, "changed": plan.changes.changed}
+    named = {
+        key: [storage.relative(uri, archive) for uri in sorted(uris)]
+        for key, uris in sets.items()
+        if uris
+    }
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [{"run": run, "time": now, **named}] if named else []
 
 
 def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
