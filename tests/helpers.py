@@ -45,13 +45,27 @@ def encoded(
 
 
 CRASH, HANG = b"CRASH-NOW", b"HANG-NOW"
+# Images of this size end the process that resizes them. A file whose content has the mark of
+# `FICKLE` also ends a child process that opens it, so that two attempts give different frames.
+FATAL_SIZE, FICKLE = (33, 21), b"FICKLE"
+
+
+def pages(*sizes: tuple[int, int], mark: bytes = b"") -> bytes:
+    """A TIFF with a page of each size."""
+    sink = io.BytesIO()
+    first, *others = [Image.new("L", size, 40 * k) for k, size in enumerate(sizes)]
+    first.save(sink, "TIFF", save_all=True, append_images=others, description=mark.decode())
+    return sink.getvalue()
 
 
 def killers(folder: Path) -> str:
-    """A PYTHONPATH under which Pillow knows two more formats: one ends the process, one hangs in
-    native code."""
+    """A PYTHONPATH under which decoding ends or blocks the process.
+
+    Pillow knows two more formats: one ends the process, one hangs in native code. `FATAL_SIZE` and
+    `FICKLE` work too.
+    """
     (folder / "sitecustomize.py").write_text(
-        "import ctypes, os, signal\n"
+        "import ctypes, os, signal, sys\n"
         "from PIL import Image, ImageFile\n"
         "class Crash(ImageFile.ImageFile):\n"
         "    def _open(self):\n"
@@ -61,6 +75,17 @@ def killers(folder: Path) -> str:
         "        ctypes.PyDLL(None).sleep(3600)\n"
         f"Image.register_open('CRASH', Crash, lambda start: start.startswith({CRASH!r}))\n"
         f"Image.register_open('HANG', Hang, lambda start: start.startswith({HANG!r}))\n"
+        "resize, open_image = Image.Image.resize, Image.open\n"
+        "def fatal_resize(self, *arguments, **options):\n"
+        f"    if self.size == {FATAL_SIZE!r}:\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return resize(self, *arguments, **options)\n"
+        "def fatal_open(stream, *arguments, **options):\n"
+        "    child = 'sdmad.archive.quarantine' in sys.orig_argv\n"
+        f"    if child and {FICKLE!r} in stream.getvalue():\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return open_image(stream, *arguments, **options)\n"
+        "Image.Image.resize, Image.open = fatal_resize, fatal_open\n"
     )
     return os.pathsep.join([str(folder), str(ROOT)])
 

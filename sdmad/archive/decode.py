@@ -17,6 +17,7 @@ from PIL import (
     ImageFile,
     ImageOps,
     JpegImagePlugin,
+    TiffImagePlugin,
     UnidentifiedImageError,
 )
 
@@ -58,17 +59,18 @@ class _File(Protocol):
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray: ...
 
 
-def frames(content: bytes, spec: ImageSpec) -> Iterator[Frame]:
-    """Every image of a file. A file that cannot be opened gives one frame without pixels.
+def frames(content: bytes, spec: ImageSpec, start: int = 0) -> Iterator[Frame]:
+    """Every image of a file, from the one at index `start`.
 
-    Damaged content does not raise: it becomes the `reason` of a frame.
+    A file that cannot be opened gives one frame without pixels. Damaged content does not raise: it
+    becomes the `reason` of a frame.
     """
     try:
         file = _open(content)
     except DecodeError as error:
         yield Frame(None, None, str(error))
         return
-    for index in range(file.count):
+    for index in range(start, file.count):
         number = index + 1 if file.count > 1 else None
         try:
             yield Frame(number, _fitted(file, index, spec))

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,17 @@ from sdmad.scoring.verify import verify_scores
 from sdmad.storage import s3 as s3_access
 from tests.archive.test_dicom import SECRET, dataset, saved
 from tests.faulty_s3 import faulty_s3
-from tests.helpers import ROOT, S3_SECRET, run_command, workers, write_tar
+from tests.helpers import (
+    FATAL_SIZE,
+    FICKLE,
+    ROOT,
+    S3_SECRET,
+    killers,
+    pages,
+    run_command,
+    workers,
+    write_tar,
+)
 from tests.scoring.helpers import encoded_phantom, score_command, tables
 
 READER, DETECTOR = "read_and_decode", "DetectorActor"
@@ -81,6 +92,53 @@ def test_files_that_kill_or_hang_decoders_become_failures_and_the_others_are_sco
     }
     shards = tables(mixed.output, "scores")["archive"].to_pylist()
     assert (shards.count("crash.tar"), shards.count("hang.tar")) == (7, 6)
+
+
+SMALL_BLOCKS = """
+import ray.data
+ray.data.DataContext.get_current().target_max_block_size = 1000
+from sdmad.commands.score import score
+from sdmad.runtime.cli import run_command
+run_command(score)
+"""
+
+
+def test_rows_of_different_attempts_never_mix(training_run, tmp_path) -> None:
+    """Blocks are so small that Ray takes the first frames of a file before its reader dies.
+
+    In 3.tar the attempt in quarantine gives the same frames; in 4.tar it gives one row for the
+    whole file, so that the rows of the two attempts do not fit together.
+    """
+    size = (40, 40)
+    two = {f"{k}.png": encoded_phantom(k) for k in range(2)}
+    stack = pages(size, size, FATAL_SIZE, size, size)
+    fickle = pages(size, size, FATAL_SIZE, size, size, mark=FICKLE)
+    write_tar(tmp_path / "a" / "3.tar", {"stack.tif": stack} | two)
+    write_tar(tmp_path / "a" / "4.tar", {"stack.tif": fickle} | two)
+    command = [sys.executable, "-c", SMALL_BLOCKS, "--archive", str(tmp_path / "a")]
+    command += ["--detector", str(training_run), "--output", str(tmp_path / "scores")]
+    command += ["--decode-seconds", "4", "--batch-size", "1"]
+    environment = os.environ | {"PYTHONPATH": killers(tmp_path)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
+    )
+    assert done.returncode == 0, done.stderr
+    assert "readers of 1 work units died" in done.stderr
+    failures = tables(str(tmp_path / "scores"), "failures").to_pylist()
+    crashed = "quarantined: the decoder crashed (SIGSEGV)"
+    assert {(f["archive"], f["member"]): f["reason"] for f in failures} == {
+        ("3.tar", "stack.tif#frame=3"): crashed,
+        ("4.tar", "stack.tif"): crashed,
+    }
+    names = tables(str(tmp_path / "scores"), "scores")
+    scored = sorted(zip(names["archive"].to_pylist(), names["member"].to_pylist(), strict=True))
+    assert scored == [
+        *(("3.tar", name) for name in two),
+        *(("3.tar", f"stack.tif#frame={k}") for k in (1, 2, 4, 5)),
+        *(("4.tar", name) for name in two),
+    ]
+    verdict = verify_scores(str(tmp_path / "a"), str(tmp_path / "scores"))
+    assert verdict.passed
 
 
 @pytest.mark.usefixtures("joined")
