@@ -1,8 +1,9 @@
-"""Readers of labelled images: Ray tasks, one for each shard."""
+"""Readers of labelled images: Ray tasks, one for each shard or group of loose images."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import ray
 
 from sdmad.archive.preprocess import ImageSpec
@@ -11,25 +12,46 @@ from sdmad.runtime.cluster import mistakes_surface
 
 # Half a core, because a reader waits for storage more than it computes.
 READER_CPUS = 0.5
+LOOSE_IMAGES_PER_TASK = 64
+Image = tuple[str, str]
 
 
 def read_images(
-    images: Iterable[tuple[str, str]], base: str, spec: ImageSpec
-) -> tuple[dict[str, Any], list[str]]:
+    images: Iterable[Image], base: str, spec: ImageSpec
+) -> tuple[dict[Image, Any], list[str]]:
     """Decode `images`, given as (archive, member) below `base`.
 
-    Returns a Ray reference for each archive, to a dictionary from (archive, member) to uint8 pixels
-    (height, width, 3), and a sentence for each image that could not be read
-    (`sdmad.archive.selected.decode_members`).
+    Returns for each image a Ray reference that `fetch` takes, and a sentence for each image that
+    could not be read (`sdmad.archive.selected.decode_members`).
     """
-    by_archive: dict[str, set[tuple[str, str]]] = {}
+    options: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)
+    reader = options(decode_members)
+    refs: dict[Image, Any] = {}
+    waiting = []
+    for group in groups(images):
+        pixels, problems = reader.remote(base, group, spec)
+        refs |= dict.fromkeys(group, pixels)
+        waiting.append(problems)
+    with mistakes_surface():
+        return refs, [problem for found in waiting for problem in ray.get(found)]
+
+
+def groups(images: Iterable[Image]) -> list[list[Image]]:
+    """What one task reads: the images of one shard, or `LOOSE_IMAGES_PER_TASK` loose ones."""
+    by_archive: dict[str, set[Image]] = {}
     for image in images:
         by_archive.setdefault(image[0], set()).add(image)
-    reader = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(decode_members)
-    refs: dict[str, tuple[Any, Any]] = {
-        archive: reader.remote(base, sorted(some), spec)  # type: ignore[misc]
-        for archive, some in by_archive.items()
-    }
-    with mistakes_surface():
-        problems = [p for _, found in refs.values() for p in ray.get(found)]
-    return {archive: pixels for archive, (pixels, _) in refs.items()}, problems
+    loose = sorted(by_archive.pop("", ()))
+    cuts = range(0, len(loose), LOOSE_IMAGES_PER_TASK)
+    return [
+        *(sorted(some) for some in by_archive.values()),
+        *(loose[start : start + LOOSE_IMAGES_PER_TASK] for start in cuts),
+    ]
+
+
+def fetch(images: Iterable[Image], refs: dict[Image, Any]) -> dict[Image, np.ndarray]:
+    """Pixels (height, width, 3) uint8 of at least these images, from what `read_images` returns."""
+    pixels: dict[Image, np.ndarray] = {}
+    for part in ray.get(list(dict.fromkeys(refs[image] for image in images))):
+        pixels.update(part)
+    return pixels
