@@ -17,12 +17,14 @@ from PIL import (
     ImageFile,
     ImageOps,
     JpegImagePlugin,
+    TiffImagePlugin,
     UnidentifiedImageError,
 )
 
-from sdmad.archive import dicom
+from sdmad.archive import dicom, tiffs
+from sdmad.archive.deep import deep_image
 from sdmad.archive.formats import unknown
-from sdmad.archive.greys import stretch, windowed
+from sdmad.archive.greys import grey
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, DecodeError, describe
 from sdmad.archive.pages import pages
 from sdmad.archive.preprocess import Box, ImageSpec
@@ -31,6 +33,8 @@ Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` ins
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Formats whose frames are drawn on the picture that precedes them.
 ANIMATED = frozenset(("GIF", "PNG", "WEBP", "AVIF", "FLI"))
+# Ghostscript and Windows draw EPS and WMF. Of the others Pillow ignores scale, sign or low bits.
+_NOT_READ = ("EPS", "WMF", "FITS", "IM", "MCIDAS", "SGI")
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,18 @@ class _File(Protocol):
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray: ...
 
 
-def frames(content: bytes, spec: ImageSpec) -> Iterator[Frame]:
-    """Every image of a file. A file that cannot be opened gives one frame without pixels.
+def frames(content: bytes, spec: ImageSpec, start: int = 0) -> Iterator[Frame]:
+    """Every image of a file, from the one at index `start`.
 
-    Damaged content does not raise: it becomes the `reason` of a frame.
+    A file that cannot be opened gives one frame without pixels. Damaged content does not raise: it
+    becomes the `reason` of a frame.
     """
     try:
         file = _open(content)
     except DecodeError as error:
         yield Frame(None, None, str(error))
         return
-    for index in range(file.count):
+    for index in range(start, file.count):
         number = index + 1 if file.count > 1 else None
         try:
             yield Frame(number, _fitted(file, index, spec))
@@ -99,8 +104,13 @@ def count_frames(content: bytes) -> int:
 def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """An opened image as `decode` returns it; raises what Pillow raises for damaged data.
 
-    The image stays as it is.
+    The image stays as it is. Raises `DecodeError` for a TIFF that Pillow has decoded already, and
+    wrongly (`sdmad.archive.tiffs`).
     """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        page = tiffs.reopened(image)
+        if page:
+            return spec.fit(page.image(image.tell(), spec))
     return _pixels(_reopened(image), spec)
 
 
@@ -112,6 +122,8 @@ def _open(content: bytes) -> _File:
             warnings.simplefilter("ignore")
             if dicom.is_dicom(content):
                 return dicom.DicomFile(content)
+            if tiffs.is_tiff(content):
+                return tiffs.TiffFile(content)
             try:
                 return _PillowFile(content)
             except UnidentifiedImageError:
@@ -140,7 +152,7 @@ class _PillowFile:
     """A file in a format that Pillow decodes."""
 
     def __init__(self, content: bytes) -> None:
-        self.image = Image.open(io.BytesIO(content))
+        self.image = Image.open(io.BytesIO(content), formats=_formats())
         self.pages = pages(self.image, content)
         self.shown = self.pages[0] - 1
         self.damaged: int | None = None
@@ -166,6 +178,12 @@ class _PillowFile:
             self.image.seek(page)
             self.image.load()
             self.shown, self.damaged = page, None
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads, without those that it reads wrongly or by other programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_READ]
 
 
 def _reopened(image: Image.Image) -> Image.Image:
@@ -217,21 +235,17 @@ def _upright(box: Box, image: Image.Image) -> Box:
 
 
 def _eight_bits(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    deep = deep_image(image, spec)
+    if deep is not None:
+        return deep
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
-        return _shown(upright, spec)
-    if upright.mode in ("RGBA", "LA", "PA", "P"):
+        return Image.fromarray(grey(np.asarray(upright), 32, spec))
+    if upright.mode == "La":
+        upright = upright.convert("LA")
+    if upright.mode in ("RGBA", "RGBa", "LA", "PA", "P") or "transparency" in upright.info:
         return _on_black(upright)
     return upright
-
-
-def _shown(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Grey values of more than 8 bits; their unit is unknown, so windows in Hounsfield units do
-    not apply."""
-    values = np.asarray(image)
-    if spec.windows and not spec.hounsfield:
-        return Image.fromarray(windowed(values, spec.windows))
-    return Image.fromarray(stretch(values, spec.stretch))
 
 
 def _on_black(image: Image.Image) -> Image.Image:

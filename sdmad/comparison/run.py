@@ -58,6 +58,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     if not (labels.split == "test").any():
         raise UserError(f"the label table {config.labels} has no row with split 'test'")
+    run_record.read_earlier(output, "compare")
     run_record.check_identity(output, _identity(config, archive, catalog, labels), "cells")
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]

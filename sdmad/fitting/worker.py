@@ -18,7 +18,8 @@ from sdmad.fitting.reading import Image, fetch
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
-from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.runtime.cluster import node_cpus
 
 

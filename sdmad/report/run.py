@@ -41,9 +41,13 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     """
     if output in (scores, *baselines.values()):
         raise UserError(f"{output} holds the scores; choose another output for the evaluation")
+    run_record.read_earlier(output, "evaluate")
     test = load_scored_test(scores, labels)
     metrics = measure(test)
-    others = {name: measure(load_scored_test(uri, labels)) for name, uri in baselines.items()}
+    others = {
+        name: measure(load_scored_test(uri, labels, details=False))
+        for name, uri in baselines.items()
+    }
     write_metrics(metrics, output)
     inspection = inspect(test)
     if inspection.audit:

@@ -81,11 +81,7 @@ def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
     if resources.gpus >= 1:
         return 1.0
     if not resources.fixed:
-        notice = f"the cluster has no GPU now, so none is used; request one with {option}"
-        if logs.wanted():
-            logs.log("notice", text=notice)
-        else:
-            print(f"notice: {notice}", file=sys.stderr, flush=True)
+        logs.notice(f"the cluster has no GPU now, so none is used; request one with {option}")
     return 0.0
 
 

@@ -1,32 +1,24 @@
 """Connecting to Ray."""
 
-import subprocess
-import sys
+from contextlib import suppress
 
+import psutil
 import pytest
+import ray
 
 from sdmad.runtime.cluster import Resources, gpus_each
-from tests.helpers import ROOT
-
-LISTENING = """
-import psutil, ray
-from sdmad.runtime.cluster import connect
-connect()
-ray.get(ray.remote(lambda: 1).remote())
-me = psutil.Process()
-for process in [me, *me.children(recursive=True)]:
-    for connection in process.net_connections("inet"):
-        if connection.status == psutil.CONN_LISTEN:
-            print(connection.laddr.ip)
-"""
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_local_ray_listens_on_loopback_only() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-c", LISTENING], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    addresses = shown.stdout.split()
-    assert len(addresses) >= 5, shown.stderr
+    """All processes of this session: Ray's, its workers', the S3 server."""
+    ray.get(ray.remote(lambda: 1).remote())
+    me, addresses = psutil.Process(), []
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.Error):
+            listening = [c for c in process.net_connections("inet") if c.status == "LISTEN"]
+            addresses += [connection.laddr.ip for connection in listening]
+    assert len(addresses) >= 5
     assert {a.removeprefix("::ffff:") for a in addresses} == {"127.0.0.1"}
 
 
