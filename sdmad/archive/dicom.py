@@ -171,19 +171,17 @@ class DicomFile:
         head = self.header
         if head.allocated == 12:
             return self._packed(index)
-        if head.samples == 1:
-            values = pixel_array(self.plain, index=index, raw=True)
-            return values >> (head.high + 1 - head.stored) if not head.floating else values
         compressed = self._compressed(index)
-        jpeg = dicom_colours.is_lossy_jpeg(self.syntax, compressed)
-        if jpeg:
-            values = dicom_colours.lossy_jpeg(compressed, jpeg, head)
+        values = dicom_colours.lossy_jpeg(self.syntax, compressed, head)
+        if values is not None:
             if values.shape[:2] != (head.rows, head.columns):
                 raise DecodeError("DICOM with JPEG data of another size than its header says")
             return values
         values = pixel_array(self.plain, index=index, raw=True)
+        if head.floating:
+            return values
         values = values >> (head.high + 1 - head.stored)
-        if dicom_colours.is_luminance(self.syntax, compressed, head):
+        if head.samples == 3 and dicom_colours.is_luminance(self.syntax, compressed, head):
             return dicom_colours.to_rgb(values, head)
         return values
 

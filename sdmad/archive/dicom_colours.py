@@ -6,6 +6,7 @@ not: files labelled RGB often hold YCbCr JPEG, and the reverse occurs.
 
 import io
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 from pydicom.uid import (
@@ -17,7 +18,7 @@ from pydicom.uid import (
 )
 
 from sdmad.archive.dicom_header import Header
-from sdmad.archive.jpegs import ColourJpeg, colour_jpeg
+from sdmad.archive.jpegs import headers
 
 _LOSSY_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit)
 _DCT = (0xC0, 0xC1, 0xC2)
@@ -29,14 +30,21 @@ _PARTIAL = np.array(
 )
 
 
-def is_lossy_jpeg(syntax: UID, data: bytes) -> ColourJpeg | None:
-    """The headers of an 8-bit colour JPEG that Pillow decodes; None for anything else."""
-    found = colour_jpeg(data) if syntax in _LOSSY_JPEG else None
-    return found if found and found.kind in _DCT and found.precision == 8 else None
+def lossy_jpeg(syntax: UID, data: bytes, header: Header) -> np.ndarray | None:
+    """Decoded samples of JPEG: colours of 8 bits (H, W, 3) as RGB, or greys of 12 bits (H, W).
 
-
-def lossy_jpeg(data: bytes, found: ColourJpeg, header: Header) -> np.ndarray:
-    """The RGB colours (H, W, 3) of an 8-bit colour JPEG."""
+    None for anything else, which pydicom's plugins decode.
+    """
+    found = headers(data) if syntax in _LOSSY_JPEG else None
+    if found is None or found.kind not in _DCT or found.components != header.samples:
+        return None
+    if (found.components, found.precision) == (1, 12):
+        values = imagecodecs.jpeg_decode(data, bitspersample=12).astype(np.int32)
+        if header.signed:
+            values -= (values >> (header.stored - 1)) << header.stored
+        return values
+    if (found.components, found.precision) != (3, 8):
+        return None
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
     if found.ycbcr is None and header.photometric == "RGB":
         image.draft("YCbCr", image.size)  # the samples as they are
@@ -50,7 +58,7 @@ def is_luminance(syntax: UID, data: bytes, header: Header) -> bool:
     if syntax in JPEG2000TransferSyntaxes:
         return labelled and not _component_transform(data)
     if syntax in JPEGTransferSyntaxes:
-        found = colour_jpeg(data)
+        found = headers(data)
         return labelled if found is None or found.ycbcr is None else found.ycbcr
     return labelled
 

@@ -1,4 +1,4 @@
-"""Which colours a JPEG within another file holds, by its own headers."""
+"""What a JPEG within another file holds, by its own headers."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,18 @@ _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 @dataclass(frozen=True)
-class ColourJpeg:
-    """What the headers of a JPEG say: `ycbcr` is None where they leave it open."""
+class Jpeg:
+    """Start of frame (0xC0 is baseline), bits of a sample, components, and whether three of them
+    are YCbCr: None where the headers leave it open."""
 
     kind: int
     precision: int
+    components: int
     ycbcr: bool | None
 
 
-def colour_jpeg(data: bytes) -> ColourJpeg | None:
-    """The headers of a JPEG of three components; None if these are not found."""
+def headers(data: bytes) -> Jpeg | None:
+    """The headers of a JPEG; None if these are not found."""
     place, jfif, adobe = 2, False, None
     while place + 4 <= len(data):
         if data[place] != 0xFF:
@@ -31,9 +33,10 @@ def colour_jpeg(data: bytes) -> ColourJpeg | None:
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             adobe = body[11]
         elif marker in _START_OF_FRAME:
-            if len(body) < 15 or body[5] != 3:
+            if len(body) < 6 or len(body) < 6 + 3 * body[5]:
                 return None
-            return ColourJpeg(marker, body[0], _holds_ycbcr(body, jfif, adobe))
+            ycbcr = _holds_ycbcr(body, jfif, adobe) if body[5] == 3 else None
+            return Jpeg(marker, body[0], body[5], ycbcr)
         elif marker == 0xDA:
             return None
         place += 2 + size

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from sdmad.archive.deep import file_content
 from sdmad.archive.greys import colours, depth, eight_bits, grey, on_black
-from sdmad.archive.jpegs import colour_jpeg
+from sdmad.archive.jpegs import headers
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError
 from sdmad.archive.preprocess import ImageSpec
 
@@ -148,7 +148,7 @@ class TiffFile:
         kind = int(page.photometric)
         if kind in (_RGB, _YCBCR) and int(page.compression) in _JPEG and page.dataoffsets:
             first, size = page.dataoffsets[0], page.databytecounts[0]
-            inside = colour_jpeg(content[first : first + size])
+            inside = headers(content[first : first + size])
             held = kind if inside is None or inside.ycbcr is None else (_RGB, _YCBCR)[inside.ycbcr]
             if held != kind:
                 # libtiff believes the label: write the right one.

@@ -1,6 +1,7 @@
 """Rescale, windows, lookup tables, padding and functional groups, against numpy and pydicom."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -11,8 +12,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from sdmad.archive.decode import frames
-from sdmad.archive.preprocess import ImageSpec, InputConfig
-from tests.archive.test_dicom import between, dataset, saved
+from sdmad.archive.preprocess import ImageSpec, InputConfig, Window
+from tests.archive.test_dicom import SAMPLES, between, dataset, saved
 
 SPEC = ImageSpec((64, 64), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -261,6 +262,17 @@ def test_two_values_of_12_bits_in_three_bytes_are_read(signed) -> None:
     assert np.abs(first.pixels[..., 0] - stretched(values)).max() <= 0.51
     assert second.pixels is not None
     assert not np.array_equal(first.pixels, second.pixels)
+
+
+def test_jpeg_of_12_bits_equals_that_of_another_decoder() -> None:
+    """pydicom asks pylibjpeg-libjpeg, and cannot read the second file, which is the same image."""
+    spec = ImageSpec((1024, 256), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
+    first, second = (SAMPLES / f"{name}.dcm" for name in ("JPGExtended", "JPEG-lossy"))
+    other = pydicom.dcmread(first).pixel_array
+    for path in (first, second):
+        found = frames(path.read_bytes(), replace(spec, windows=(Window(127.5, 255),)))
+        (frame,) = found
+        assert np.abs(frame.pixels[..., 0].astype(int) - np.minimum(other, 255)).max() <= 1
 
 
 @pytest.mark.parametrize("step", [1, 1_000_000])
