@@ -203,10 +203,8 @@ def _tag(page: tifffile.TiffPage, code: int, default: int) -> int:
 
 
 def _is_reduced_or_mask(page: tifffile.TiffPage) -> bool:
-    kind = _tag(page, _NEW_SUBFILE_TYPE, -1)
-    if kind >= 0:
-        return bool(kind & _REDUCED_OR_MASK)
-    return _tag(page, _SUBFILE_TYPE, 0) == _REDUCED
+    flags = _tag(page, _NEW_SUBFILE_TYPE, 0)
+    return bool(flags & _REDUCED_OR_MASK) or _tag(page, _SUBFILE_TYPE, 0) == _REDUCED
 
 
 def _is_pillows(page: tifffile.TiffPage) -> bool:
