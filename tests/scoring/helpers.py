@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sdmad import storage
 from sdmad.phantoms.task import draw_example, encode_png
-from sdmad.scoring.tables import read_parts
 
 # The job as a process that sends itself a signal when it is about to write a file of scores: the
 # failures of that unit are written, its scores are not.
@@ -50,7 +50,9 @@ def encoded_phantom(index: int) -> bytes:
 
 def tables(output: str, kind: str) -> pa.Table:
     """All rows of a run: `kind` is scores or failures."""
-    return pa.concat_tables(read_parts(output, kind))
+    entries = storage.list_objects(storage.join(str(output), kind))
+    contents = [storage.read_bytes(entry.uri) for entry in entries]
+    return pa.concat_tables(pq.read_table(pa.BufferReader(content)) for content in contents)
 
 
 def record(output: object) -> dict:
