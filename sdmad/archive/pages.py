@@ -1,14 +1,13 @@
-"""Which of the pictures in a file are images: frames of animations, pages, multi-picture JPEG.
+"""Which of the pictures in a file are images: frames of animations, views of multi-picture JPEG.
 
-Left out are copies and aids beside an image: reduced pages and masks of a TIFF, layers of a
-Photoshop file, the picture that an APNG shows instead of its animation, and of multi-picture JPEG
-(MPO, CIPA DC-007) preview pictures, gain maps and depth maps.
+Left out are copies and aids beside an image: layers of a Photoshop file, the picture that an APNG
+shows instead of its animation, and in multi-picture JPEG (MPO, CIPA DC-007) previews, gain maps and
+depth maps. `sdmad.archive.tiffs` does the same for the pages of a TIFF.
 """
 
 import struct
 
 from PIL import GifImagePlugin, Image, MpoImagePlugin, PngImagePlugin, PsdImagePlugin
-from PIL.TiffImagePlugin import TiffImageFile
 
 from sdmad.archive.limits import (
     LARGEST_ANIMATION_PIXELS,
@@ -17,8 +16,6 @@ from sdmad.archive.limits import (
     DecodeError,
 )
 
-# TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
-SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 MP_ENTRIES = 0xB002
 # What the headers of gain maps and depth maps contain: Ultra HDR, ISO 21496-1, Apple, Google.
 AIDS = (b"hdrgm:", b"iso:ts:21496", b"AuxiliaryImageType", b"hdrgainmap", b"GDepth:")
@@ -38,8 +35,6 @@ def pages(image: Image.Image, content: bytes) -> list[int]:
         raise DecodeError(f"too many frames: {count}")
     if count == 1:
         return [0]
-    if isinstance(image, TiffImageFile):
-        return [page for page in range(count) if _is_page(image, page)] or [0]
     if isinstance(image, MpoImagePlugin.MpoImageFile):
         return [0, *(k for k in range(1, count) if _is_view(image, k, content))]
     width, height = image.size
@@ -81,11 +76,6 @@ def _frame_headers(content: bytes) -> int:
         found += kind == b"fcTL"
         position += size + 12
     return found
-
-
-def _is_page(image: TiffImageFile, page: int) -> bool:
-    image.seek(page)
-    return not int(image.tag_v2.get(SUBFILE_TYPE, 0)) & REDUCED_OR_MASK
 
 
 def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool:
