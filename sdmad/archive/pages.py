@@ -1,8 +1,8 @@
-"""Which of the pictures in a file are images: frames of animations, multi-picture JPEG.
+"""Which of the pictures in a file are images: frames of animations, views of multi-picture JPEG.
 
 Left out are copies and aids beside an image: layers of a Photoshop file, the picture that an APNG
-shows instead of its animation, and of multi-picture JPEG (MPO, CIPA DC-007) preview pictures, gain
-maps and depth maps. Pages of TIFF are chosen by `sdmad.archive.tiffs`.
+shows instead of its animation, and in multi-picture JPEG (MPO, CIPA DC-007) previews, gain maps and
+depth maps. `sdmad.archive.tiffs` does the same for the pages of a TIFF.
 """
 
 import struct
@@ -20,6 +20,7 @@ MP_ENTRIES = 0xB002
 # What the headers of gain maps and depth maps contain: Ultra HDR, ISO 21496-1, Apple, Google.
 AIDS = (b"hdrgm:", b"iso:ts:21496", b"AuxiliaryImageType", b"hdrgainmap", b"GDepth:")
 HEADER_BYTES = 64 << 10
+END_AND_START = b"\xff\xd9\xff\xd8\xff"
 
 
 def pages(image: Image.Image, content: bytes) -> list[int]:
@@ -82,7 +83,8 @@ def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool
     """Whether a further picture of a multi-picture JPEG is an image of its own.
 
     That is the case for the types of stereo, panorama and multi-angle pictures. A picture of no
-    type is one if it has the size of the first and is neither a gain map nor a depth map.
+    type is one if it has the size of the first and is neither a gain map nor a depth map, or if it
+    is there and the index does not lead to it: then it cannot be decoded, which is its reason.
     """
     entries = (image.mpinfo or {})[MP_ENTRIES]
     kind = entries[k]["Attribute"]["MPType"]
@@ -95,7 +97,8 @@ def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool
     try:
         image.seek(k)
     except Exception:
-        # Programs that edit a picture drop what follows it and keep the index.
-        return content[image.offset : image.offset + 2] == b"\xff\xd8"
+        # Programs that edit a picture drop what follows it and keep the index. Pillow writes wrong
+        # positions from the fourth picture on.
+        return k <= content.count(END_AND_START)
     header = content[image.offset : image.offset + HEADER_BYTES]
     return image.size == first and not any(mark in header for mark in AIDS)
