@@ -5,6 +5,7 @@ number counts from 1, as in DICOM.
 """
 
 import re
+import unicodedata
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -77,3 +78,14 @@ def split_uri(uri: str) -> tuple[str, str | None]:
 def clean(text: str) -> str:
     """Text that Parquet can store: undecodable bytes and NUL become backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def comparable(name: str) -> str:
+    """The form in which names are compared when they do not match exactly.
+
+    It is in Unicode NFC and has no `./` in front.
+    """
+    name = unicodedata.normalize("NFC", name)
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
