@@ -8,7 +8,6 @@ run again, make only the missing fits.
 import hashlib
 import io
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +30,14 @@ from sdmad.fitting.reading import read_images
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.runtime.cluster import THREADS_SLEEP, Resources, connect, gpus_each, mistakes_surface
+from sdmad.runtime.cluster import (
+    THREADS_SLEEP,
+    Resources,
+    connect,
+    gpus_each,
+    kept_in_memory,
+    mistakes_surface,
+)
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
 
@@ -150,7 +156,7 @@ def _fit_missing(
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray Train V2's
             name="fits",
             # Fits go straight to the output; Ray Train stores no checkpoints.
-            storage_path=tempfile.mkdtemp(prefix="sdmad-train-"),
+            **kept_in_memory(),
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
             worker_runtime_env={"env_vars": THREADS_SLEEP},
         ),

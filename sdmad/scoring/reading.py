@@ -39,7 +39,9 @@ def read_and_decode(
     pending: list[dict[str, Any]] = []
     total, begin = 0, time.monotonic()
     about = {"run": run, "unit": unit.id, "attempt": attempt()}
-    log("unit begun", quarantine=attempt() > 0, uri=clean(unit.objects[0].uri), **about)
+    # The URI of a loose object is the name of an image, which logs do not contain.
+    what = clean(unit.base if unit.kind == "objects" else unit.objects[0].uri)
+    log("unit begun", quarantine=attempt() > 0, uri=what, objects=len(unit.objects), **about)
     with _decoder(spec, decode_seconds) as decode_file:
         for row in _rows(unit, decode_file):
             pending.append(row | {"index": total, "total": -1})
