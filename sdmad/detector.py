@@ -102,9 +102,9 @@ class Detector:
     ) -> "Detector":
         """Load all seeds at `uri` (a fit, a folder `shots=<k>` or a training run) and the backbone.
 
-        `backbone` is the new place of the backbone's checkpoint file, if it has moved. Raises
-        `UserError` if there is no detector, its fits do not belong together, the backbone has other
-        weights than the fits need, or the device does not support the precision.
+        `backbone` is the new place of the backbone's weights, a file or folder, if they have moved.
+        Raises `UserError` if there is no detector, its fits do not belong together, the backbone
+        has other weights than the fits need, or the device does not support the precision.
         """
         fits = load_fits(uri)
         known = fits[0].provenance

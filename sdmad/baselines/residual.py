@@ -25,7 +25,7 @@ def adapted_tower(
 ) -> torch.Tensor:
     """Embeddings (B, E), not normalised, of a tower with adapters after some of its blocks.
 
-    `adapters` are given by the number of their block; each maps tokens (1, B, T, D) to the same
+    `adapters` have the number of their block as key; each maps tokens (1, B, T, D) to the same
     shape. `activations.f_frozen` (B, T, D) is the output of the first block with an adapter, or of
     block 0 if there are no adapters.
     """

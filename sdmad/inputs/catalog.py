@@ -127,7 +127,8 @@ class Catalog(BaseModel):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content. Comments and layout of the file do not change it."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        without = set() if self.input else {"input"}
+        canonical = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def chosen_input(self, configured: InputConfig | None) -> InputConfig:

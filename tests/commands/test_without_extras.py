@@ -1,6 +1,7 @@
 """The package as installed by `pip install sdmad`: without extras and developers' tools."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution, packages_distributions
@@ -60,9 +61,13 @@ def required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package alone, built from this checkout."""
-    folder = tmp_path_factory.mktemp("installed")
+    folder, source = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("source")
+    # A build leaves folders beside what it builds.
+    shutil.copytree(ROOT / "sdmad", source / "sdmad", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     uv = Path(sys.executable).parent / "uv"
-    command = [uv, "pip", "install", "-q", "--no-deps", "--target", folder, ROOT]
+    command = [uv, "pip", "install", "-q", "--no-deps", "--target", folder, source]
     subprocess.run(command, check=True)
     return folder
 
