@@ -11,6 +11,8 @@ import pyarrow as pa
 
 LARGEST_MEMBER_BYTES = 1 << 30
 LARGEST_HEADER_BYTES = 1 << 20
+# Memory for the dictionary of a compressed tar; `xz -9` needs 64 MiB, `zstd --long` 128 MiB.
+LARGEST_WINDOW_BYTES = 128 << 20
 LARGEST_IMAGE_PIXELS = 250_000_000
 MOST_FRAMES = 50_000
 

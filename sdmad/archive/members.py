@@ -7,6 +7,7 @@ The content is still encoded; `sdmad.archive.decode` decodes it.
 """
 
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,9 +16,9 @@ from typing import IO
 
 from sdmad import storage
 from sdmad.archive import naming, parquets, tars, zips
-from sdmad.archive.limits import DAMAGE, Entry, describe, is_damage, too_large
+from sdmad.archive.limits import DAMAGE, LARGEST_MEMBER_BYTES, Entry, describe, is_damage
 from sdmad.archive.units import WorkUnit
-from sdmad.storage import StoredObject, storage_error
+from sdmad.storage import ObjectError, StoredObject, storage_error
 
 WHOLE_SHARD_BYTES = 16 << 20
 READ_BLOCK = 4 << 20
@@ -43,24 +44,22 @@ class Member:
 def read_unit(unit: WorkUnit) -> Iterator[Member]:
     """Every file of a unit in stored order, read as a stream.
 
-    Damaged content and missing objects are members with a `reason`. Raises `UserError` if storage
-    denies access or cannot be reached, or if an object has changed since it was planned. Then no
-    score of the unit may be committed.
+    Damaged content, missing objects and objects that alone cannot be read are members with a
+    `reason`. Raises `UserError` if storage denies access or cannot be reached, or if an object has
+    changed since it was planned. Then no score of the unit may be committed.
     """
     yield from (_read_objects(unit) if unit.kind == "objects" else _read_shard(unit))
 
 
 def _read_objects(unit: WorkUnit) -> Iterator[Member]:
     def fetch(entry: StoredObject) -> tuple[bytes | None, str]:
-        if reason := too_large(entry.size):
-            return None, reason
-        content, reason = None, ""
         try:
-            content = storage.read_bytes(entry.uri, entry)
+            return storage.read_bytes(entry.uri, entry, LARGEST_MEMBER_BYTES), ""
         except FileNotFoundError:
             storage.check_visible(unit.base)
-            reason = "cannot be read: the object does not exist"
-        return content, reason
+            return None, "cannot be read: the object does not exist"
+        except ObjectError as error:
+            return None, error.reason
 
     with ThreadPoolExecutor(8) as pool:
         # 16 objects at a time: requests overlap, and memory stays small.
@@ -89,10 +88,16 @@ def _read_shard(unit: WorkUnit) -> Iterator[Member]:
     except FileNotFoundError:
         storage.check_visible(unit.base)
         reason = "the shard cannot be read: the object does not exist"
+    except ObjectError as error:
+        reason = f"the shard {error.reason}"
     except (OSError, *DAMAGE) as error:
-        if not is_damage(error):
-            raise storage_error(shard.uri, error) from error
-        reason = f"the shard breaks off: {describe(error)}"
+        if is_damage(error):
+            reason = f"the shard breaks off: {describe(error)}"
+        else:
+            mistake = storage_error(shard.uri, error)
+            if not isinstance(mistake, ObjectError):
+                raise mistake from error
+            reason = f"the shard {mistake.reason}"
     if reason:
         yield Member(shard.uri, archive, "", None, 0.0, reason)
 
@@ -106,54 +111,78 @@ def _entries(unit: WorkUnit, stream: IO[bytes]) -> Iterator[Entry]:
 
 
 def read_members(base: str, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-    """The content of chosen files, by (archive, member). Missing files are left out.
+    """The content of chosen files, by (archive, member) as given. Missing files are left out.
 
-    Small shards and compressed tars are read whole. Of other shards only the headers and the wanted
-    members are transferred.
+    A name that is not found matches one that differs only in `./` in front or in its Unicode
+    normal form. Small shards and compressed tars are read whole. Of other shards only the headers
+    and the wanted members are transferred.
     """
     by_archive: dict[str, set[str]] = {}
     for archive, member in wanted:
         by_archive.setdefault(archive, set()).add(member)
     one = storage.is_object(base)
+    loose = by_archive.pop("", set())
     found: dict[tuple[str, str], bytes] = {}
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [
-            pool.submit(_read_shard_members, storage.located(archive, base, one), names)
-            if archive
-            else pool.submit(_read_loose, base, one, names)
+    with ThreadPoolExecutor(4) as shards, ThreadPoolExecutor(8) as objects:
+        files = {name: objects.submit(_read_loose, base, one, name) for name in sorted(loose)}
+        jobs = {
+            archive: shards.submit(_read_shard_members, base, one, archive, names)
             for archive, names in by_archive.items()
-        ]
-        for archive, job in zip(by_archive, jobs, strict=True):
+        }
+        for name, file in files.items():
+            if (content := file.result()) is not None:
+                found["", name] = content
+        for archive, job in jobs.items():
             found |= {(archive, name): content for name, content in job.result().items()}
     return found
 
 
-def _read_loose(base: str, one: bool, names: set[str]) -> dict[str, bytes]:
-    found = {}
-    for name in sorted(names):
+def _spellings(name: str) -> list[str]:
+    """A name as it is, and the other forms under which its file may be stored."""
+    plain = naming.comparable(name)
+    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    return list(dict.fromkeys([name, *forms, *(f"./{form}" for form in forms)]))
+
+
+def _read_loose(base: str, one: bool, name: str) -> bytes | None:
+    for spelling in _spellings(name):
         with suppress(FileNotFoundError):
-            found[name] = storage.read_bytes(storage.located(name, base, one))
-    return found
+            return storage.read_bytes(storage.located(spelling, base, one))
+    return None
 
 
-def _read_shard_members(shard: str, names: set[str]) -> dict[str, bytes]:
-    kind = naming.shard_kind(shard)
-    compressed = kind == "tar" and not shard.lower().endswith(".tar")
+def _read_shard_members(base: str, one: bool, archive: str, names: set[str]) -> dict[str, bytes]:
+    for spelling in _spellings(archive):
+        shard = storage.located(spelling, base, one)
+        with suppress(FileNotFoundError):
+            return _found(storage.describe(shard), names)
+    return {}
+
+
+def _found(shard: StoredObject, names: set[str]) -> dict[str, bytes]:
+    """The members of a shard called `names`, or spelled otherwise as `comparable` allows."""
+    kind = naming.shard_kind(shard.uri)
+    if kind is None:
+        return {}
+    reader = {"tar": tars, "zip": zips, "parquet": parquets}[kind]
+    compressed = kind == "tar" and not shard.uri.lower().endswith(".tar")
+    block = READ_BLOCK if compressed or shard.size <= WHOLE_SHARD_BYTES else SEEK_BLOCK
     found: dict[str, bytes] = {}
     # Members that are missing, or stored after damage, are left out.
     try:
-        entry = storage.describe(shard)
-        whole = compressed or entry.size <= WHOLE_SHARD_BYTES
-        with storage.open_read(shard, READ_BLOCK if whole else SEEK_BLOCK, entry) as stream:
-            if kind == "tar":
-                pairs = tars.find(stream, names, compressed)
-            else:
-                pairs = (zips if kind == "zip" else parquets).find(stream, names)
-            for name, content in pairs:
+        with storage.open_read(shard.uri, block, shard) as stream:
+            for name, content in reader.find(stream, names):
                 found[name] = content  # noqa: PERF403 - keeps what comes before damage
-    except FileNotFoundError:
-        return {}
+            missing = {naming.comparable(name): name for name in names - found.keys()}
+            if missing:
+                stored = {
+                    name: missing[naming.comparable(name)]
+                    for name in reader.names(stream)
+                    if naming.comparable(name) in missing
+                }
+                for name, content in reader.find(stream, set(stored)) if stored else ():
+                    found.setdefault(stored[name], content)
     except (OSError, *DAMAGE) as error:
         if not is_damage(error):
-            raise storage_error(shard, error) from error
+            raise storage_error(shard.uri, error) from error
     return found

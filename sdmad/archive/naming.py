@@ -1,4 +1,4 @@
-"""Names of objects and members: shard, image or sidecar, and the names of frames.
+"""Names of objects and members: shard, image or sidecar, names of frames, URIs of images.
 
 A frame of a file with several frames is named after the file, with `#frame=<number>` appended. The
 number counts from 1, as in DICOM.
@@ -9,31 +9,43 @@ import unicodedata
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+from sdmad.storage import names
+
 _SUFFIXES = ".json .jsonl .txt .csv .tsv .xml .yaml .yml .md .html .pdf .idx .md5 .sha256"
 SIDECAR_SUFFIXES = frozenset(f"{_SUFFIXES} .log .db .py .cls .safetensors .pt .npz .bin".split(" "))
 SIDECAR_NAMES = frozenset(("DICOMDIR", "Thumbs.db", "_SUCCESS", "README", "LICENSE"))
 
+_TAR = re.compile(r"\.(tar(\.(gz|bz2?|xz|lzma|zstd?))?|tgz|tbz2?|tb2|txz|tzst)\Z", re.IGNORECASE)
+_INDEXED = re.compile(r"\.(zip|parquet)\Z", re.IGNORECASE)
+_CLOSED = re.compile(r"\.(7z|rar|tar\.(z|lz|lz4|lzo|br|sz)|taz|tlz)\Z", re.IGNORECASE)
+_FRAME = re.compile(r"#frame=([1-9][0-9]*)\Z")
 
-_FRAME = re.compile(r"#frame=([1-9][0-9]*)$")
+escaped = names.escaped
+clean = names.clean
 
 
 def shard_kind(name: str) -> str | None:
     """The kind of a shard by its name ("tar", "zip" or "parquet"); None for other objects."""
-    lower = name.lower()
-    if lower.endswith(TAR_SUFFIXES):
+    if _TAR.search(name):
         return "tar"
-    suffix = PurePosixPath(lower).suffix
-    return {".zip": "zip", ".parquet": "parquet"}.get(suffix)
+    found = _INDEXED.search(name)
+    return found[1].lower() if found else None
+
+
+def closed_format(name: str) -> str:
+    """The suffix of an archive in a format that is not read, such as `.7z`; otherwise empty."""
+    found = _CLOSED.search(name)
+    return found[0] if found else ""
 
 
 def is_sidecar(name: str) -> bool:
     """Whether a name is that of a sidecar: notes, tables, hidden and system files.
 
     Every other file is taken as an image, whatever its suffix, because DICOM files often have none.
+    A name that ends with a slash is that of a folder which cannot be read, and no sidecar.
     """
     path = PurePosixPath(name)
-    return (
+    return not name.endswith("/") and (
         path.name in SIDECAR_NAMES
         or path.name.startswith(".")
         or "__MACOSX" in path.parts
@@ -45,11 +57,13 @@ def image_uri(object_uri: str, member: str | None, frame: int | None = None) -> 
     """The URI of an image: the URI of its object, with member and frame as the fragment.
 
     For example `s.tar#scan.dcm&frame=3` for a member of a shard, `scan.dcm#frame=3` for an object.
+    The fragment is what follows the last `#`, because `member` is percent-encoded. An object whose
+    own URI contains `#` therefore always has a fragment, even if it is empty.
     """
-    parts = [] if member is None else [quote(member, errors="surrogatepass")]
+    fragment = quote(member or "", errors="surrogatepass")
     if frame is not None:
-        parts.append(f"frame={frame}")
-    return "#".join([object_uri, *filter(None, ["&".join(parts)])])
+        fragment += f"frame={frame}" if member is None else f"&frame={frame}"
+    return f"{object_uri}#{fragment}" if fragment or "#" in object_uri else object_uri
 
 
 def frame_name(member: str, frame: int | None) -> str:
@@ -64,20 +78,23 @@ def split_frame(name: str) -> tuple[str, int | None]:
 
 
 def split_uri(uri: str) -> tuple[str, str | None]:
-    """The inverse of `image_uri`: the object, and the name in it (None for a loose image)."""
-    container, mark, fragment = uri.partition("#")
+    """The inverse of `image_uri`: the object and the name in it, or the name and None if loose.
+
+    Names are those of `frame_name`. A fragment that `image_uri` does not write belongs to the name
+    of a loose object.
+    """
+    container, mark, fragment = uri.rpartition("#")
     if not mark:
-        return uri, None
-    member, _, frame = fragment.partition("&frame=")
+        return uri, "" if shard_kind(uri) else None
     if shard_kind(container):
+        member, between, frame = fragment.rpartition("&frame=")
+        if not (between and frame.isdecimal()):
+            member, frame = fragment, ""
         name = unquote(member, errors="surrogatepass")
-        return container, frame_name(name, int(frame) if frame.isdigit() else None)
+        return container, frame_name(name, int(frame) if frame else None)
+    if not fragment:
+        return container, None
     return uri, None
-
-
-def clean(text: str) -> str:
-    """Text that Parquet can store: undecodable bytes and NUL become backslash escapes."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def comparable(name: str) -> str:

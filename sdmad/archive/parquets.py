@@ -1,12 +1,12 @@
 """Parquet shards: a column of encoded images, as Hugging Face datasets write them.
 
-The images are in a column of bytes, or of structs with a field `bytes`. If there are several such
-columns, it is the one called `image` (or `content`, `bytes`, ...). Names are in the field `path` of
-the struct, or in a column `member`, `path`, `file_name`, .... A row without a name is called
-`row=<number>`, counted from 0.
+The images are in a column of bytes, of lists of 8-bit integers, or of structs with such a field,
+usually called `bytes`. If there are several such columns, it is the one called `image` (or
+`content`, `bytes`, ...). Names are in the field `path` of the struct, or in a column `member`,
+`path`, `file_name`, .... A row without a name is called `row=<number>`, counted from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import IO
@@ -15,10 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as types
 
+from sdmad.archive import naming
 from sdmad.archive.limits import Entry, describe, is_damage, too_large
 
 IMAGE_COLUMNS = ("image", "content", "bytes", "img", "data", "png", "jpg", "jpeg", "dicom", "dcm")
 NAME_COLUMNS = ("member", "path", "file_name", "filename", "key", "__key__", "name", "image_id")
+# Columns of these names with lists or structs that are not read are a mistake, not a table.
+ALWAYS_IMAGES = ("image", "images", "img", "imgs", "png", "jpg", "jpeg", "dicom", "dcm")
+# Fixed-size bytes of at most this width are hashes and identifiers.
+WIDEST_HASH = 64
 PART_ROWS = 1024
 ROWS_AT_ONCE = 16
 BUFFER = 1 << 20
@@ -26,37 +31,92 @@ BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Columns:
-    """The leaf columns of images and names (empty: none), or the `problem` with finding them."""
+    """The leaf column of images and those of names, or the `problem` with finding them."""
 
     image: str
-    name: str
+    names: tuple[str, ...]
     problem: str = ""
 
 
 def columns(schema: pa.Schema) -> Columns | None:
     """The columns of images and names; None for a table without images."""
-    candidates = {}
-    for field in schema:
-        if types.is_struct(field.type):
-            inner = {child.name: child.type for child in field.type}
-            if "bytes" in inner and _is_bytes(inner["bytes"]):
-                path = f"{field.name}.path" if "path" in inner else ""
-                candidates[field.name] = (f"{field.name}.bytes", path)
-        elif _is_bytes(field.type):
-            candidates[field.name] = (field.name, "")
-    if not candidates:
+    found = {field.name: leaf for field in schema if (leaf := _leaf(field))}
+    chosen = _choice(schema, found)
+    if isinstance(chosen, Columns) or chosen is None:
+        return chosen
+    image, path = found[chosen]
+    lower = {field.name.lower(): field.name for field in schema if _is_text(field.type)}
+    named = [lower[name] for name in NAME_COLUMNS if name in lower and lower[name] != chosen]
+    return Columns(image, (*filter(None, [path]), *named[:1]))
+
+
+def is_shard(schema: pa.Schema) -> bool:
+    """Whether a table holds images for certain: in a column with one of the usual names."""
+    found = {field.name.lower() for field in schema if _leaf(field)}
+    return not found.isdisjoint(IMAGE_COLUMNS)
+
+
+def _choice(schema: pa.Schema, found: dict[str, tuple[str, str]]) -> str | Columns | None:
+    """The name of the column of images among those `found`, or the problem; None: no images."""
+    lower = {name.lower(): name for name in found}
+    known = [lower[name] for name in IMAGE_COLUMNS if name in lower]
+    if known:
+        return known[0]
+    unread = [f for f in schema if f.name.lower() in ALWAYS_IMAGES and types.is_nested(f.type)]
+    unread += [f for f in schema if _holds_several(f.type)]
+    others = [name for name in found if name.lower() not in NAME_COLUMNS] or list(found)
+    compact = [name for name in others if not _is_list(schema.field(name).type)] or others
+    if len(compact) == 1:
+        return compact[0]
+    if compact:
+        listed = ", ".join(compact)
+        return Columns("", (), f"several columns of bytes ({listed}), and none is called image")
+    if unread:
+        kind = f"the column {unread[0].name} is of type {unread[0].type}"
+        return Columns("", (), f"{kind}, which is not read; write one image a row, as bytes")
+    return None
+
+
+def _leaf(field: pa.Field) -> tuple[str, str] | None:
+    """The columns of bytes and of paths (empty: none) in a field that may hold images."""
+    if not types.is_struct(field.type):
+        known = field.name.lower() in IMAGE_COLUMNS
+        return (field.name, "") if _is_bytes(field.type, known) else None
+    inner = {child.name: child.type for child in field.type}
+    bytes_ = [name for name in ("bytes", *IMAGE_COLUMNS) if _is_bytes(inner.get(name), True)]
+    paths = [name for name in NAME_COLUMNS if name in inner and _is_text(inner[name])]
+    if not bytes_:
         return None
-    known = [name for name in IMAGE_COLUMNS if name in candidates]
-    if not known and len(candidates) > 1:
-        listed = ", ".join(candidates)
-        return Columns("", "", f"several columns of bytes ({listed}), and none is called image")
-    image, name = candidates[known[0] if known else next(iter(candidates))]
-    named = [n for n in NAME_COLUMNS if n in schema.names and types.is_string(schema.field(n).type)]
-    return Columns(image, name or (named[0] if named else ""))
+    path = "path" if "path" in paths else next(iter(paths), "")
+    return f"{field.name}.{bytes_[0]}", f"{field.name}.{path}" if path else ""
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind)
+def _is_bytes(kind: pa.DataType | None, known: bool) -> bool:
+    """Whether a type can hold an encoded image; `known` if the name of its column says so."""
+    if kind is None:
+        return False
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_fixed_size_binary(kind):
+        return known or kind.byte_width > WIDEST_HASH
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return binary or (_is_list(kind) and kind.value_type in (pa.uint8(), pa.int8()))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _holds_several(kind: pa.DataType) -> bool:
+    """Whether a type is a list of encoded images."""
+    return _is_list(kind) and _leaf(pa.field("image", kind.value_type)) is not None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return text or types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def parts(stream: IO[bytes]) -> list[tuple[int, int]] | None:
@@ -85,30 +145,43 @@ def members(stream: IO[bytes], part: tuple[int, int] | None) -> Iterator[Entry]:
     if where is None or where.problem:
         raise pa.ArrowInvalid(where.problem if where else "no column of images")
     for group in range(*(part or (0, file.num_row_groups))):
-        names = row_names(file, where, group)
+        found = row_names(file, where, group)
         done, reason = 0, "the row group ends early"
         try:
             for value in _values(file, group, where.image):
-                yield _entry(names[done], value)
+                yield _entry(found[done], value)
                 done += 1
         except (pa.ArrowException, IndexError, OSError) as error:
             if not is_damage(error):
                 raise
             reason = f"the row group is damaged: {describe(error)}"
-        yield from ((name, None, reason) for name in names[done:])
+        yield from ((name, None, reason) for name in found[done:])
 
 
 def _values(file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.Scalar]:
     for batch in file.iter_batches(
         ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False
     ):
-        values = batch.column(0)
-        yield from values.field(0) if types.is_struct(values.type) else values
+        yield from _inner(batch.column(0))
+
+
+def _inner(values: pa.Array) -> pa.Array:
+    """The values themselves, or those of the only field of structs."""
+    return values.flatten()[0] if types.is_struct(values.type) else values
 
 
 def _entry(name: str, value: pa.Scalar) -> Entry:
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
     if not value.is_valid:
         return name, None, "the row has no image"
+    if _is_list(value.type):
+        numbers = value.values
+        if reason := too_large(len(numbers)):
+            return name, None, reason
+        if numbers.null_count:
+            return name, None, "the list of bytes has empty entries"
+        return name, numbers.to_numpy().tobytes(), ""
     buffer = value.as_buffer()
     if reason := too_large(buffer.size):
         return name, None, reason
@@ -118,29 +191,44 @@ def _entry(name: str, value: pa.Scalar) -> Entry:
 def row_names(file: pq.ParquetFile, where: Columns, group: int) -> list[str]:
     """The names of the images of a row group, in order; numbers where names cannot be read."""
     first = sum(file.metadata.row_group(k).num_rows for k in range(group))
-    numbers = [f"row={first + k}" for k in range(file.metadata.row_group(group).num_rows)]
-    if not where.name:
-        return numbers
-    try:
-        table = file.read_row_group(group, columns=[where.name], use_threads=False)
-        column = table.column(0).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        if not is_damage(error):
-            raise
-        return numbers
-    if types.is_struct(column.type):
-        column = column.field(0)
-    return [name or number for name, number in zip(column.to_pylist(), numbers, strict=True)]
+    found: list[str] = [""] * file.metadata.row_group(group).num_rows
+    for column in where.names:
+        try:
+            table = file.read_row_group(group, columns=[column], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            continue
+        texts = _texts(table.column(0).combine_chunks())
+        found = [name or text for name, text in zip(found, texts, strict=True)]
+    return [name or f"row={first + k}" for k, name in enumerate(found)]
 
 
-def find(stream: IO[bytes], names: set[str]) -> Iterator[tuple[str, bytes]]:
-    """The images called `names`. Images are read only from row groups that contain one."""
+def _texts(values: pa.Array) -> Iterable[str]:
+    values = _inner(values)
+    if types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    raw = values.cast(pa.large_binary()).to_pylist()
+    return (naming.escaped((text or b"").decode("utf-8", "surrogateescape")) for text in raw)
+
+
+def names(stream: IO[bytes]) -> Iterator[str]:
+    """The names of all images of a shard, in stored order."""
+    file = pq.ParquetFile(stream)
+    where = columns(file.schema_arrow)
+    if where is not None and not where.problem:
+        for group in range(file.num_row_groups):
+            yield from row_names(file, where, group)
+
+
+def find(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    """The images called `wanted`. Images are read only from row groups that contain one."""
     file = pq.ParquetFile(stream)
     where = columns(file.schema_arrow)
     if where is None or where.problem:
         return
     for group in range(file.num_row_groups):
-        if names & set(row_names(file, where, group)):
+        if wanted & set(row_names(file, where, group)):
             for name, content, _ in members(stream, (group, group + 1)):
-                if name in names and content is not None:
+                if name in wanted and content is not None:
                     yield name, content

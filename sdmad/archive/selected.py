@@ -21,6 +21,10 @@ def decode_members(
     """
     files = {image: (image[0], *split_frame(image[1])) for image in images}
     contents = read_members(base, {(archive, name) for archive, name, _ in files.values()})
+    # A file may itself be called `x#frame=2`.
+    literal = [image for image, file in files.items() if file[:2] not in contents]
+    contents |= read_members(base, literal) if literal else {}
+    files |= {image: (*image, None) for image in literal}
     pixels, problems = {}, []
     for image, (archive, name, frame) in files.items():
         shown = "/".join(filter(None, image))

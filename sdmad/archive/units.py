@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from sdmad import storage
 from sdmad.archive import naming, parquets, zips
 from sdmad.archive.limits import DAMAGE, is_damage
-from sdmad.storage import StoredObject, storage_error
+from sdmad.errors import UserError
+from sdmad.storage import ObjectError, StoredObject, storage_error
 
 LOOSE_OBJECTS_PER_UNIT = 256
 FOOTER_BLOCK = 256 << 10
@@ -65,7 +66,8 @@ def cut_units(
     """Cut a listing into work units: each shard or its parts, and groups of `group` loose images.
 
     Sidecars are left out, including Parquet files without a column of images. Parquet files, and
-    zips larger than 2 * `zips.PART_BYTES`, are opened to find their parts.
+    zips larger than 2 * `zips.PART_BYTES`, are opened to find their parts. Raises `UserError` for
+    an archive in a format that is not read, such as 7z.
     """
     loose: list[StoredObject] = []
     opened: list[tuple[str, StoredObject]] = []
@@ -76,6 +78,7 @@ def cut_units(
         elif kind:
             opened.append((kind, entry))
         elif not naming.is_sidecar(storage.relative(entry.uri, base)):
+            _check_format(entry.uri)
             loose.append(entry)
             if len(loose) == group:
                 yield WorkUnit.of("objects", base, loose)
@@ -88,11 +91,22 @@ def cut_units(
             yield from (WorkUnit.of(kind, base, [entry], part) for part in parts)
 
 
+def _check_format(uri: str) -> None:
+    """Raise `UserError` for an archive that would be taken for one image."""
+    if suffix := naming.closed_format(uri):
+        raise UserError(
+            f"{uri} cannot be read, because {suffix} is not a format of shards; repack it as .tar, "
+            ".tar.zst or .zip, or name the other objects in a manifest"
+        )
+
+
 def _parts(kind: str, entry: StoredObject) -> list[Part | None]:
     """The parts of a shard; [None] for the whole shard, [] for a table without images."""
     try:
         with storage.open_read(entry.uri, FOOTER_BLOCK, entry) as stream:
             found = zips.parts(stream) if kind == "zip" else parquets.parts(stream)
+    except ObjectError:
+        return [None]
     except (OSError, *DAMAGE) as error:
         if not (is_damage(error) or isinstance(error, FileNotFoundError)):
             raise storage_error(entry.uri, error) from error

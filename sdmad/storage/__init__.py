@@ -4,7 +4,8 @@
     for entry in storage.list_objects("s3://bucket/archive"):
         storage.read_bytes(entry.uri, planned=entry)
 
-`files` has the functions, `s3` calls boto3, and `retries` decides which errors are retried.
+`files` has the functions, `local` lists folders, `s3` calls boto3, and `retries` decides which
+errors are retried. `names` turns names of local files into text.
 `parquet` and `run_record` read and write the two formats that jobs share.
 """
 
@@ -30,16 +31,20 @@ from sdmad.storage.files import (
     size,
     write_bytes,
 )
+from sdmad.storage.names import clean, escaped
 from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import ChangedError, storage_error
+from sdmad.storage.retries import ChangedError, ObjectError, storage_error
 
 __all__ = [
     "ChangedError",
+    "ObjectError",
     "StoredObject",
     "check_readable",
     "check_visible",
     "check_writable",
+    "clean",
     "describe",
+    "escaped",
     "exists",
     "folder",
     "is_object",

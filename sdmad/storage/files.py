@@ -21,9 +21,10 @@ from filelock import FileLock
 from fsspec import AbstractFileSystem
 
 from sdmad.errors import UserError
-from sdmad.storage import s3
+from sdmad.storage import local, s3
+from sdmad.storage.names import clean, local_path
 from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import ADAPTIVE, patiently
+from sdmad.storage.retries import ADAPTIVE, check_size, patiently
 
 LOCK_SECONDS = 60
 
@@ -50,17 +51,22 @@ def folder(uri: str) -> str:
 def relative(uri: str, base: str) -> str:
     """`uri` relative to `base`, or to the folder of `base` if that is an object (shard, manifest).
 
-    A `uri` outside of both is returned unchanged.
+    A `uri` outside of both is returned as it is; a local path, for a `base` in S3, as `file://`.
     """
     for prefix in (base.rstrip("/") + "/", folder(base) + "/"):
         if uri.startswith(prefix):
             return uri.removeprefix(prefix)
-    return uri
+    return f"file://{uri}" if uri.startswith("/") and is_s3(base) else uri
 
 
 def located(name: str, base: str, base_is_object: bool) -> str:
-    """The inverse of `relative`: the URI of `name`."""
-    if "://" in name or name.startswith("/"):
+    """The inverse of `relative`: the URI of `name`.
+
+    In S3 a name may start with a slash: the key `prefix//x.png` has a folder without a name.
+    """
+    if name.startswith("file://"):
+        return name.removeprefix("file://")
+    if is_s3(name) or (name.startswith("/") and not is_s3(base)):
         return name
     return join(folder(base) if base_is_object else base, name)
 
@@ -74,7 +80,7 @@ def resolve(uri: str) -> str:
     if scheme == "s3":
         return uri.rstrip("/")
     if scheme in ("", "file"):
-        return str(Path(uri.removeprefix("file://")).expanduser().resolve())
+        return clean(str(local_path(uri.removeprefix("file://")).expanduser().resolve()))
     raise UserError(f"{uri}: the scheme {scheme}:// is not supported; use a local path or s3://")
 
 
@@ -112,20 +118,24 @@ def open_read(
     """
     if is_s3(uri):
         return io.BufferedReader(s3.Stream(planned or s3.describe(uri)), block_size)
-    stream = patiently(lambda: Path(uri).open("rb"), uri)  # noqa: SIM115 - the caller closes it
-    if planned and _describe_local(uri, os.fstat(stream.fileno())) != planned:
+    stream = patiently(lambda: local_path(uri).open("rb"), uri)
+    if planned and local.describe(uri, os.fstat(stream.fileno())) != planned:
         stream.close()
         raise s3.changed(uri)
     return stream
 
 
-def read_bytes(uri: str, planned: StoredObject | None = None) -> bytes:
-    """The whole object. Raises `ChangedError` if it is no longer the `planned` one."""
+def read_bytes(uri: str, planned: StoredObject | None = None, most: int | None = None) -> bytes:
+    """The whole object. Raises `ChangedError` if it is no longer the `planned` one.
+
+    Raises `ObjectError` for an object of more than `most` bytes, without reading it.
+    """
     if is_s3(uri):
-        return s3.read(uri, planned.etag if planned else "")
+        return s3.read(uri, planned.etag if planned else "", 0, None, most)
 
     def read() -> bytes:
         with open_read(uri, planned=planned) as stream:
+            check_size(uri, os.fstat(stream.fileno()).st_size, most)
             return stream.read()
 
     return patiently(read, uri)
@@ -135,11 +145,7 @@ def describe(uri: str) -> StoredObject:
     """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
     if is_s3(uri):
         return s3.describe(uri)
-    return patiently(lambda: _describe_local(uri, Path(uri).stat()), uri)
-
-
-def _describe_local(uri: str, status: os.stat_result) -> StoredObject:
-    return StoredObject(uri, status.st_size, f"{status.st_mtime_ns:x}")
+    return patiently(lambda: local.describe(uri, local_path(uri).stat()), uri)
 
 
 def exists(uri: str) -> bool:
@@ -153,7 +159,7 @@ def exists(uri: str) -> bool:
 
 def is_object(uri: str) -> bool:
     """Whether a URI names a single object rather than a prefix."""
-    return bool(s3.split(uri)[1]) and exists(uri) if is_s3(uri) else Path(uri).is_file()
+    return bool(s3.split(uri)[1]) and exists(uri) if is_s3(uri) else local_path(uri).is_file()
 
 
 def read_file(uri: str, what: str) -> bytes:
@@ -172,7 +178,7 @@ def write_bytes(uri: str, content: bytes) -> None:
     if is_s3(uri):
         patiently(lambda: files(uri).pipe_file(uri, content), uri, _refresh)
         return
-    target = Path(uri)
+    target = local_path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -194,7 +200,7 @@ def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
     """
     if is_s3(uri):
         return s3.replace(uri, content, before)
-    target = Path(uri)
+    target = local_path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock", timeout=LOCK_SECONDS):
         now = describe(uri) if target.exists() else None
@@ -207,20 +213,10 @@ def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
 def list_objects(uri: str) -> Iterator[StoredObject]:
     """Every object below a prefix, sorted by key; only the object itself if `uri` names one.
 
-    Local files and folders whose name starts with a dot are left out. Raises `UserError` if the
-    bucket does not exist or may not be listed.
+    `local.list_local` says what is listed of a local folder. Raises `UserError` if the bucket does
+    not exist or may not be listed.
     """
-    yield from (s3.list_objects(uri) if is_s3(uri) else _list_local(uri))
-
-
-def _list_local(uri: str) -> Iterator[StoredObject]:
-    root = Path(uri)
-    paths = [root] if root.is_file() else sorted(root.rglob("*"))
-    for path in paths:
-        below = path.relative_to(root).parts if path != root else ()
-        if any(part.startswith(".") for part in below) or not path.is_file():
-            continue
-        yield _describe_local(str(path), path.stat())
+    yield from (s3.list_objects(uri) if is_s3(uri) else local.list_local(uri))
 
 
 def check_readable(uri: str, what: str) -> None:
@@ -231,7 +227,7 @@ def check_readable(uri: str, what: str) -> None:
 
 def check_visible(base: str) -> None:
     """Raise `UserError` if a local archive does not exist on this node at all."""
-    if not is_s3(base) and not Path(base).exists():
+    if not is_s3(base) and not local_path(base).exists():
         raise UserError(
             f"{base} does not exist on the node {socket.gethostname()}; every node must see the "
             "archive, so use s3:// or a shared file system"
@@ -244,10 +240,10 @@ def check_writable(uri: str) -> None:
         s3.check_bucket(uri)
         return
     try:
-        Path(uri).mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {uri}: {error.strerror}") from error
-    if not os.access(uri, os.W_OK):
+    if not os.access(local_path(uri), os.W_OK):
         raise UserError(f"cannot write to {uri}: permission denied")
 
 

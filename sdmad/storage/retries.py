@@ -4,10 +4,13 @@ Throttling, server errors, broken connections, truncated bodies and expired toke
 They are retried with exponential backoff and jitter, at most `LONGEST_WAIT` seconds apart. All
 requests of a process share one boto3 and one s3fs client in botocore's adaptive mode: when storage
 throttles one request, its token bucket slows down all of them. Denied access and missing buckets
-are permanent and end the run at once.
+are permanent and end the run at once. An error of a single object (`ObjectError`) does not: the
+object gets a row in the failures table.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +31,9 @@ REFUSED = frozenset(
     ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 )
 MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
+# Errors of one local file that no repetition changes.
+OF_THE_PATH = frozenset((errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG))
+OF_THE_FILE = OF_THE_PATH | {errno.EIO}
 logging.getLogger("botocore").setLevel(logging.ERROR)
 
 Result = TypeVar("Result")
@@ -37,13 +43,25 @@ class ChangedError(UserError):
     """An object is no longer the one that was planned."""
 
 
+class ObjectError(UserError):
+    """One object cannot be read, and others may be; `reason` is for the failures table."""
+
+    reason = ""
+
+    @staticmethod
+    def of(uri: str, reason: str) -> "ObjectError":
+        error = ObjectError(f"{uri}: {reason}")
+        error.reason = reason
+        return error
+
+
 def patiently(
     action: Callable[[], Result], uri: str, refresh: Callable[[], None] | None = None
 ) -> Result:
     """The result of `action`, retried on temporary errors; `refresh` renews expired credentials.
 
-    Raises `FileNotFoundError` for an object that does not exist, and `UserError` if access is
-    denied or all `ATTEMPTS` fail.
+    Raises `FileNotFoundError` for an object that does not exist, `ObjectError` if only this object
+    cannot be read, and `UserError` if access is denied or all `ATTEMPTS` fail.
     """
 
     def renew(state: RetryCallState) -> None:
@@ -64,6 +82,12 @@ def patiently(
         if is_missing(error):
             raise FileNotFoundError(uri) from None
         raise storage_error(uri, error) from error
+
+
+def check_size(uri: str, size: int, most: int | None) -> None:
+    """Raise `ObjectError` for an object of more than `most` bytes."""
+    if most is not None and size > most:
+        raise ObjectError.of(uri, f"too large: {size} bytes")
 
 
 def error_code(error: BaseException) -> str:
@@ -87,14 +111,18 @@ def passes(error: BaseException) -> bool:
     lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     if isinstance(error, (*lasting, NoCredentialsError)):
         return False
+    if isinstance(error, OSError) and error.errno in OF_THE_PATH:
+        return False
     if code in REFUSED or code in MISSING or code == "NoSuchBucket":
         return False
     return isinstance(error, STORAGE_ERRORS)
 
 
 def storage_error(uri: str, error: BaseException) -> UserError:
-    """The message to the user for a permanent error."""
+    """The exception for a permanent error: `ObjectError` if it concerns one local file only."""
     code = error_code(error)
+    if isinstance(error, OSError) and error.errno in OF_THE_FILE and "://" not in uri:
+        return ObjectError.of(uri, f"cannot be read: {_in_words(error)}")
     if isinstance(error, NoCredentialsError):
         return UserError(
             f"{uri}: there are no credentials; set AWS_PROFILE or give the node an IAM role"
@@ -121,3 +149,9 @@ def storage_error(uri: str, error: BaseException) -> UserError:
         f"{uri}: storage cannot be reached ({code or type(error).__name__}); "
         "check the network and AWS_ENDPOINT_URL, then run the same command again"
     )
+
+
+def _in_words(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "the link leads back to itself"
+    return os.strerror(error.errno or 0).lower()

@@ -12,7 +12,14 @@ from botocore.exceptions import ClientError
 
 from sdmad.errors import UserError
 from sdmad.storage.objects import StoredObject
-from sdmad.storage.retries import ADAPTIVE, MISSING, ChangedError, error_code, patiently
+from sdmad.storage.retries import (
+    ADAPTIVE,
+    MISSING,
+    ChangedError,
+    check_size,
+    error_code,
+    patiently,
+)
 
 READ_SECONDS = 30
 _SETTINGS = Config(
@@ -49,20 +56,34 @@ def split(uri: str) -> tuple[str, str]:
 def list_objects(uri: str) -> Iterator[StoredObject]:
     """Every object at or below a prefix, sorted by key and fetched page by page.
 
-    A failed page is requested again, from the last key received.
+    Keys that only begin with the same text (`chest-raw/` for `chest`) are not fetched. A failed
+    page is requested again, from the last key received.
     """
     bucket, key = split(uri)
-    request = {"Bucket": bucket, "Prefix": key}
+    key = key.rstrip("/")
+    if key:
+        # The object of this very key comes first among the keys that begin with it.
+        page = _page(uri, {"Bucket": bucket, "Prefix": key, "MaxKeys": 1})
+        yield from (entry for entry in _listed(bucket, page) if entry.uri == f"s3://{bucket}/{key}")
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
     while True:
-        page = patiently(lambda: client().list_objects_v2(**request), uri, refresh)
-        for entry in page.get("Contents", []):
-            below = entry["Key"] == key or not key or entry["Key"].startswith(f"{key}/")
-            if below and not entry["Key"].endswith("/"):
-                etag = entry["ETag"].strip('"')
-                yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], etag)
+        page = _page(uri, request)
+        yield from _listed(bucket, page)
         if not page.get("IsTruncated"):
             return
         request["StartAfter"] = page["Contents"][-1]["Key"]
+
+
+def _page(uri: str, request: dict[str, Any]) -> dict[str, Any]:
+    return patiently(lambda: client().list_objects_v2(**request), uri, refresh)
+
+
+def _listed(bucket: str, page: dict[str, Any]) -> Iterator[StoredObject]:
+    """The objects of a page, without the empty ones that stand for folders."""
+    for entry in page.get("Contents", []):
+        if entry["Size"] or not entry["Key"].endswith("/"):
+            etag = entry["ETag"].strip('"')
+            yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], etag)
 
 
 def check_bucket(uri: str) -> None:
@@ -83,10 +104,13 @@ def describe(uri: str) -> StoredObject:
     return StoredObject(uri, head["ContentLength"], head["ETag"].strip('"'))
 
 
-def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> bytes:
+def read(
+    uri: str, etag: str = "", start: int = 0, stop: int | None = None, most: int | None = None
+) -> bytes:
     """Bytes `start` (included) to `stop` (excluded) of an object, in one request.
 
-    Raises `ChangedError` if its ETag is not `etag`, and `FileNotFoundError` if it does not exist.
+    Raises `ChangedError` if its ETag is not `etag`, `FileNotFoundError` if it does not exist, and
+    `ObjectError` if the answer has more than `most` bytes.
     """
     bucket, key = split(uri)
     request = {"Bucket": bucket, "Key": key}
@@ -103,6 +127,7 @@ def read(uri: str, etag: str = "", start: int = 0, stop: int | None = None) -> b
                 raise changed(uri) from None
             raise
         with answer["Body"] as body:
+            check_size(uri, answer["ContentLength"], most)
             content = body.read()
         if len(content) != answer["ContentLength"]:
             raise ConnectionResetError("the body ended early")
