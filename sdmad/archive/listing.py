@@ -74,7 +74,7 @@ def _read_manifest(archive: str) -> list[_Line] | None:
 def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    missing = value is None or value != value  # noqa: PLR0124 - NaN differs from itself
+    missing = value is None or value != value
     return "" if missing else str(value)
 
 

@@ -9,7 +9,7 @@ when the detector was fitted; evaluation changes none of them.
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,9 @@ from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
 from sdmad.evaluation import protocols
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.inputs.matching import NameIndex
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
 
@@ -45,7 +47,7 @@ class ScoredTest:
 
     `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) to each seed (S = 0
     when the run was scored without `--per-seed`). `rows` is the score table in the same order.
-    `missing` is the number of test images without a score.
+    `missing` is the number of test images without a score, and `notices` say which these are.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ScoredTest:
     rows: pa.Table
     missing: int
     metadata: dict[str, str]
+    notices: list[str] = field(default_factory=list)
 
     @property
     def truth(self) -> np.ndarray:
@@ -66,7 +69,8 @@ class ScoredTest:
 def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
     """Join the scores of a run with the test rows of a label table.
 
-    Raises `UserError` when the run or the labels are missing, or no test image was scored.
+    Raises `UserError` when the run or the labels are missing, when no test image of a category was
+    scored, or when most test images are unknown to the run.
     """
     _, metadata = read_plan(run)
     categories = metadata["categories"].split(";")
@@ -74,8 +78,7 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
     test = labels.where(labels.split == "test")
     if len(test) == 0:
         raise UserError(f"the label table {labels_uri} has no row whose split is 'test'")
-    names = zip(test.archive, test.member, strict=True)
-    position = {name: row for row, name in enumerate(names)}
+    position = NameIndex(zip(test.archive, test.member, strict=True))
     parts, owners = [], []
     for part in tables.read_parts(run, "scores"):
         scored = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
@@ -84,10 +87,7 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
             parts.append(part.take(pa.array([k for k, _ in matched])))
             owners += [row for _, row in matched]
     if not parts:
-        raise UserError(
-            f"none of the {len(test)} test images of {labels_uri} is in the scores at {run}; "
-            "the columns archive and member must match those of the score tables"
-        )
+        raise nothing_scored(run, labels_uri, test)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     if len(set(owners)) < len(owners):
@@ -106,6 +106,7 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
         rows=rows,
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
+        notices=check_scored(run, labels_uri, test, mask),
     )
 
 

@@ -26,7 +26,7 @@ from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.fitting.config import TrainConfig, parse_numbers
-from sdmad.fitting.reading import read_images
+from sdmad.fitting.reading import check_names, read_images
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
@@ -77,6 +77,9 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         record["input"] = json.loads(spec.to_json())
     run_record.write_record(output, record)
     if missing and spec:
+        connect()
+        pool = labels.where(labels.split == "pool")
+        check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
         _fit_missing(missing, config, catalog, archive, output, spec)
     _write_table(supports, output)
     record |= {

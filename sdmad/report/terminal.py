@@ -1,5 +1,7 @@
 """The headline metrics as a table on the terminal."""
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,7 +11,12 @@ from sdmad.report.run import Evaluated
 
 
 def print_metrics(result: Evaluated) -> None:
-    """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines."""
+    """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines.
+
+    Notices about test images without a score go to stderr.
+    """
+    for notice in result.notices:
+        print(f"notice: {notice}", file=sys.stderr, flush=True)
     table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)

@@ -141,6 +141,7 @@ def test_denied_and_unreachable_storage_raises_instead_of_giving_reasons(
     storage.write_bytes(f"{base}/s.tar", content)
     planned = units(base)
     monkeypatch.setattr(retries, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(s3_access, "_last_read", {})
 
     class Refusing:
         def __init__(self, error: Exception) -> None:
@@ -149,6 +150,9 @@ def test_denied_and_unreachable_storage_raises_instead_of_giving_reasons(
         def get_object(self, **request: object) -> None:
             self.asked += 1
             raise self.error
+
+        def list_objects_v2(self, **request: object) -> dict[str, object]:
+            return {}
 
     for error, sentence, asked in (
         (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), "access denied", 1),

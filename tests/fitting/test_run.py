@@ -28,7 +28,6 @@ from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
 from sdmad.runtime.cluster import THREADS_SLEEP
 from tests.conftest import QUICK
-from tests.helpers import write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -148,13 +147,32 @@ def test_an_output_with_fits_of_another_learner_is_refused(archive, trained) -> 
         train_seeds(config(archive, learner=other), str(trained))
 
 
-def test_a_labelled_image_that_is_not_in_the_archive_is_an_error(archive, tmp_path) -> None:
-    import shutil
-    import tarfile
+def test_all_names_of_the_pool_are_checked_against_the_archive(archive, tmp_path) -> None:
+    """Also those of images that no seed draws."""
+    lines = (archive / "labels.csv").read_text().splitlines()
+    wrong = [line.replace("pool-00019", "Pool-00019") for line in lines]
+    assert sum(a != b for a, b in zip(lines, wrong, strict=True)) == 10
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(wrong) + "\n")
+    with pytest.raises(UserError, match="10 of 200 images of split pool are not in") as raised:
+        train_seeds(config(archive, labels=str(labels), shots=[1]), str(tmp_path / "train"))
+    assert "Pool-000190.png" in str(raised.value)
+    assert "pool-000190.png meant by" in str(raised.value)
+    assert "and 7 more" in str(raised.value)
 
-    copy = Path(shutil.copytree(archive, tmp_path / "archive"))
-    with tarfile.open(copy / "phantoms-0000.tar") as tar:
-        members = {m.name: tar.extractfile(m).read() for m in tar if m.name.startswith("pool-000")}
-    write_tar(copy / "phantoms-0000.tar", members)
-    with pytest.raises(UserError, match="which is not in the archive"):
-        train_seeds(config(copy, shots=[4]), str(tmp_path / "train"))
+
+def test_a_table_of_another_archive_is_refused_with_names_of_both(archive, tmp_path) -> None:
+    labels = tmp_path / "labels.csv"
+    text = (archive / "labels.csv").read_text().replace("phantoms-", "shard-")
+    labels.write_text(text)
+    with pytest.raises(UserError, match="200 of 200 images of split pool") as raised:
+        train_seeds(config(archive, labels=str(labels), shots=[1]), str(tmp_path / "train"))
+    assert "phantoms-0000.tar, phantoms-0001.tar" in str(raised.value)
+
+
+def test_names_with_a_leading_dot_are_found(archive, tmp_path) -> None:
+    labels = tmp_path / "labels.csv"
+    text = (archive / "labels.csv").read_text().replace(".tar,", ".tar,./")
+    labels.write_text(text)
+    settings = config(archive, labels=str(labels), shots=[1], seeds="0:1")
+    assert train_seeds(settings, str(tmp_path / "train")) == 1
