@@ -151,7 +151,7 @@ def missing_members(base: str, archive: str, members: Iterable[str]) -> tuple[li
             there = pool.map(lambda name: _exists(base, one, name), wanted)
             return [n for n, exists in zip(wanted, there, strict=True) if not exists], []
     left = {naming.comparable(name): name for name in members}
-    others = []
+    others: list[str] = []
     for name in _names(base, one, archive):
         if left.pop(naming.comparable(name), None) is None and len(others) < NAMES_KEPT:
             others.append(name)

@@ -25,10 +25,10 @@ def check_names(images: Iterable[tuple[str, str]], base: str) -> None:
     The message has examples of both sides.
     """
     by_archive = _by_archive(images)
-    reader = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(missing_members)
+    reader: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(missing_members)
     refs = {
-        archive: reader.remote(base, archive, sorted({split_frame(m)[0] for _, m in some_images}))  # type: ignore[misc]
-        for archive, some_images in by_archive.items()
+        archive: reader.remote(base, archive, sorted({split_frame(m)[0] for _, m in wanted}))
+        for archive, wanted in by_archive.items()
     }
     missing: list[tuple[str, str]] = []
     stored: list[tuple[str, str]] = []

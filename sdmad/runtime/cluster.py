@@ -162,7 +162,9 @@ def _last_mistake(error: BaseException) -> str | None:
     """
     if not isinstance(error, RayError):
         return None
-    mistakes = {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}
+    # Ray adds subclasses of its own, called RayTaskError(...).
+    kinds = [kind for kind in UserError.__subclasses__() if not issubclass(kind, RayError)]
+    mistakes = {"UserError", *(kind.__name__ for kind in kinds)}
     lines = re.findall(rf"^(?:[\w.]+\.)?(?:{'|'.join(mistakes)}): (.+)$", str(error), re.MULTILINE)
     return lines[-1] if lines else None
 

@@ -150,14 +150,15 @@ def test_an_output_with_fits_of_another_learner_is_refused(archive, trained) -> 
 def test_all_names_of_the_pool_are_checked_against_the_archive(archive, tmp_path) -> None:
     """Also those of images that no seed draws."""
     lines = (archive / "labels.csv").read_text().splitlines()
-    wrong = [line.replace("pool-00019", "Pool-00019") for line in lines]
-    assert sum(a != b for a, b in zip(lines, wrong, strict=True)) == 10
+    pool = [k for k, line in enumerate(lines) if ",pool," in line][-10:]
+    for k in pool:
+        lines[k] = lines[k].replace("pool-", "Pool-", 1)
     labels = tmp_path / "labels.csv"
-    labels.write_text("\n".join(wrong) + "\n")
+    labels.write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match="10 of 200 images of split pool are not in") as raised:
         train_seeds(config(archive, labels=str(labels), shots=[1]), str(tmp_path / "train"))
-    assert "Pool-000190.png" in str(raised.value)
-    assert "pool-000190.png meant by" in str(raised.value)
+    assert "Pool-" in str(raised.value)
+    assert " meant by " in str(raised.value)
     assert "and 7 more" in str(raised.value)
 
 
