@@ -21,10 +21,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
+import tifffile
 import typer
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
@@ -46,6 +48,7 @@ def images() -> list[bytes]:
     grey = noise.integers(0, 255, (96, 80), np.uint8)
     deep = noise.integers(0, 65535, (96, 80), np.uint16)
     colour = noise.integers(0, 255, (96, 80, 3), np.uint8)
+    deep_colour = noise.integers(0, 4095, (96, 80, 3), np.uint16)
     made = [
         save(Image.fromarray(values), format, **options)
         for values in (grey, colour)
@@ -62,7 +65,31 @@ def images() -> list[bytes]:
     for mode in ("P", "CMYK", "RGBA", "LA", "1"):
         format = "JPEG" if mode == "CMYK" else "PNG"
         made.append(save(Image.fromarray(colour).convert(mode), format))
-    return made + dicoms(deep)
+    made.append(imagecodecs.png_encode(deep_colour))
+    made.append(imagecodecs.jpeg2k_encode(deep_colour, level=0, reversible=True))
+    return made + tiffs(deep, deep_colour) + dicoms(deep)
+
+
+def tiffs(deep: np.ndarray, colour: np.ndarray) -> list[bytes]:
+    """Sample formats, layouts and compressions that Pillow does not read, or wrongly."""
+    planes = np.ascontiguousarray(colour.transpose(2, 0, 1))
+    palette = np.arange(3 * 256, dtype=np.uint16).reshape(3, 256)
+    options: list[tuple[np.ndarray, dict[str, object]]] = [
+        (deep, {"photometric": "miniswhite", "compression": "lzw", "predictor": True}),
+        ((deep / 65535).astype(np.float16), {"compression": "zlib"}),
+        (deep.astype(np.float64), {"compression": "zlib", "predictor": 3}),
+        (deep.astype(np.uint32) << 16, {"bigtiff": True, "tile": (32, 32)}),
+        ((deep >> 8).astype(np.uint8), {"photometric": "palette", "colormap": palette}),
+        (colour, {"photometric": "rgb", "compression": "zstd"}),
+        (planes, {"photometric": "rgb", "planarconfig": "separate", "byteorder": ">"}),
+        (np.dstack([colour, deep]), {"photometric": "separated", "compression": "packbits"}),
+    ]
+    made = []
+    for values, how in options:
+        sink = io.BytesIO()
+        tifffile.imwrite(sink, values, **how)
+        made.append(sink.getvalue())
+    return made
 
 
 def save(image: Image.Image, format: str, **options: object) -> bytes:

@@ -45,7 +45,8 @@ from sdmad.backbones.towers import Activations
 from sdmad.detector import Detector, Scores
 from sdmad.fits import Fit, Provenance, deserialize, serialize
 from sdmad.inputs.catalog import load_catalog
-from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example
 
 SEEDS = (1, 8)

@@ -21,7 +21,8 @@ from sdmad.fitting.config import parse_numbers
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
-from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import CATEGORIES, draw_example
 
 IMAGES = 600

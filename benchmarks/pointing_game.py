@@ -32,7 +32,8 @@ from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
 from sdmad.localisation import occlusion_maps, upsample
-from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.phantoms.signs import SIGNS
 from sdmad.phantoms.task import CATEGORIES, Example, draw_example

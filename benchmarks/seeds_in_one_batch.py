@@ -35,14 +35,8 @@ from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import load_labels
 from sdmad.method import losses
-from sdmad.method.learner import (
-    LearnerConfig,
-    SupportImages,
-    _schedule,
-    augment,
-    fit_batch,
-    random_generator,
-)
+from sdmad.method.augment import SupportImages, augment, random_generator
+from sdmad.method.learner import LearnerConfig, _schedule, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.phantoms.task import CATEGORIES, draw_example
 from sdmad.runtime.cluster import THREADS_SLEEP

@@ -35,7 +35,8 @@ from sdmad import storage
 from sdmad.demo.local_s3 import local_s3
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
-from sdmad.method.learner import AugmentConfig, LearnerConfig
+from sdmad.method.augment import AugmentConfig
+from sdmad.method.learner import LearnerConfig
 from sdmad.phantoms.task import draw_example, encode_png, write_archive
 from sdmad.scoring.verify import verify_scores
 

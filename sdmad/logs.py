@@ -21,3 +21,11 @@ def log(event: str, **fields: object) -> None:
     """Write one line to stderr."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     print(json.dumps({"time": now, "event": event, **fields}), file=sys.stderr, flush=True)
+
+
+def notice(text: str) -> None:
+    """Tell the user something that does not end the job, on stderr."""
+    if wanted():
+        log("notice", text=text)
+    else:
+        print(f"notice: {text}", file=sys.stderr, flush=True)

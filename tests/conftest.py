@@ -1,6 +1,7 @@
 """Shared fixtures: one Ray, one S3 server, one small archive and one small training run."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,23 @@ from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
-from sdmad.method.learner import AugmentConfig, LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import AugmentConfig, SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
+from sdmad.method.model import DecisionRule, SignModel
 from sdmad.phantoms.task import write_archive
 from sdmad.runtime.cluster import connect
 from sdmad.storage import s3 as s3_access
-from tests.helpers import support_images
+from tests.helpers import S3_SECRET, killers, support_images
 
 QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files and folders of this process go where pytest clears up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +47,28 @@ def catalog():
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """A bucket `test` on a server of this machine, for the whole session."""
-    with local_s3("test"):
+    """A bucket `test` on a server of this machine, for the whole session.
+
+    The server takes any credentials; those of the session can be searched for.
+    """
+    with local_s3("test"), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+        environment.setenv("AWS_SESSION_TOKEN", S3_SECRET)
         yield "s3://test"
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: str) -> Iterator[None]:
-    """A Ray of this machine; started after the S3 server, whose address workers inherit."""
-    connect()
+def ray_cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of this machine; started after the S3 server, whose address workers inherit.
+
+    Its workers know the formats `CRASH` and `HANG`, and it exports counters every second.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        # What workers know of it must come from the jobs.
+        environment.delenv("OMP_WAIT_POLICY", raising=False)
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")
+        environment.setenv("PYTHONPATH", killers(tmp_path_factory.mktemp("formats")))
+        connect()
     yield
     ray.shutdown()
 
@@ -74,10 +98,18 @@ def supports(archive: Path, catalog, backbone) -> list[SupportImages]:
 
 
 @pytest.fixture(scope="session")
-def training_run(tmp_path_factory: pytest.TempPathFactory, supports, backbone, catalog) -> Path:
-    """A training run of three quick fits at two shots; never changed by tests."""
+def fitted(supports, backbone, catalog) -> tuple[SignModel, DecisionRule]:
+    """Three quick fits at two shots, made in one batch; never changed by tests."""
+    return fit_batch(backbone, catalog, supports, QUICK)
+
+
+@pytest.fixture(scope="session")
+def training_run(
+    tmp_path_factory: pytest.TempPathFactory, fitted, supports, backbone, catalog
+) -> Path:
+    """A training run with the fits of `fitted`; never changed by tests."""
     output = tmp_path_factory.mktemp("train")
-    model, rule = fit_batch(backbone, catalog, supports, QUICK)
+    model, rule = fitted
     for index, support in enumerate(supports):
         provenance = Provenance.of(
             backbone,

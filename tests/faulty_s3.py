@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KINDS = ("slow_down", "internal_error", "reset", "cut_body", "stall", "expired_token")
 WEIGHTS = (3, 3, 3, 3, 1, 1)
-STALL_SECONDS = 2.0
+STALL_SECONDS = 0.5
 ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>'
     "<Message>{message}</Message></Error>"

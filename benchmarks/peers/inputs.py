@@ -24,7 +24,8 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.demo.run import zero_shot
 from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.inputs.catalog import Catalog, Category, load_catalog
-from sdmad.method.learner import SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example
 
 NUM_SHARDS = 20

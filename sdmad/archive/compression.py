@@ -5,45 +5,66 @@ bgzip, pigz and pzstd write them, is read to its end.
 """
 
 import bz2
-import gzip
 import io
 import lzma
+import zlib
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
 from sdmad.archive.limits import LARGEST_WINDOW_BYTES
 
 BLOCK = 256 << 10
-ZSTD = b"\x28\xb5\x2f\xfd"
-ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
-XZ, LZMA = b"\xfd7zXZ\x00", b"\x5d\x00\x00\x80"
+# Arrow drops what it has unpacked of a block when the next part is damaged.
+ZSTD_BLOCK = 16 << 10
+GZIP, XZ, LZMA = b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"\x5d\x00\x00\x80"
+ZSTD, ZSTD_SKIPPABLE = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+BZIP2_BLOCK, BZIP2_END = b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"
 
 
 def unpacked(stream: IO[bytes]) -> tuple[IO[bytes], bool]:
     """A stream from its start, unpacked, and whether it was compressed.
 
     Reading raises an exception of `limits.DAMAGE` where the compressed data is damaged or ends
-    early, or if unpacking would need more memory than `LARGEST_WINDOW_BYTES`.
+    early, after the data before, or if unpacking needs more memory than `LARGEST_WINDOW_BYTES`.
     """
     stream.seek(0)
     start = stream.read(10)
     stream.seek(0)
-    if start.startswith(b"\x1f\x8b\x08"):
-        return gzip.GzipFile(fileobj=stream), True  # type: ignore[return-value]
-    if start.startswith(b"BZh") and start[4:] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
-        return _buffered(_Concatenated(stream, bz2.BZ2Decompressor)), True
-    if start.startswith((XZ, LZMA)):
-        return _buffered(_Concatenated(stream, _xz)), True
-    if start.startswith(ZSTD) or start[1:4] == ZSTD_SKIPPABLE:
-        return _buffered(_Zstandard(stream)), True
-    return stream, False
+    raw: io.RawIOBase | None = None
+    if start.startswith(GZIP):
+        raw = _Concatenated(stream, _Gzip)
+    elif start.startswith(b"BZh") and start[4:] in (BZIP2_BLOCK, BZIP2_END):
+        raw = _Concatenated(stream, bz2.BZ2Decompressor)
+    elif start.startswith((XZ, LZMA)):
+        raw = _Concatenated(stream, _xz)
+    elif start.startswith(ZSTD) or start[1:4] == ZSTD_SKIPPABLE:
+        raw = _Zstandard(stream)
+    return (cast(IO[bytes], raw), True) if raw else (stream, False)
 
 
-def _buffered(raw: io.RawIOBase) -> IO[bytes]:
-    return io.BufferedReader(raw, BLOCK)
+class _Gzip:
+    """zlib's decompressor for one member of a gzip file, with the interface of the others."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    def decompress(self, content: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + content, max_length)
 
 
 def _xz() -> lzma.LZMADecompressor:
@@ -54,7 +75,8 @@ def _xz() -> lzma.LZMADecompressor:
 class _Concatenated(io.RawIOBase):
     """One compressed stream after the other, with zero bytes between them or at the end.
 
-    `bz2.BZ2File` and `lzma.LZMAFile` stop at such padding, and have no limit for memory.
+    `bz2.BZ2File` and `lzma.LZMAFile` stop at such padding, and all file classes of the standard
+    library drop what they have unpacked of a block when the next part is damaged.
     """
 
     def __init__(self, stream: IO[bytes], new: Callable[[], Any]) -> None:
@@ -101,6 +123,6 @@ class _Zstandard(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
+        content = self.stream.read(min(len(buffer), ZSTD_BLOCK))
         buffer[: len(content)] = content
         return len(content)

@@ -1,7 +1,7 @@
 """Decode files to the uint8 pixels that a backbone takes.
 
 Pillow decodes PNG, JPEG, TIFF and other formats, `sdmad.archive.dicom` decodes DICOM. Each frame of
-a DICOM file and each page of a TIFF is one image. Of other formats only the first frame is used.
+a DICOM file or an animation and each page of a TIFF is one image (`sdmad.archive.pages`).
 """
 
 import io
@@ -21,15 +21,20 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from sdmad.archive import dicom
-from sdmad.archive.greys import stretch, windowed
-from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError, describe
+from sdmad.archive import dicom, tiffs
+from sdmad.archive.deep import deep_image
+from sdmad.archive.formats import unknown
+from sdmad.archive.greys import grey
+from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, DecodeError, describe
+from sdmad.archive.pages import pages
 from sdmad.archive.preprocess import Box, ImageSpec
 
 Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` instead.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
-SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
+# Formats whose frames are drawn on the picture that precedes them.
+ANIMATED = frozenset(("GIF", "PNG", "WEBP", "AVIF", "FLI"))
+# Ghostscript and Windows draw EPS and WMF. Of the others Pillow ignores scale, sign or low bits.
+_NOT_READ = ("EPS", "WMF", "FITS", "IM", "MCIDAS", "SGI")
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,18 @@ class _File(Protocol):
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray: ...
 
 
-def frames(content: bytes, spec: ImageSpec) -> Iterator[Frame]:
-    """Every image of a file. A file that cannot be opened gives one frame without pixels.
+def frames(content: bytes, spec: ImageSpec, start: int = 0) -> Iterator[Frame]:
+    """Every image of a file, from the one at index `start`.
 
-    Damaged content does not raise: it becomes the `reason` of a frame.
+    A file that cannot be opened gives one frame without pixels. Damaged content does not raise: it
+    becomes the `reason` of a frame.
     """
     try:
         file = _open(content)
     except DecodeError as error:
         yield Frame(None, None, str(error))
         return
-    for index in range(file.count):
+    for index in range(start, file.count):
         number = index + 1 if file.count > 1 else None
         try:
             yield Frame(number, _fitted(file, index, spec))
@@ -98,8 +104,13 @@ def count_frames(content: bytes) -> int:
 def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """An opened image as `decode` returns it; raises what Pillow raises for damaged data.
 
-    The image stays as it is.
+    The image stays as it is. Raises `DecodeError` for a TIFF that Pillow has decoded already, and
+    wrongly (`sdmad.archive.tiffs`).
     """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        page = tiffs.reopened(image)
+        if page:
+            return spec.fit(page.image(image.tell(), spec))
     return _pixels(_reopened(image), spec)
 
 
@@ -111,12 +122,14 @@ def _open(content: bytes) -> _File:
             warnings.simplefilter("ignore")
             if dicom.is_dicom(content):
                 return dicom.DicomFile(content)
+            if tiffs.is_tiff(content):
+                return tiffs.TiffFile(content)
             try:
                 return _PillowFile(content)
             except UnidentifiedImageError:
                 if dicom.may_be_dicom(content):
                     return dicom.DicomFile(content)
-                raise DecodeError("unknown image format") from None
+                raise DecodeError(unknown(content)) from None
     except DecodeError:
         raise
     except Exception as error:
@@ -139,29 +152,38 @@ class _PillowFile:
     """A file in a format that Pillow decodes."""
 
     def __init__(self, content: bytes) -> None:
-        self.image = Image.open(io.BytesIO(content))
-        self.pages = self._pages()
-
-    def _pages(self) -> list[int]:
-        if not isinstance(self.image, TiffImagePlugin.TiffImageFile):
-            return [0]
-        count = self.image.n_frames
-        if count > MOST_FRAMES:
-            raise DecodeError(f"too many frames: {count}")
-        pages = []
-        for page in range(count if count > 1 else 0):
-            self.image.seek(page)
-            if not int(self.image.tag_v2.get(SUBFILE_TYPE, 0)) & REDUCED_OR_MASK:
-                pages.append(page)
-        return pages or [0]
+        self.image = Image.open(io.BytesIO(content), formats=_formats())
+        self.pages = pages(self.image, content)
+        self.shown = self.pages[0] - 1
+        self.damaged: int | None = None
 
     @property
     def count(self) -> int:
         return len(self.pages)
 
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
-        self.image.seek(self.pages[index])
+        if self.count > 1 and self.image.format in ANIMATED:
+            self._play(index)
+        else:
+            self.image.seek(self.pages[index])
         return _pixels(self.image, spec)
+
+    def _play(self, index: int) -> None:
+        """Decode the frames up to this one: each is drawn on the picture that precedes it."""
+        if self.damaged is not None and self.pages[index] > self.damaged:
+            first = self.pages.index(self.damaged) + 1
+            raise DecodeError(f"damaged image: it follows frame {first}, which is damaged")
+        for page in range(self.shown + 1, self.pages[index] + 1):
+            self.damaged = page
+            self.image.seek(page)
+            self.image.load()
+            self.shown, self.damaged = page, None
+
+
+def _formats() -> list[str]:
+    """The formats that Pillow reads, without those that it reads wrongly or by other programs."""
+    Image.init()
+    return [name for name in Image.ID if name not in _NOT_READ]
 
 
 def _reopened(image: Image.Image) -> Image.Image:
@@ -213,21 +235,17 @@ def _upright(box: Box, image: Image.Image) -> Box:
 
 
 def _eight_bits(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    deep = deep_image(image, spec)
+    if deep is not None:
+        return deep
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith(("I", "F")):
-        return _shown(upright, spec)
-    if upright.mode in ("RGBA", "LA", "PA", "P"):
+        return Image.fromarray(grey(np.asarray(upright), 32, spec))
+    if upright.mode == "La":
+        upright = upright.convert("LA")
+    if upright.mode in ("RGBA", "RGBa", "LA", "PA", "P") or "transparency" in upright.info:
         return _on_black(upright)
     return upright
-
-
-def _shown(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Grey values of more than 8 bits; their unit is unknown, so windows in Hounsfield units do
-    not apply."""
-    values = np.asarray(image)
-    if spec.windows and not spec.hounsfield:
-        return Image.fromarray(windowed(values, spec.windows))
-    return Image.fromarray(stretch(values, spec.stretch))
 
 
 def _on_black(image: Image.Image) -> Image.Image:

@@ -1,61 +1,49 @@
 """DICOM through pydicom: pixels as a viewer shows them, and no patient data.
 
-Stored values pass the modality transformation (rescale or LUT, PS3.3 C.11.1), then the configured
-windows, else the file's first window or VOI LUT (C.11.2), per frame where an enhanced object says
-so; without one they are stretched between percentiles of the frame, padding left out. MONOCHROME1
-is inverted, PALETTE COLOR looked up, YBR turned into RGB. Only the elements in `_NEEDED` are
-parsed: patient data never enters, and no message repeats a value.
+The elements that describe pixels are checked first (`dicom_header`). Grey values pass rescale,
+window or lookup table (`dicom_greys`), MONOCHROME1 is inverted, palettes are looked up
+(`dicom_tables`), YCbCr becomes RGB (`dicom_colours`). Overlay planes and ICC profiles are not
+applied. Only the elements in `_NEEDED` are parsed: patient data never enters, and no message
+repeats text of the header.
 """
 
 import io
 import logging
 import zlib
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.encaps import parse_fragments
+from pydicom.encaps import get_frame, parse_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.pixels.processing import (
-    apply_color_lut,
-    apply_modality_lut,
-    apply_voi,
-    apply_windowing,
-)
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from sdmad.archive.greys import stretch, windowed
-from sdmad.archive.limits import (
-    INTERRUPTIONS,
-    LARGEST_IMAGE_PIXELS,
-    LARGEST_MEMBER_BYTES,
-    MOST_FRAMES,
-    DecodeError,
-)
+from sdmad.archive import dicom_colours
+from sdmad.archive.dicom_elements import present, text
+from sdmad.archive.dicom_greys import FUNCTIONAL, MODALITY, PADDING, VOI, grey_levels
+from sdmad.archive.dicom_header import PIXELS, Header, header
+from sdmad.archive.dicom_tables import palette
+from sdmad.archive.greys import colours
+from sdmad.archive.limits import INTERRUPTIONS, LARGEST_MEMBER_BYTES, DecodeError
 from sdmad.archive.preprocess import ImageSpec
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-_MODALITY = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")
-_VOI = ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")
 _SHAPE = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _PALETTE = tuple(
     f"{colour}PaletteColorLookupTable{part}"
     for colour in ("Red", "Green", "Blue", "SegmentedRed", "SegmentedGreen", "SegmentedBlue")
     for part in ("Descriptor", "Data")
     if not (colour.startswith("Segmented") and part == "Descriptor")
 )
-_FUNCTIONAL = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NEEDED = [
-    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-    *(_MODALITY + _VOI + _SHAPE + _BITS + _PIXELS + _PALETTE + _FUNCTIONAL),
+    *("SOPClassUID", "PhotometricInterpretation", "PresentationLUTShape", "PixelPresentation"),
+    *(MODALITY + VOI + PADDING + _SHAPE + _BITS + PIXELS + _OFFSETS + _PALETTE + FUNCTIONAL),
 ]
 
 
@@ -75,7 +63,23 @@ class DicomFile:
     def __init__(self, content: bytes) -> None:
         _check_deflated(content)
         self.dataset = _parsed(content)
-        self.count = self._count()
+        self.syntax = self.dataset.file_meta.TransferSyntaxUID
+        if not any(present(self.dataset, name) for name in PIXELS):
+            raise DecodeError(f"DICOM without pixel data ({_kind(self.dataset)})")
+        try:
+            get_decoder(self.syntax)
+        except NotImplementedError:
+            name = self.syntax.name if self.syntax.is_transfer_syntax else "unknown"
+            raise DecodeError(f"DICOM in a transfer syntax that is not read ({name})") from None
+        head = header(self.dataset)
+        self.data = self._data(head.keyword)
+        self.header = self._not_subsampled(head)
+        self._check_frames()
+        self.plain = self._plain()
+
+    @property
+    def count(self) -> int:
+        return self.header.frames
 
     def pixels(self, index: int, spec: ImageSpec) -> np.ndarray:
         """One frame, resized: (height, width, 3) uint8."""
@@ -83,111 +87,151 @@ class DicomFile:
 
     def frame(self, index: int, spec: ImageSpec) -> Image.Image:
         """One frame at 8 bits, grey or RGB; raises `DecodeError` for what cannot be decoded."""
-        syntax = self.dataset.file_meta.TransferSyntaxUID
         try:
-            array = pixel_array(self.dataset, index=index)
+            stored = self._decoded(index)
+        except (DecodeError, *INTERRUPTIONS):
+            raise
         except MemoryError:
             raise DecodeError("too large for this machine's memory") from None
-        except INTERRUPTIONS:
-            raise
         except BaseException as error:
             # Panics of decoders written in Rust are not an `Exception`. Only the type is reported,
             # because the text may repeat elements of the header.
-            what = f"DICOM pixel data cannot be decoded ({syntax.name})"
+            what = f"DICOM pixel data cannot be decoded ({self.syntax.name})"
             raise DecodeError(f"{what}: {type(error).__name__}") from None
         try:
-            return Image.fromarray(np.ascontiguousarray(self._shown(array, index, spec)))
+            return Image.fromarray(np.ascontiguousarray(self._shown(stored, index, spec)))
         except DecodeError:
             raise
         except Exception as error:
-            what = "DICOM grey values cannot be mapped"
+            what = "DICOM pixel values cannot be shown"
             raise DecodeError(f"{what}: {type(error).__name__}") from None
 
-    def _count(self) -> int:
-        dataset = self.dataset
-        if not any(name in dataset for name in _PIXELS):
-            raise DecodeError(f"DICOM without pixel data ({_kind(dataset)})")
+    def _data(self, keyword: str) -> bytes:
         try:
-            rows, columns = int(dataset.Rows), int(dataset.Columns)
-            samples = int(dataset.get("SamplesPerPixel", 1) or 1)
-            count = int(dataset.get("NumberOfFrames", 1) or 1)
-            bits = int(dataset.BitsAllocated)
-        except (AttributeError, TypeError, ValueError):
-            raise DecodeError("DICOM without the size of its pixel data") from None
-        if rows * columns > LARGEST_IMAGE_PIXELS:
-            raise DecodeError(f"too many pixels: {columns} x {rows}")
-        if not 1 <= count <= MOST_FRAMES:
-            raise DecodeError(f"too many frames: {count}")
-        available = self._frames_there(rows * columns * samples * bits, count)
-        if available < count:
-            raise DecodeError(f"DICOM of {count} frames with pixel data for {available}")
-        return count
-
-    def _frames_there(self, bits_a_frame: int, count: int) -> int:
-        """The largest number of frames that the pixel data can hold."""
-        data = next(self.dataset[name].value for name in _PIXELS if name in self.dataset)
-        if not isinstance(data, bytes):
-            raise DecodeError("DICOM with empty pixel data")
-        if not self.dataset.file_meta.TransferSyntaxUID.is_compressed:
-            subsampled = self.dataset.get("PhotometricInterpretation") == "YBR_FULL_422"
-            bits = bits_a_frame * 2 // 3 if subsampled else bits_a_frame
-            return len(data) * 8 // max(1, bits)
-        try:
-            return parse_fragments(data)[0]
+            data = self.dataset[keyword].value
         except Exception:
-            raise DecodeError("DICOM with damaged encapsulated pixel data") from None
+            data = None
+        if not isinstance(data, bytes) or not data:
+            raise DecodeError("DICOM with empty pixel data")
+        return data
 
-    def _shown(self, array: np.ndarray, index: int, spec: ImageSpec) -> np.ndarray:
-        kind = str(self.dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-        if kind == "PALETTE COLOR":
-            colours = apply_color_lut(array, self.dataset)[..., :3]
-            bits = int(self.dataset.RedPaletteColorLookupTableDescriptor[2])
-            return _to_eight_bits(colours, bits)
-        if array.ndim == 3:
-            return _to_eight_bits(array[..., :3], int(self.dataset.get("BitsStored", 8)))
-        settings = self._settings(index)
-        values = apply_modality_lut(array, settings)
-        if spec.windows:
-            grey = windowed(values, spec.windows)
-        elif "VOILUTSequence" in settings:
-            bits = int(settings.VOILUTSequence[0].LUTDescriptor[2])
-            grey = _to_eight_bits(apply_voi(values.astype(np.int64), settings), bits)
-        elif settings.get("WindowWidth"):
-            grey = _file_window(values, settings)
+    def _not_subsampled(self, head: Header) -> Header:
+        """The header, without subsampling if the length of native data shows that there is none."""
+        full = head.rows * head.columns * head.samples * head.allocated * head.frames
+        half = head.photometric.endswith("_422") and not self.syntax.is_compressed
+        if half and len(self.data) * 8 >= full:
+            return replace(head, photometric=head.photometric.replace("_422", ""))
+        return head
+
+    def _check_frames(self) -> None:
+        """Raise `DecodeError` where the number of frames and the length of the data disagree."""
+        if self.syntax.is_compressed:
+            try:
+                available = parse_fragments(self.data)[0]
+            except Exception:
+                raise DecodeError("DICOM with damaged encapsulated pixel data") from None
         else:
-            grey = stretch(values, spec.stretch, self._no_padding(array))
-        inverse = kind == "MONOCHROME1" or self.dataset.get("PresentationLUTShape") == "INVERSE"
-        return 255 - grey if inverse else grey
+            available = len(self.data) * 8 // self.header.frame_bits
+            if available > 1 and not self.header.frames_given:
+                what = "DICOM without a usable NumberOfFrames"
+                raise DecodeError(f"{what} and with pixel data for {available}")
+        if available < self.count:
+            raise DecodeError(f"DICOM of {self.count} frames with pixel data for {available}")
 
-    def _no_padding(self, array: np.ndarray) -> np.ndarray | None:
-        """Where stored values are no padding (PS3.3 C.7.5.1.1.2); None where all count."""
-        padding = self.dataset.get("PixelPaddingValue")
-        if padding is None:
-            return None
-        limit = self.dataset.get("PixelPaddingRangeLimit")
-        # Some files write the padding of signed pixels as unsigned.
-        ends = np.array([padding, padding if limit is None else limit]).astype(array.dtype)
-        return (array < ends.min()) | (array > ends.max())
+    def _plain(self) -> Dataset:
+        """Pixel data and checked elements only, for pydicom."""
+        head, plain = self.header, Dataset()
+        plain.file_meta = self.dataset.file_meta
+        plain.Rows, plain.Columns, plain.NumberOfFrames = head.rows, head.columns, head.frames
+        plain.SamplesPerPixel, plain.PlanarConfiguration = head.samples, head.planar
+        plain.PhotometricInterpretation = head.photometric
+        if head.samples == 3:
+            # Says only how samples are laid out: colours are converted here.
+            half = head.photometric.endswith("_422") and not self.syntax.is_compressed
+            plain.PhotometricInterpretation = "YBR_FULL_422" if half else "RGB"
+        plain.BitsAllocated = head.allocated
+        if not head.floating:
+            # Up to the highest bit: those below the stored ones are shifted out afterwards.
+            plain.BitsStored, plain.HighBit = head.high + 1, head.high
+            plain.PixelRepresentation = int(head.signed)
+        plain[head.keyword] = self.dataset[head.keyword]
+        if all(self._offsets(name) for name in _OFFSETS):
+            for name in _OFFSETS:
+                plain[name] = self.dataset[name]
+        return plain
 
-    def _settings(self, index: int) -> Dataset:
-        """Modality and VOI settings of one frame: its own, else the shared, else the object's."""
-        settings = Dataset()
-        for source in (self.dataset, *self._groups(index)):
-            for name in (*_MODALITY, *_VOI, "BitsStored", "PixelRepresentation"):
-                if name in source:
-                    setattr(settings, name, source[name].value)
-        settings.PhotometricInterpretation = "MONOCHROME2"
-        settings.file_meta = self.dataset.file_meta
-        return settings
+    def _offsets(self, name: str) -> bool:
+        try:
+            return isinstance(self.dataset[name].value, bytes)
+        except Exception:
+            return False
 
-    def _groups(self, index: int) -> list[Dataset]:
-        found = []
-        for name, position in zip(_FUNCTIONAL, (0, index), strict=True):
-            groups = self.dataset.get(name) or []
-            if position < len(groups):
-                for inner in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-                    found += list(groups[position].get(inner) or [])[:1]
-        return found
+    def _decoded(self, index: int) -> np.ndarray:
+        """Stored values of one frame (rows, columns), or colours (rows, columns, 3) as RGB."""
+        head = self.header
+        if head.allocated == 12:
+            return self._packed(index)
+        compressed = self._compressed(index)
+        values = dicom_colours.lossy_jpeg(self.syntax, compressed, head)
+        if values is not None:
+            if values.shape[:2] != (head.rows, head.columns):
+                raise DecodeError("DICOM with JPEG data of another size than its header says")
+            return values
+        values = pixel_array(self.plain, index=index, raw=True)
+        if head.floating:
+            return values
+        values = values >> (head.high + 1 - head.stored)
+        if head.samples == 3 and dicom_colours.is_luminance(self.syntax, compressed, head):
+            return dicom_colours.to_rgb(values, head)
+        return values
+
+    def _compressed(self, index: int) -> bytes:
+        """One frame as it is stored if it is compressed, else empty."""
+        if not self.syntax.is_compressed:
+            return b""
+        offsets = None
+        if "ExtendedOffsetTable" in self.plain:
+            offsets = (self.plain.ExtendedOffsetTable, self.plain.ExtendedOffsetTableLengths)
+        return get_frame(self.data, index, number_of_frames=self.count, extended_offsets=offsets)
+
+    def _packed(self, index: int) -> np.ndarray:
+        """Two values of 12 bits in three bytes (ACR-NEMA; PS3.5, 8.1.1 before 2007)."""
+        head = self.header
+        if self.syntax.is_compressed or not self.syntax.is_little_endian or head.samples != 1:
+            raise DecodeError("DICOM with BitsAllocated 12, which is not read in this form")
+        count = head.rows * head.columns
+        nibbles = np.frombuffer(self.data, np.uint8)
+        nibbles = np.stack([nibbles & 15, nibbles >> 4], axis=-1).ravel()
+        nibbles = nibbles[index * count * 3 : (index + 1) * count * 3].reshape(-1, 3)
+        values = nibbles.astype(np.int32) @ np.array([1, 16, 256], np.int32)
+        values = (values >> (head.high + 1 - head.stored)) & ((1 << head.stored) - 1)
+        if head.signed:
+            values -= (values >> (head.stored - 1)) << head.stored
+        return values.reshape(head.rows, head.columns).astype(
+            np.int16 if head.signed else np.uint16
+        )
+
+    def _shown(self, stored: np.ndarray, index: int, spec: ImageSpec) -> np.ndarray:
+        head, kind = self.header, self.header.photometric
+        if kind == "PALETTE COLOR":
+            found = palette(self.dataset, head.signed)
+            if not found:
+                raise DecodeError("DICOM without a usable palette")
+            return found(stored)
+        if head.samples == 3:
+            return colours(stored, head.stored, spec.stretch)
+        mixed = text(self.dataset, "PixelPresentation") in ("COLOR", "MIXED")
+        coloured = palette(self.dataset, head.signed) if mixed else None
+        beyond = stored >= coloured.first if coloured else None
+        grey = grey_levels(stored, self.dataset, head, index, spec, beyond)
+        if kind == "MONOCHROME1" or text(self.dataset, "PresentationLUTShape") == "INVERSE":
+            grey = 255 - grey
+        if coloured is None or beyond is None or not beyond.any():
+            return grey
+        # Supplemental palette (C.7.6.19): colours for the stored values from its first one on.
+        shown = grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=-1)
+        shown[beyond] = coloured(stored[beyond])
+        return shown
 
 
 def _parsed(content: bytes) -> Dataset:
@@ -200,9 +244,10 @@ def _parsed(content: bytes) -> Dataset:
             if not implicit:
                 syntax = UID("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
             dataset.file_meta.TransferSyntaxUID = syntax
-        for name in _NEEDED:
-            # pydicom parses an element on first access: damaged elements raise here.
-            dataset.get(name)
+        if not isinstance(dataset.file_meta.TransferSyntaxUID, UID):
+            raise DecodeError("damaged DICOM: unusable TransferSyntaxUID")
+    except DecodeError:
+        raise
     except (InvalidDicomError, EOFError):
         raise DecodeError("damaged DICOM") from None
     except Exception as error:
@@ -231,24 +276,5 @@ def _check_deflated(content: bytes) -> None:
 
 def _kind(dataset: Dataset) -> str:
     """The name of the SOP class if the standard defines it, else "unknown class"."""
-    uid = UID(str(dataset.get("SOPClassUID", "")))
+    uid = UID(text(dataset, "SOPClassUID"))
     return uid.name if uid.name != uid and uid.type == "SOP Class" else "unknown class"
-
-
-def _file_window(values: np.ndarray, settings: Dataset) -> np.ndarray:
-    """The file's first window, with its output range at 0 to 255."""
-    for name in ("WindowCenter", "WindowWidth"):
-        if isinstance(settings[name].value, MultiValue):
-            setattr(settings, name, settings[name].value[0])
-    # Values far outside the window give the ends of the output range.
-    ends: Any = apply_windowing(np.array([-1e12, 1e12]), settings)
-    shown = apply_windowing(values.astype(np.float64), settings)
-    scaled = (shown - ends[0]) * (255 / max(float(ends[1] - ends[0]), 1e-12)) + 0.5
-    return np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8)
-
-
-def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    if bits == 8 and values.dtype == np.uint8:
-        return values
-    scaled = values.astype(np.float32) * (255 / ((1 << bits) - 1)) + 0.5
-    return np.clip(scaled, 0, 255).astype(np.uint8)

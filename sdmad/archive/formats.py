@@ -31,3 +31,9 @@ def other_format(content: bytes) -> str:
     if content[344:348] in (b"n+1\x00", b"ni1\x00"):
         return "a NIfTI file"
     return ""
+
+
+def unknown(content: bytes) -> str:
+    """The reason for a file that no decoder knows."""
+    other = other_format(content)
+    return f"unknown image format: it is {other}" if other else "unknown image format"

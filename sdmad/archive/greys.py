@@ -1,11 +1,15 @@
-"""Convert grey values of any range to 8 bits."""
+"""Convert grey and colour values of any range to 8 bits."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from sdmad.archive.limits import DecodeError
-from sdmad.archive.preprocess import PERCENTILES, Window
+from sdmad.archive.preprocess import PERCENTILES, ImageSpec, Window
+
+# Colour files often store values of fewer bits in a container of 16 or 32 and do not say so.
+_DEPTHS = (8, 10, 12, 14, 16, 24)
+_CONTAINERS = (16, 32)
 
 
 def stretch(
@@ -30,17 +34,20 @@ def stretch(
     low, high = (float(value) for value in np.percentile(chosen, percentiles))
     if low == high:
         low, high = float(chosen.min()), float(chosen.max())
-    return _linear(values, low, high)
+    return linear(values, low, high)
 
 
 def windowed(values: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
     """Values (H, W) as one window shows them, uint8; several windows are channels (H, W, C)."""
-    shown = [_linear(values, window.low, window.high) for window in windows]
+    shown = [linear(values, window.low, window.high) for window in windows]
     return shown[0] if len(shown) == 1 else np.stack(shown, axis=-1)
 
 
-def _linear(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`low` and less become 0, `high` and more 255; values that are not finite become 0."""
+def linear(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`low` and less become 0, `high` and more 255, as uint8; values that are not finite become 0.
+
+    Where `low` and `high` are equal, greater values become 255.
+    """
     # Single precision holds integers of 16 bits exactly, and wider ones not.
     scaled = values.astype(np.result_type(values, np.float32))
     scaled -= low
@@ -48,3 +55,60 @@ def _linear(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled += 0.5
     scaled[~np.isfinite(values)] = 0
     return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def depth(largest: int, bits: int) -> int:
+    """How many bits unsigned values have, of which `largest` is the greatest.
+
+    It is `bits`, unless these are the whole container (16 or 32) or too few for `largest`: then it
+    is the least of 8, 10, 12, 14, 16, 24 and 32 that holds `largest`.
+    """
+    needed = int(largest).bit_length()
+    if needed <= bits and bits not in _CONTAINERS:
+        return bits
+    return next((one for one in _DEPTHS if one >= needed), 32)
+
+
+def eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Unsigned values of `bits` bits, scaled to uint8."""
+    if bits == 8 and values.dtype == np.uint8:
+        return values
+    scaled = values.astype(np.result_type(values, np.float32)) * (255 / ((1 << bits) - 1)) + 0.5
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def grey(
+    values: np.ndarray, bits: int, spec: ImageSpec, counted: np.ndarray | None = None
+) -> np.ndarray:
+    """Grey values (H, W) of a file that is not DICOM as uint8; (H, W, 3) with three windows.
+
+    Unsigned values of up to 8 bits keep their scale. Others are windowed or stretched; their unit
+    is unknown, so windows in Hounsfield units do not apply. `counted` is as in `stretch`.
+    """
+    if values.dtype.kind == "u" and bits <= 8:
+        return eight_bits(values, bits)
+    if spec.windows and not spec.hounsfield:
+        return windowed(values, spec.windows)
+    return stretch(values, spec.stretch, counted)
+
+
+def colours(values: np.ndarray, bits: int, percentiles: tuple[float, float]) -> np.ndarray:
+    """Colours (H, W, 3) as uint8.
+
+    Unsigned integers are scaled by their `depth`. Floats from 0 to 1 are scaled to 0 to 255. Other
+    values are stretched, all channels by the same percentiles.
+    """
+    if values.dtype.kind == "u":
+        return eight_bits(values, depth(int(values.max(initial=0)), bits))
+    finite = values[np.isfinite(values)]
+    if values.dtype.kind == "f" and finite.size and finite.min() >= 0 and finite.max() <= 1:
+        return linear(values, 0, 1)
+    return stretch(values, percentiles)
+
+
+def on_black(shown: np.ndarray, alpha: np.ndarray, bits: int) -> np.ndarray:
+    """8-bit greys (H, W) or colours (H, W, 3) over black; `alpha` (H, W) has `bits` bits."""
+    opacity = colours(alpha, bits, (0, 100)).astype(np.float32) / 255
+    if shown.ndim == 3:
+        opacity = opacity[..., None]
+    return (shown * opacity + 0.5).astype(np.uint8)

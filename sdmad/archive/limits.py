@@ -15,6 +15,8 @@ LARGEST_HEADER_BYTES = 1 << 20
 LARGEST_WINDOW_BYTES = 128 << 20
 LARGEST_IMAGE_PIXELS = 250_000_000
 MOST_FRAMES = 50_000
+# Frames times pixels of a frame: an animation may repeat a large picture in a few bytes.
+LARGEST_ANIMATION_PIXELS = 25_000_000_000
 
 # What libraries raise for a damaged shard, or one in another format than its name says.
 DAMAGE = (

@@ -1,13 +1,13 @@
 """Decode in a child process, for files that may crash a decoder or make it hang.
 
     with Decoder(spec, seconds=60) as decoder:
-        frames = decoder.frames(content)
+        frames = list(decoder.frames(content))
 
 Normally readers decode in their own process, which is fastest. A watchdog ends the process if one
-file takes too long. When a reader has died, its unit is read again, and every file is decoded by a
-`Decoder`. If the child process crashes or hangs, that is the file's reason in the failures table,
-and the rest of the unit is still decoded. The child's memory is limited. Its answers are JSON and
-raw pixels, which cannot carry code.
+frame takes too long. When a reader has died, its unit is read again, and every file is decoded by a
+`Decoder`. If the child process crashes or hangs, that is the reason of this frame in the failures
+table, and the other frames and files of the unit are still decoded. The child's memory is limited.
+Its answers are JSON and raw pixels, which cannot carry code.
 """
 
 import json
@@ -32,6 +32,7 @@ from sdmad.archive.decode import Frame
 from sdmad.archive.preprocess import ImageSpec
 
 ATTEMPTS = 2
+MOST_CRASHES = 4
 MEMORY_BYTES = 8 << 30
 DECODE_SECONDS = 120.0
 START_SECONDS = 120.0
@@ -72,40 +73,67 @@ class Decoder:
     ) -> None:
         self._end()
 
-    def frames(self, content: bytes) -> list[Frame]:
+    def frames(self, content: bytes) -> Iterator[Frame]:
         """All frames of a file, as `decode.frames` gives them.
 
-        After `ATTEMPTS` crashes or timeouts it is one frame without pixels, with the reason.
+        A frame that crashes the child or takes too long, `ATTEMPTS` times, has no pixels but the
+        reason; the frames after it are decoded. After `MOST_CRASHES` such frames, the rest of the
+        file is not tried. A file that cannot be opened is one frame.
         """
-        reason = ""
-        for _ in range(ATTEMPTS):
+        count, done, crashes, tries = 0, 0, 0, 0
+        while True:
             try:
-                return self._ask(content)
+                for answer in self._ask(content, done):
+                    if isinstance(answer, int):
+                        count = max(count, answer)
+                        continue
+                    done, tries = done + 1, 0
+                    yield answer
+                return
             except TimeoutError:
                 reason = f"the decoder did not return within {self.seconds:g} seconds"
             except (EOFError, BrokenPipeError):
                 reason = f"the decoder crashed ({self._cause()})"
+            except GeneratorExit:
+                self._end()  # Its answers would be taken for those to the next file.
+                raise
             self._end()
-        return [Frame(None, None, f"quarantined: {reason}")]
+            tries += 1
+            if tries < ATTEMPTS:
+                continue
+            if count < 2:
+                yield Frame(None, None, f"quarantined: {reason}")
+                return
+            done, crashes, tries = done + 1, crashes + 1, 0
+            yield Frame(done, None, f"quarantined: {reason}")
+            if crashes == MOST_CRASHES:
+                reason = f"quarantined: {crashes} other frames crashed the decoder or took too long"
+                yield from (Frame(number + 1, None, reason) for number in range(done, count))
+                return
+            if done == count:
+                return
 
-    def _ask(self, content: bytes) -> list[Frame]:
+    def _ask(self, content: bytes, start: int) -> Iterator[int | Frame]:
+        """The number of frames in the file, then each frame from the one at index `start`."""
         child = self.child or self._start()
         if child.stdin is None or child.stdout is None:
             raise AssertionError("the child has pipes")
-        left = memoryview(_HEADER.pack(len(content), 0) + content)
+        left = memoryview(_HEADER.pack(len(content), start) + content)
         while left:
             left = left[child.stdin.write(left) :]
-        found: list[Frame] = []
         while True:
             size, pixels = _header(child.stdout, self.seconds)
             if size == 0:
-                return found
+                return
             fields = json.loads(_exactly(child.stdout, size))
+            if "count" in fields:
+                yield fields["count"]
+                continue
             frame = None
             if pixels:
                 flat = np.frombuffer(_exactly(child.stdout, pixels), np.uint8)
                 frame = flat.reshape((*self.spec.size, 3))
-            found.append(Frame(fields["number"], frame, fields["reason"]))
+            yield Frame(fields["number"], frame, fields["reason"])
 
     def _start(self) -> subprocess.Popen[bytes]:
         spec = json.dumps(asdict(self.spec))
@@ -168,16 +196,22 @@ def _serve(spec: ImageSpec) -> None:
     os.dup2(2, 1)
     sink.write(_HEADER.pack(*_READY))
     sink.flush()
+
+    def send(fields: dict[str, object], pixels: bytes = b"") -> None:
+        text = json.dumps(fields).encode()
+        sink.write(_HEADER.pack(len(text), len(pixels)))
+        sink.write(text)
+        sink.write(pixels)
+        sink.flush()
+
     with suppress(EOFError):
         while True:
-            size, _ = _HEADER.unpack(_exactly(source, _HEADER.size))
-            for frame in decode.frames(_exactly(source, size), spec):
-                fields = json.dumps({"number": frame.number, "reason": frame.reason}).encode()
+            size, start = _HEADER.unpack(_exactly(source, _HEADER.size))
+            content = _exactly(source, size)
+            send({"count": decode.count_frames(content)})
+            for frame in decode.frames(content, spec, start):
                 pixels = b"" if frame.pixels is None else frame.pixels.tobytes()
-                sink.write(_HEADER.pack(len(fields), len(pixels)))
-                sink.write(fields)
-                sink.write(pixels)
-                sink.flush()
+                send({"number": frame.number, "reason": frame.reason}, pixels)
             sink.write(_HEADER.pack(0, 0))
             sink.flush()
 

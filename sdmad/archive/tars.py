@@ -38,9 +38,9 @@ class StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, tar: Any) -> "StrictTarInfo":
         ended, tar.ended = getattr(tar, "ended", False), False
         buffer = tar.fileobj.read(tarfile.BLOCKSIZE)
+        if ended and len(buffer) < tarfile.BLOCKSIZE and not buffer.strip(b"\x00"):
+            buffer = b""  # Padding that is no whole block.
         try:
-            if ended and len(buffer) < tarfile.BLOCKSIZE and not buffer.strip(b"\x00"):
-                raise tarfile.EmptyHeaderError("end of file")  # type: ignore[attr-defined]
             info: Any = cls.frombuf(buffer, tar.encoding, tar.errors)
             info.offset = tar.fileobj.tell() - tarfile.BLOCKSIZE
             return info._proc_member(tar)

@@ -12,6 +12,7 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
+from sdmad.backbones.architectures import check_architecture
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 
@@ -69,13 +70,15 @@ def _format(published: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_name(config: BackboneConfig) -> None:
-    """Raise `UserError` when open_clip has no such model or weights; loads nothing."""
+    """Raise `UserError` when open_clip has no such model or weights, or it cannot be adapted; loads
+    nothing."""
     model, pretrained = config.model, config.pretrained
     if model not in open_clip.list_models():
         raise UserError(
             f"open_clip has no model {model!r}; try ViT-B-32 or ViT-L-14-336, "
             "or hf-hub:organisation/name, or a folder"
         )
+    check_architecture(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
     known = f"open_clip's tags are {', '.join(tags)}" if tags else "open_clip has no tags for it"
     if pretrained is None:

@@ -19,7 +19,7 @@ from sdmad.baselines import aa_clip, clip_adapter, coop, linear_probe, mvfa, tip
 from sdmad.baselines.base import BaselineConfig, FrozenImages, Scorer, SupportViews, Task
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
-from sdmad.method.learner import SupportImages, random_generator
+from sdmad.method.augment import SupportImages, random_generator
 
 __all__ = ["BASELINES", "BaselineConfig", "FrozenImages", "Scorer", "SupportViews", "fit"]
 

@@ -21,9 +21,10 @@ from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.detector import anomaly_score
 from sdmad.inputs.catalog import Catalog
+from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.calibration import fit_temperature
-from sdmad.method.learner import IMAGES_AT_ONCE, AugmentConfig, SupportImages, augment
 from sdmad.method.losses import category_loss, midpoint_bias
+from sdmad.method.views import IMAGES_AT_ONCE
 
 
 class BaselineConfig(BaseModel):
@@ -67,7 +68,7 @@ class FrozenImages:
                 for part in self._parts()
             ]
             tokens = torch.cat([part.f_frozen for part in parts])
-            self._after[block] = Activations(tokens, tokens, parts[0].call)
+            self._after[block] = parts[0].of_images(tokens, tokens)
         return self._after[block]
 
     def take(self, rows: torch.Tensor) -> "FrozenImages":

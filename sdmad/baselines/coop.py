@@ -12,6 +12,7 @@ the position embeddings. Each category against normal instead of a softmax over 
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sdmad.backbones.loading import Backbone
@@ -36,8 +37,10 @@ class PromptLearner(nn.Module):
             for word in PLACEHOLDERS
         )
         self.prompts = self.tower.prefix(tokens, len(self.tower.blocks))
-        # With two different placeholders, tokens differ exactly where the context stands.
-        self.where = (tokens != other)[:, : self.prompts.f_in.shape[1]]
+        # The two placeholders differ exactly where the context stands, in any tokenizer.
+        # Padding behind the last token may be cut, and a class token may stand behind all.
+        length = self.prompts.f_in.shape[1]
+        self.where = F.pad(tokens != other, (0, length - tokens.shape[1]))
         if not bool((self.where.sum(1) == CONTEXT).all()):
             raise ValueError(
                 "CoOp needs a tokenizer that makes one token of each placeholder word "
@@ -50,9 +53,7 @@ class PromptLearner(nn.Module):
         """Class features (1 + C, E) of the prompts with their context."""
         tokens = self.prompts.f_in.clone()
         tokens[self.where] += self.context.repeat(len(tokens), 1)
-        args, kwargs = self.prompts.call
-        output = self.tower.blocks[0](tokens, *args, **kwargs)
-        output = output[0] if isinstance(output, tuple) else output
+        output = self.tower.block(0, tokens, self.prompts)
         prompts = replace(self.prompts, f_in=tokens, f_frozen=output)
         return self.texts.features(adapted_tower(self.tower, prompts, {}))
 

@@ -49,6 +49,17 @@ def score(
         Literal["auto", "single", "half"],
         typer.Option(help="Floating-point precision; auto: half on GPUs, single on CPUs."),
     ] = "auto",
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            help="Go on when objects disappeared before they were scored, and score changed "
+            "objects again. run.json names them."
+        ),
+    ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option(help="Remove the rows of objects that are no longer in the archive."),
+    ] = False,
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
@@ -75,7 +86,14 @@ def score(
         precision=precision,
     )
     tally = score_archive(
-        source, storage.resolve(detector), target, config, per_seed, backbone_weights
+        source,
+        storage.resolve(detector),
+        target,
+        config,
+        per_seed,
+        backbone_weights,
+        accept_changes,
+        prune,
     )
     typer.echo(
         f"scored {tally.images} images in {tally.units} work units, {tally.failures} failures; "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from sdmad.inputs.catalog import Catalog, Category
-from sdmad.method.learner import random_generator
+from sdmad.method.augment import random_generator
 
 
 def keep_signs(catalog: Catalog, count: int) -> Catalog:

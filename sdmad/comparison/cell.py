@@ -13,8 +13,10 @@ from sdmad.comparison.config import Variant
 from sdmad.detector import anomaly_score
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
-from sdmad.method.learner import IMAGES_AT_ONCE, LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
+from sdmad.method.views import IMAGES_AT_ONCE
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sdmad.comparison.config import CompareConfig
 from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.fitting.config import parse_numbers
-from sdmad.fitting.reading import read_images
+from sdmad.fitting.reading import Image, fetch, read_images
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
@@ -58,6 +58,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     if not (labels.split == "test").any():
         raise UserError(f"the label table {config.labels} has no row with split 'test'")
+    run_record.read_earlier(output, "compare")
     run_record.check_identity(output, _identity(config, archive, catalog, labels), "cells")
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
@@ -138,14 +139,14 @@ class Comparer:
         catalog: Catalog,
         test: list[tuple[str, str]],
         truth: np.ndarray,
-        pixels: dict[str, Any],
+        pixels: dict[Image, Any],
         output: str,
         threads: int,
         device: str | None,
     ) -> None:
         torch.set_num_threads(min(threads, node_cpus()))
         self.config, self.pixels, self.output = config, pixels, output
-        images = self._images({archive for archive, _ in test})
+        images = fetch(test, pixels)
         stacked = np.stack([images[name] for name in test])
         self.mistake: UserError | None = None
         try:
@@ -161,7 +162,7 @@ class Comparer:
         """Compute the cells of `methods` on one support, each written at once; their number."""
         if self.mistake:
             raise self.mistake
-        images = support.with_pixels(self._images({archive for archive, _ in support.images}))
+        images = support.with_pixels(fetch(support.images, self.pixels))
         for method in methods:
             variant = self.config.variants.get(method)
             found = self.bench.measure(method, variant, images)
@@ -174,12 +175,6 @@ class Comparer:
             uri = cell_uri(self.output, stored, support.shots, support.seed)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)
-
-    def _images(self, archives: set[str]) -> dict[tuple[str, str], np.ndarray]:
-        found: dict[tuple[str, str], np.ndarray] = {}
-        for part in ray.get([self.pixels[archive] for archive in sorted(archives)]):
-            found.update(part)
-        return found
 
 
 def _measure_missing(

@@ -12,7 +12,8 @@ from sdmad.errors import UserError
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
-from sdmad.method.learner import AugmentConfig, LearnerConfig
+from sdmad.method.augment import AugmentConfig
+from sdmad.method.learner import LearnerConfig
 from sdmad.method.probe import ProbeConfig
 from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import write_archive

@@ -21,7 +21,7 @@ import torch
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.evaluation import audit_tables
-from sdmad.method.learner import SupportImages
+from sdmad.method.augment import SupportImages
 from sdmad.method.selection import pairwise_auc
 
 

@@ -9,6 +9,8 @@ when the detector was fitted; evaluation changes none of them.
 """
 
 import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
+from sdmad.archive.naming import clean, comparable, split_frame
+from sdmad.archive.units import WorkUnit
 from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
 from sdmad.evaluation import protocols
@@ -25,9 +29,11 @@ from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex
 from sdmad.scoring import tables
-from sdmad.scoring.plan import read_plan
+from sdmad.scoring.plan import open_plan
+from sdmad.storage import parquet
 
 ENSEMBLE = "ensemble"
+READERS = 16
 HEADLINES = {
     ("anomaly detection", "auroc"): "AUROC",
     ("anomaly detection", "average_precision"): "average precision",
@@ -66,28 +72,28 @@ class ScoredTest:
         return self.table.labels
 
 
-def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
+def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredTest:
     """Join the scores of a run with the test rows of a label table.
 
+    Without `details`, `rows` lacks the columns that no metric needs (findings, signs, spread).
     Raises `UserError` when the run or the labels are missing, when no test image of a category was
     scored, or when most test images are unknown to the run.
     """
-    _, metadata = read_plan(run)
+    metadata, units = open_plan(run)
     categories = metadata["categories"].split(";")
     labels = load_labels(labels_uri, categories, metadata["archive"])
     test = labels.where(labels.split == "test")
     if len(test) == 0:
         raise UserError(f"the label table {labels_uri} has no row whose split is 'test'")
     position = NameIndex(zip(test.archive, test.member, strict=True))
-    parts, owners = [], []
-    for part in tables.read_parts(run, "scores"):
-        scored = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
-        matched = [(k, position[name]) for k, name in enumerate(scored) if name in position]
-        if matched:
-            parts.append(part.take(pa.array([k for k, _ in matched])))
-            owners += [row for _, row in matched]
+    columns = None
+    if not details:
+        columns = ["archive", "member", "anomaly_score"]
+        columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
+    held = _units_with(run, units, position)
+    parts, owners = _read_rows(run, held, position, columns)
     if not parts:
-        raise nothing_scored(run, labels_uri, test)
+        raise nothing_scored(run, labels_uri, test, held)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     if len(set(owners)) < len(owners):
@@ -106,8 +112,50 @@ def load_scored_test(run: str, labels_uri: str) -> ScoredTest:
         rows=rows,
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
-        notices=check_scored(run, labels_uri, test, mask),
+        notices=check_scored(run, labels_uri, test, mask, held),
     )
+
+
+def _units_with(run: str, units: Iterable[WorkUnit], position: NameIndex) -> list[str]:
+    """The finished units that may hold labelled images."""
+    shards = {archive for archive, _ in position.alike if archive}
+    loose = {member for archive, member in position.alike if not archive}
+    loose |= {split_frame(member)[0] for member in loose}
+    done = tables.done_units(run)
+
+    def may_hold(unit: WorkUnit) -> bool:
+        stored = (clean(storage.relative(entry.uri, unit.base)) for entry in unit.objects)
+        names = {comparable(name) for name in stored}
+        return unit.id in done and not names.isdisjoint(loose if unit.kind == "objects" else shards)
+
+    return [unit.id for unit in units if may_hold(unit)]
+
+
+def _read_rows(
+    run: str, units: list[str], position: NameIndex, columns: list[str] | None
+) -> tuple[list[pa.Table], list[int]]:
+    """The score rows of labelled images, and where these are in the label table.
+
+    The tables of `units` are read, several at once.
+    """
+
+    def read(unit: str) -> tuple[pa.Table | None, list[int]]:
+        content = tables.read_content(run, "scores", unit)
+        names = parquet.decode(content, ("archive", "member"))
+        pairs = zip(names["archive"].to_pylist(), names["member"].to_pylist(), strict=True)
+        matched = [(k, position[name]) for k, name in enumerate(pairs) if name in position]
+        if not matched:
+            return None, []
+        rows = parquet.decode(content, columns).take(pa.array([k for k, _ in matched]))
+        return rows, [row for _, row in matched]
+
+    parts, owners = [], []
+    with ThreadPoolExecutor(READERS) as pool:
+        for rows, found in pool.map(read, units):
+            if rows is not None:
+                parts.append(rows)
+                owners += found
+    return parts, owners
 
 
 def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:

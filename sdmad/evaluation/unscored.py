@@ -1,5 +1,8 @@
 """Test images without a score: which, why, and whether the metrics still mean something."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
 import numpy as np
 
 from sdmad import storage
@@ -9,20 +12,25 @@ from sdmad.inputs.matching import NEAR_AMONG, SHOWN, Name, NameIndex, near_miss,
 from sdmad.scoring import tables
 from sdmad.storage import run_record
 
+READERS = 16
 
-def check_scored(run: str, labels_uri: str, test: LabelTable, scored: np.ndarray) -> list[str]:
-    """Notices about the test images without a score; `scored` is a mask of the rows of `test`.
 
+def check_scored(
+    run: str, labels_uri: str, test: LabelTable, scored: np.ndarray, units: list[str]
+) -> list[str]:
+    """Notices about the test images without a score.
+
+    `scored` is a mask of the rows of `test`; `units` are the finished units that may hold them.
     Raises `UserError` if a category, or normal, has no scored image left, or if more than half of
     the images are unknown to a finished run.
     """
     if scored.all():
         return []
     names = _names(test, ~scored)
-    failed = _failed(run, names)
+    failed = _failed(run, names, units)
     unknown = [name for name in names if name not in failed]
     finished = _finished(run)
-    about = _about(run, len(failed), unknown, finished)
+    about = _about(run, len(failed), unknown, finished, units)
     if finished and len(unknown) > len(test) / 2:
         raise UserError(
             f"{len(unknown)} of the {len(test)} test images of {labels_uri} match no image of "
@@ -47,15 +55,15 @@ def check_scored(run: str, labels_uri: str, test: LabelTable, scored: np.ndarray
     ]
 
 
-def nothing_scored(run: str, labels_uri: str, test: LabelTable) -> UserError:
+def nothing_scored(run: str, labels_uri: str, test: LabelTable, units: list[str]) -> UserError:
     """The exception if no test image has a score."""
     names = _names(test, np.ones(len(test), bool))
-    failed = _failed(run, names)
+    failed = _failed(run, names, units)
     unknown = [name for name in names if name not in failed]
+    about = _about(run, len(failed), unknown, _finished(run), units)
     return UserError(
         f"none of the {len(test)} test images of {labels_uri} is in the scores: {some(names)}; "
-        f"{_about(run, len(failed), unknown, _finished(run))}; the columns archive and member must "
-        "match those of the score tables"
+        f"{about}; the columns archive and member must match those of the score tables"
     )
 
 
@@ -63,7 +71,7 @@ def _names(test: LabelTable, mask: np.ndarray) -> list[Name]:
     return list(zip(test.archive[mask].tolist(), test.member[mask].tolist(), strict=True))
 
 
-def _about(run: str, failed: int, unknown: list[Name], finished: bool) -> str:
+def _about(run: str, failed: int, unknown: list[Name], finished: bool, units: list[str]) -> str:
     """What the run says about images without a score, with examples of the names it has."""
     parts = [f"the scoring run {run}"]
     if not finished:
@@ -71,31 +79,29 @@ def _about(run: str, failed: int, unknown: list[Name], finished: bool) -> str:
     if failed:
         parts.append(f"which has {failed} of them in failures")
     if unknown:
-        there = _some_scored(run)
+        there = _some_scored(run, units or sorted(tables.done_units(run)))
         examples = some(there[:SHOWN]) or "no images"
         parts.append(f"which does not know {some(unknown)}{near_miss(unknown, there)}")
         parts.append(f"but has {examples}")
     return ", ".join(parts)
 
 
-def _failed(run: str, names: list[Name]) -> set[Name]:
+def _failed(run: str, names: list[Name], units: list[str]) -> set[Name]:
     """Those of `names` that are in the failures of a run."""
     index = NameIndex(names)
-    found = set()
-    for part in tables.read_parts(run, "failures"):
-        for name in zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True):
-            if name in index:
-                found.add(names[index[name]])
-    return found
+    with ThreadPoolExecutor(READERS) as pool:
+        stored = chain.from_iterable(pool.map(lambda unit: _stored(run, "failures", unit), units))
+        return {names[index[name]] for name in stored if name in index}
 
 
-def _some_scored(run: str) -> list[Name]:
-    found: list[Name] = []
-    for part in tables.read_parts(run, "scores"):
-        found += zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
-        if len(found) >= NEAR_AMONG:
-            break
-    return found[:NEAR_AMONG]
+def _some_scored(run: str, units: list[str]) -> list[Name]:
+    stored = chain.from_iterable(_stored(run, "scores", unit) for unit in units)
+    return list(islice(stored, NEAR_AMONG))
+
+
+def _stored(run: str, kind: str, unit: str) -> list[Name]:
+    part = tables.read_part(run, kind, unit, ("archive", "member"))
+    return list(zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True))
 
 
 def _finished(run: str) -> bool:

@@ -1,9 +1,10 @@
-"""Readers of labelled images: Ray tasks, one for each shard."""
+"""Readers of labelled images: Ray tasks, one for each shard or group of loose images."""
 
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import ray
 
 from sdmad import storage
@@ -17,23 +18,26 @@ from sdmad.runtime.cluster import mistakes_surface
 
 # Half a core, because a reader waits for storage more than it computes.
 READER_CPUS = 0.5
+LOOSE_IMAGES_PER_TASK = 64
+Image = tuple[str, str]
 
 
-def check_names(images: Iterable[tuple[str, str]], base: str) -> None:
+def check_names(images: Iterable[Image], base: str) -> None:
     """Raise `UserError` if images, given as (archive, member), are not in the archive at `base`.
 
     The message has examples of both sides.
     """
-    by_archive = _by_archive(images)
-    reader: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(missing_members)
-    refs = {
-        archive: reader.remote(base, archive, sorted({split_frame(m)[0] for _, m in wanted}))
-        for archive, wanted in by_archive.items()
-    }
-    missing: list[tuple[str, str]] = []
-    stored: list[tuple[str, str]] = []
+    options: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)
+    reader = options(missing_members)
+    waiting, total = [], 0
+    for group in groups(images):
+        total += len(group)
+        members = sorted({split_frame(member)[0] for _, member in group})
+        waiting.append((group[0][0], *reader.remote(base, group[0][0], members)))
+    missing: list[Image] = []
+    stored: list[Image] = []
     with mistakes_surface():
-        for archive, (absent, others) in refs.items():
+        for archive, absent, others in waiting:
             names = ray.get(absent)
             missing += [(archive, name) for name in names]
             if names:
@@ -43,7 +47,6 @@ def check_names(images: Iterable[tuple[str, str]], base: str) -> None:
     if not stored:
         listed = islice(storage.list_objects(base), 2 * SHOWN)
         stored = [("", storage.relative(entry.uri, base)) for entry in listed]
-    total = sum(map(len, by_archive.values()))
     raise UserError(
         f"{len(missing)} of {total} images of split pool are not in the archive {base}: "
         f"{some(missing)}{near_miss(missing, stored)}; the archive has "
@@ -52,28 +55,42 @@ def check_names(images: Iterable[tuple[str, str]], base: str) -> None:
     )
 
 
-def _by_archive(images: Iterable[tuple[str, str]]) -> dict[str, set[tuple[str, str]]]:
-    found: dict[str, set[tuple[str, str]]] = {}
-    for image in images:
-        found.setdefault(image[0], set()).add(image)
-    return found
-
-
 def read_images(
-    images: Iterable[tuple[str, str]], base: str, spec: ImageSpec
-) -> tuple[dict[str, Any], list[str]]:
+    images: Iterable[Image], base: str, spec: ImageSpec
+) -> tuple[dict[Image, Any], list[str]]:
     """Decode `images`, given as (archive, member) below `base`.
 
-    Returns a Ray reference for each archive, to a dictionary from (archive, member) to uint8 pixels
-    (height, width, 3), and a sentence for each image that could not be read
-    (`sdmad.archive.selected.decode_members`).
+    Returns for each image a Ray reference that `fetch` takes, and a sentence for each image that
+    could not be read (`sdmad.archive.selected.decode_members`).
     """
-    by_archive = _by_archive(images)
-    reader = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)(decode_members)
-    refs: dict[str, tuple[Any, Any]] = {
-        archive: reader.remote(base, sorted(some), spec)  # type: ignore[misc]
-        for archive, some in by_archive.items()
-    }
+    options: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)
+    reader = options(decode_members)
+    refs: dict[Image, Any] = {}
+    waiting = []
+    for group in groups(images):
+        pixels, problems = reader.remote(base, group, spec)
+        refs |= dict.fromkeys(group, pixels)
+        waiting.append(problems)
     with mistakes_surface():
-        problems = [p for _, found in refs.values() for p in ray.get(found)]
-    return {archive: pixels for archive, (pixels, _) in refs.items()}, problems
+        return refs, [problem for found in waiting for problem in ray.get(found)]
+
+
+def groups(images: Iterable[Image]) -> list[list[Image]]:
+    """What one task reads: the images of one shard, or `LOOSE_IMAGES_PER_TASK` loose ones."""
+    by_archive: dict[str, set[Image]] = {}
+    for image in images:
+        by_archive.setdefault(image[0], set()).add(image)
+    loose = sorted(by_archive.pop("", ()))
+    cuts = range(0, len(loose), LOOSE_IMAGES_PER_TASK)
+    return [
+        *(sorted(some) for some in by_archive.values()),
+        *(loose[start : start + LOOSE_IMAGES_PER_TASK] for start in cuts),
+    ]
+
+
+def fetch(images: Iterable[Image], refs: dict[Image, Any]) -> dict[Image, np.ndarray]:
+    """Pixels (height, width, 3) uint8 of at least these images, from what `read_images` returns."""
+    pixels: dict[Image, np.ndarray] = {}
+    for part in ray.get(list(dict.fromkeys(refs[image] for image in images))):
+        pixels.update(part)
+    return pixels

@@ -55,6 +55,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
+    run_record.read_earlier(output, "train_seeds")
     run_record.check_identity(output, identity, "fits")
     grid = [
         (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import ray.train
 import torch
 
@@ -15,10 +14,12 @@ from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.fits import Provenance, fit_uri, list_fits, serialize
+from sdmad.fitting.reading import Image, fetch
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
 from sdmad.inputs.support import draw_support
-from sdmad.method.learner import LearnerConfig, SupportImages, fit_batch
+from sdmad.method.augment import SupportImages
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.runtime.cluster import node_cpus
 
 
@@ -57,10 +58,10 @@ class SupportRef:
 
 @dataclass(frozen=True)
 class FitTask:
-    """What every rank gets; `pixels` has a Ray reference for each archive (see `read_images`)."""
+    """What every rank gets; `pixels` is for `fitting.reading.fetch`."""
 
     batches: list[list[SupportRef]]
-    pixels: dict[str, Any]
+    pixels: dict[Image, Any]
     output: str
     backbone: BackboneConfig
     catalog: Catalog
@@ -92,10 +93,7 @@ def share_cores() -> None:
 
 
 def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) -> None:
-    archives = sorted({archive for support in todo for archive, _ in support.images})
-    pixels: dict[tuple[str, str], np.ndarray] = {}
-    for part in ray.get([task.pixels[archive] for archive in archives]):
-        pixels.update(part)
+    pixels = fetch((image for support in todo for image in support.images), task.pixels)
     supports = [support.with_pixels(pixels) for support in todo]
     model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
     for index, support in enumerate(todo):

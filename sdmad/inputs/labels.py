@@ -122,7 +122,7 @@ def _split_uri(uri: str, base: str) -> tuple[str, str]:
     container, member = split_uri(uri)
     if member is not None:
         return storage.relative(container, base), member
-    return "", storage.relative(uri, base)
+    return "", storage.relative(container, base)
 
 
 def _patients(table: TextTable) -> list[str]:

@@ -74,16 +74,19 @@ class ShiftAdapter(nn.Module):
             drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
             weight.copy_(drawn)
 
-    def forward(self, f_in: torch.Tensor, f_frozen: torch.Tensor) -> torch.Tensor:
-        """f_out (S, B, T, D), from the input and the frozen output of the block.
+    def forward(
+        self, f_in: torch.Tensor, f_frozen: torch.Tensor, seeds: slice = slice(None)
+    ) -> torch.Tensor:
+        """f_out (S, B, T, D) from the block's input and its frozen output.
 
-        Both are (S, B, T, D), or (B, T, D) if all seeds share them.
+        Both are (S, B, T, D), or (B, T, D) when all seeds share them. `seeds` are those to compute.
         """
+        down, up = self.down[seeds], self.up[seeds]
         a = ACTIVATIONS[self.config.activation]
         if f_in.dim() == 3:
             f_in, f_frozen = f_in[None], f_frozen[None]
-        hidden = a(torch.matmul(f_in, self.down[:, None]))  # (S, B, T, r)
-        f_ada = a(torch.matmul(hidden, self.up[:, None]))  # (S, B, T, D)
+        hidden = a(torch.matmul(f_in, down[:, None]))  # (S, B, T, r)
+        f_ada = a(torch.matmul(hidden, up[:, None]))  # (S, B, T, D)
         if self.config.match_norm:
             target = f_frozen.norm(dim=-1, keepdim=True)
             f_ada = f_ada * (target / f_ada.norm(dim=-1, keepdim=True).clamp_min(1e-6)).detach()
@@ -109,9 +112,13 @@ class TowerAdapters(nn.ModuleList):
             layer.initialise(seed_index, generator)
 
     def seed(self, index: int) -> "TowerAdapters":
-        """The adapters of one seed (S = 1): they share memory with these, but not gradients."""
-        single = TowerAdapters(1, 0, self.config)
-        for target, source in zip(single.layers, self.layers, strict=True):
-            target.down = nn.Parameter(source.down[index : index + 1].detach())
-            target.up = nn.Parameter(source.up[index : index + 1].detach())
-        return single
+        """The adapters of one seed (S = 1), as `part`."""
+        return self.part(slice(index, index + 1))
+
+    def part(self, seeds: slice) -> "TowerAdapters":
+        """The adapters of some seeds: the same weights in memory, with gradients of their own."""
+        some = TowerAdapters(len(range(self.seeds)[seeds]), 0, self.config)
+        for mine, theirs in zip(some.layers, self.layers, strict=True):
+            mine.down = nn.Parameter(theirs.down[seeds].detach())
+            mine.up = nn.Parameter(theirs.up[seeds].detach())
+        return some

@@ -6,19 +6,18 @@ The randomness of a fit (initial weights, batches, augmentation) comes from its 
 the names of its images, so a fit does not depend on the other fits in its batch.
 """
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.inputs.catalog import Catalog
-from sdmad.method import losses
+from sdmad.method import losses, memory
 from sdmad.method.adapter import AdapterConfig
+from sdmad.method.augment import AugmentConfig, SupportImages, random_generator
 from sdmad.method.calibration import fit_temperature, undecided_band
 from sdmad.method.losses import ObjectiveConfig
 from sdmad.method.model import DecisionRule, Readings, SignModel
@@ -29,34 +28,7 @@ from sdmad.method.selection import (
     pairwise_auc,
     reliability_weights,
 )
-
-IMAGES_AT_ONCE = 64
-
-
-class AugmentConfig(BaseModel):
-    """Light augmentation of support images; the views of an image are made once and cached."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    views: int = Field(
-        default=8, ge=1, description="versions of each support image, the original included"
-    )
-    flip: bool = Field(
-        default=True,
-        description="mirror half of the views left to right; `false` where sides differ (chest)",
-    )
-    shift: float = Field(
-        default=0.06,
-        ge=0,
-        le=0.5,
-        description="largest shift of a view, as a share of the image's side",
-    )
-    gain: float = Field(default=0.15, ge=0, lt=1)
-    noise: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="standard deviation of the noise in a view; pixel values run from 0 to 1",
-    )
+from sdmad.method.views import SupportCache, encode, groups_in_memory
 
 
 class LearnerConfig(BaseModel):
@@ -76,101 +48,6 @@ class LearnerConfig(BaseModel):
     augment: AugmentConfig = AugmentConfig()
     selection: SelectionConfig = SelectionConfig()
     probe: ProbeConfig = ProbeConfig()
-
-
-@dataclass(frozen=True)
-class SupportImages:
-    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), and a key for each image.
-
-    The same image has the same key in every support.
-    """
-
-    shots: int
-    seed: int
-    keys: list[str]
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
-def random_generator(*parts: object) -> torch.Generator:
-    """A generator seeded with a hash of `parts`: the same numbers on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def augment(image: np.ndarray, key: str, view: int, config: AugmentConfig) -> np.ndarray:
-    """View `view` of a uint8 image (H, W, 3); view 0 is the image itself.
-
-    The random changes depend on `key` and `view` alone.
-    """
-    if view == 0:
-        return image
-    generator = random_generator("augment", key, view)
-    flip, dx, dy, gain = torch.rand(4, generator=generator).tolist()
-    height, width = image.shape[:2]
-    if config.flip and flip < 0.5:
-        image = image[:, ::-1]
-    shift_y = round((2 * dy - 1) * config.shift * height)
-    shift_x = round((2 * dx - 1) * config.shift * width)
-    pad_y, pad_x = abs(shift_y), abs(shift_x)
-    padded = np.pad(image, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="edge")
-    shifted = padded[pad_y + shift_y :, pad_x + shift_x :][:height, :width]
-    noise = torch.randn(height, width, 1, generator=generator).numpy() * config.noise * 255
-    bright = shifted * (1 + (2 * gain - 1) * config.gain) + noise
-    return np.clip(bright + 0.5, 0, 255).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """Activations of all views of all support images; an image of several supports is in it once.
-
-    `f_in` and `f_frozen` are (images, views, T, D), `patches` (images, views, D), `frozen` (images,
-    views, E) the frozen unit embeddings. `rows` has, for each support, the rows of its images.
-    `activations` are those of any one batch, for its `call`.
-    """
-
-    f_in: torch.Tensor
-    f_frozen: torch.Tensor
-    patches: torch.Tensor
-    frozen: torch.Tensor
-    activations: Activations
-    rows: list[torch.Tensor]
-
-    def gather(self, images: torch.Tensor, views: torch.Tensor) -> Activations:
-        """Activations (S, B, T, D) of images and views, both given as indices (S, B)."""
-        return Activations(
-            self.f_in[images, views],
-            self.f_frozen[images, views],
-            self.activations.call,
-            patches=self.patches[images, views],
-        )
-
-
-def _encode(model: SignModel, supports: list[SupportImages], config: AugmentConfig) -> _Cache:
-    unique: dict[str, np.ndarray] = {}
-    for support in supports:
-        unique.update(zip(support.keys, support.pixels, strict=True))
-    position = {key: row for row, key in enumerate(unique)}
-    wanted = [(key, view) for key in unique for view in range(config.views)]
-    f_in, f_frozen, patches, frozen = [], [], [], []
-    for start in range(0, len(wanted), IMAGES_AT_ONCE):
-        some = wanted[start : start + IMAGES_AT_ONCE]
-        pixels = np.stack([augment(unique[key], key, view, config) for key, view in some])
-        batch = model.backbone.pixels(pixels)
-        activations, embeddings = model.image_activations(batch)
-        f_in.append(activations.f_in)
-        f_frozen.append(activations.f_frozen)
-        patches.append(activations.patches)
-        frozen.append(embeddings)
-    views = (len(unique), config.views)
-    return _Cache(
-        f_in=torch.cat(f_in).unflatten(0, views),
-        f_frozen=torch.cat(f_frozen).unflatten(0, views),
-        patches=torch.cat(patches).unflatten(0, views),
-        frozen=torch.cat(frozen).unflatten(0, views),
-        activations=activations,
-        rows=[torch.tensor([position[k] for k in s.keys]) for s in supports],
-    )
 
 
 def _schedule(
@@ -199,35 +76,50 @@ def fit_batch(
 ) -> tuple[SignModel, DecisionRule]:
     """Fit adapters and a decision rule to each support, all in one batch.
 
-    The seed dimension S has the order of `supports`. `on_step(step, loss)` is called after every
-    step with the mean loss over supports.
+    `on_step(step, mean loss)` is called after every step, where memory does not hold the tokens of
+    all supports for each group of fits in turn.
     """
     model = SignModel(backbone, catalog, config.adapter, len(supports))
     for index, support in enumerate(supports):
         generator = random_generator("weights", support.shots, support.seed)
         model.image_adapters.initialise(index, generator)
         model.text_adapters.initialise(index, generator)
-    cache = _encode(model, supports, config.augment)
-    _start_bias(model, cache, supports)
-    _optimise(model, cache, supports, config, on_step)
-    return model, _decide(model, cache, supports, config)
+    rules = []
+    for fits in groups_in_memory(model, supports, config.augment):
+        # The same weights in memory: what is trained here is trained in `model`.
+        some, theirs = model.part(fits), supports[fits]
+        cache = encode(some, theirs, config.augment)
+        _start_bias(some, cache, theirs)
+        _optimise(some, cache, theirs, config, on_step)
+        rules += _decide(some, cache, theirs, config)
+    names = [field.name for field in fields(DecisionRule)]
+    joined = {name: torch.cat([getattr(rule, name) for rule in rules]) for name in names}
+    return model, DecisionRule(**joined)
 
 
 @torch.no_grad()
-def _read_support(own: SignModel, cache: _Cache, index: int, views_wanted: list[int]) -> Readings:
-    """Readings (1, V x N, ...) of one fit's support images: all images of a view, view by view.
+def _read_support(
+    own: SignModel, cache: SupportCache, index: int, views_wanted: list[int]
+) -> Readings:
+    """Readings (1, V x N, ...) of one fit's support images, view by view.
 
     `own` is the model of that fit alone (S = 1).
     """
-    images = cache.rows[index]
-    rows = images.repeat(len(views_wanted))[None]
-    views = torch.tensor(views_wanted).repeat_interleave(len(images))[None]
-    activations = cache.gather(rows, views)
-    return own.read(activations, cache.frozen[rows, views], own.sign_embeddings())
+    images = cache.images[index]
+    views = torch.tensor(views_wanted).repeat_interleave(len(images))
+    rows = cache.rows(images.repeat(len(views_wanted)), views)[None]
+    signs = own.sign_embeddings()
+    row_bytes = memory.row_bytes(cache.views.like, own.config.image.blocks, training=False)
+    readings = []
+    for some in memory.parts(rows.shape[1], memory.TOKENS_AT_ONCE // row_bytes):
+        few = rows[:, some]
+        readings.append(own.read(cache.views.take(few), cache.views.frozen[few], signs))
+    names = [field.name for field in fields(Readings)]
+    return Readings(**{name: torch.cat([getattr(r, name) for r in readings], 1) for name in names})
 
 
 @torch.no_grad()
-def _start_bias(model: SignModel, cache: _Cache, supports: list[SupportImages]) -> None:
+def _start_bias(model: SignModel, cache: SupportCache, supports: list[SupportImages]) -> None:
     uniform = losses.uniform_log_weights(model.membership)
     normal = losses.uniform_log_weights(model.normal)
     for index, support in enumerate(supports):
@@ -239,29 +131,67 @@ def _start_bias(model: SignModel, cache: _Cache, supports: list[SupportImages]) 
 
 def _optimise(
     model: SignModel,
-    cache: _Cache,
+    cache: SupportCache,
     supports: list[SupportImages],
     config: LearnerConfig,
     on_step: Callable[[int, float], None] | None,
 ) -> None:
     schedules = [_schedule(s, config) for s in supports]
-    images = torch.stack(
-        [rows[s[0]] for s, rows in zip(schedules, cache.rows, strict=True)]
+    rows = torch.stack(
+        [cache.rows(i[s[0]], s[1]) for s, i in zip(schedules, cache.images, strict=True)]
     )  # (S, steps, B)
-    views = torch.stack([s[1] for s in schedules])
     labels = torch.stack([s[2] for s in schedules]).to(model.bias.device)
-    uniform = losses.uniform_log_weights(model.membership)
-    normal = losses.uniform_log_weights(model.normal)
-    settings = config.objective
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
+    at_once = _seeds_at_once(model, cache, rows.shape[-1])
+    trained = [
+        (seeds, _Training(model.part(seeds), config))
+        for seeds in memory.parts(len(supports), at_once)
+    ]
     for step in range(config.steps):
-        v = model.image_embeddings(cache.gather(images[:, step], views[:, step]))
+        means = []
+        for seeds, training in trained:
+            activations = cache.views.take(rows[seeds, step])
+            means.append(training.step(activations, labels[seeds, step]))
+        if on_step:
+            on_step(step, float(torch.cat(means).mean()))
+
+
+def _seeds_at_once(model: SignModel, cache: SupportCache, images: int) -> int:
+    """How many seeds with `images` images each make a step within the budget of tokens."""
+    text, image = model.config.text.blocks, model.config.image.blocks
+    row_bytes = images * memory.row_bytes(cache.views.like, image, training=True)
+    row_bytes += len(model.prompts.f_in) * memory.row_bytes(model.prompts, text, training=True)
+    return memory.TOKENS_AT_ONCE // row_bytes
+
+
+class _Training:
+    """The training of some seeds: losses of seeds are added, so each trains as if alone."""
+
+    def __init__(self, model: SignModel, config: LearnerConfig) -> None:
+        self.model = model
+        self.settings = config.objective
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.decay = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, max(1, config.steps)
+        )
+        self.uniform = losses.uniform_log_weights(model.membership)
+        self.normal = losses.uniform_log_weights(model.normal)
+
+    def step(self, activations: Activations, y: torch.Tensor) -> torch.Tensor:
+        """One step from images and their labels (S, B, C); the losses of the seeds (S,)."""
+        loss = self.loss(activations, y)
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        self.optimizer.step()
+        self.decay.step()
+        return loss.detach()
+
+    def loss(self, activations: Activations, y: torch.Tensor) -> torch.Tensor:
+        model, settings = self.model, self.settings
+        v = model.image_embeddings(activations)
         t = model.sign_embeddings()
         z = v @ t.transpose(1, 2)
-        y = labels[:, step]
-        logits = losses.category_evidence(z, uniform, normal, model.scale) - model.bias[:, None]
-        loss = losses.category_loss(logits, y)
+        evidence = losses.category_evidence(z, self.uniform, self.normal, model.scale)
+        loss = losses.category_loss(evidence - model.bias[:, None], y)
         if settings.sign_weight:
             loss = loss + settings.sign_weight * losses.sign_loss(
                 z, y, model.membership, model.normal, model.scale
@@ -270,19 +200,14 @@ def _optimise(
             loss = loss + settings.discrepancy_weight * losses.discrepancy_loss(
                 v, t, y, model.membership, settings.discrepancy_margin
             )
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-        decay.step()
-        if on_step:
-            on_step(step, float(loss.detach().mean()))
+        return loss
 
 
 @torch.no_grad()
 def _decide(
-    model: SignModel, cache: _Cache, supports: list[SupportImages], config: LearnerConfig
-) -> DecisionRule:
-    """The decision rule of every fit, each from its own support alone."""
+    model: SignModel, cache: SupportCache, supports: list[SupportImages], config: LearnerConfig
+) -> list[DecisionRule]:
+    """The decision rule of every fit, from its own support alone."""
     rules = []
     uniform = losses.uniform_log_weights(model.membership)
     normal = losses.uniform_log_weights(model.normal)
@@ -308,5 +233,4 @@ def _decide(
         temperature = fit_temperature(logits, repeated)
         p = torch.sigmoid(logits / temperature[:, None, None])
         rules.append(replace(rule, temperature=temperature, band=undecided_band(p, repeated)))
-    names = [field.name for field in fields(DecisionRule)]
-    return DecisionRule(**{name: torch.cat([getattr(r, name) for r in rules]) for name in names})
+    return rules

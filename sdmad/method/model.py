@@ -13,7 +13,7 @@ from torch import nn
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.inputs.catalog import Catalog
-from sdmad.method import losses, selection
+from sdmad.method import losses, memory, selection
 from sdmad.method.adapter import AdapterConfig, TowerAdapters
 from sdmad.method.probe import probe_evidence
 from sdmad.method.selection import SelectionConfig
@@ -77,25 +77,28 @@ class SignModel(nn.Module):
         return F.normalize(sums, dim=-1)
 
     def seed(self, index: int) -> "SignModel":
-        """The model of one seed (S = 1): it shares memory with this one, but not gradients."""
+        """One seed as a model of its own (S = 1), as `part`."""
+        return self.part(slice(index, index + 1))
+
+    def part(self, seeds: slice) -> "SignModel":
+        """Some seeds as a model of their own: the same weights in memory, so that training it
+        trains this one, with gradients of its own."""
         view = copy.copy(self)
         view._modules = dict(self._modules)
-        view._parameters = {"bias": nn.Parameter(self.bias[index : index + 1])}
+        view._parameters = {"bias": nn.Parameter(self.bias[seeds].detach())}
         for name in ("image_adapters", "text_adapters"):
-            view._modules[name] = getattr(self, name).seed(index)
+            view._modules[name] = getattr(self, name).part(seeds)
         return view
 
     def sign_embeddings(self) -> torch.Tensor:
         """Adapted sign embeddings t_s (S, M, E)."""
-        adapters = self.text_adapters
         return self._sign_means(
-            self.backbone.text.suffix(self.prompts, adapters.layers, adapters.seeds)
+            memory.adapted(self.backbone.text, self.prompts, self.text_adapters)
         )
 
     def image_embeddings(self, activations: Activations) -> torch.Tensor:
         """Adapted unit image embeddings v (S, B, E)."""
-        adapters = self.image_adapters
-        embeddings = self.backbone.image.suffix(activations, adapters.layers, adapters.seeds)
+        embeddings = memory.adapted(self.backbone.image, activations, self.image_adapters)
         return F.normalize(embeddings, dim=-1)
 
     def image_activations(

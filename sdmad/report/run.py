@@ -45,11 +45,12 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     """
     if output in (scores, *baselines.values()):
         raise UserError(f"{output} holds the scores; choose another output for the evaluation")
+    run_record.read_earlier(output, "evaluate")
     test = load_scored_test(scores, labels)
     metrics = measure(test)
     notices, others = list(test.notices), {}
     for name, uri in baselines.items():
-        theirs = load_scored_test(uri, labels)
+        theirs = load_scored_test(uri, labels, details=False)
         others[name] = measure(theirs)
         notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)

@@ -1,10 +1,9 @@
 """The headline metrics as a table on the terminal."""
 
-import sys
-
 from rich.console import Console
 from rich.table import Table
 
+from sdmad import logs
 from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
 from sdmad.evaluation.protocols import Summary
 from sdmad.report.run import Evaluated
@@ -16,7 +15,7 @@ def print_metrics(result: Evaluated) -> None:
     Notices about test images without a score go to stderr.
     """
     for notice in result.notices:
-        print(f"notice: {notice}", file=sys.stderr, flush=True)
+        logs.notice(notice)
     table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)

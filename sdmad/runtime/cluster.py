@@ -103,15 +103,8 @@ def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
     if resources.gpus >= 1:
         return 1.0
     if not resources.fixed:
-        _notice(f"the cluster has no GPU now, so none is used; request one with {option}")
+        logs.notice(f"the cluster has no GPU now, so none is used; request one with {option}")
     return 0.0
-
-
-def _notice(text: str) -> None:
-    if logs.wanted():
-        logs.log("notice", text=text)
-    else:
-        print(f"notice: {text}", file=sys.stderr, flush=True)
 
 
 def kept_in_memory() -> dict[str, Any]:
@@ -191,7 +184,7 @@ def _wait_for_head(address: str) -> None:
                     "start the cluster, correct the address, or unset it to run on this machine"
                 ) from None
         if not told:
-            _notice(f"no Ray head answers at {address} yet; trying for {HEAD_SECONDS:.0f} s")
+            logs.notice(f"no Ray head answers at {address} yet; trying for {HEAD_SECONDS:.0f} s")
             told = True
         time.sleep(1)
 

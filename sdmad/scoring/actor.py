@@ -69,7 +69,7 @@ class DetectorActor:
         for name in ("unit", "stage", "reason", "member", "archive", "uri"):
             values = pa.array([str(v) for v in batch[name]], pa.string())
             table = table.add_column(0, pa.field(name, pa.string(), nullable=False), values)
-        for name in ("index", "total", "read_seconds", "decode_seconds"):
+        for name in ("index", "digest", "before", "read_seconds", "decode_seconds"):
             table = table.append_column(name, pa.array(batch[name]))
         model_seconds = np.zeros(len(batch["unit"]), np.float32)
         model_seconds[good] = seconds

@@ -71,7 +71,7 @@ class Pace(_Plain):
             decode=max(seconds["decode"] / images, 1e-9),
             model=max(seconds["model"] / images, 1e-9),
             driver=max(record["driver_cpu_seconds"] / images, 1e-9),
-            commit=max(seconds["write"] / record["units_scored"], 1e-6),
+            commit=max(seconds["write"] / record.get("writers", 1) / record["units_scored"], 1e-6),
         )
 
 

@@ -1,8 +1,11 @@
 """The Ray Data pipeline: work units -> read and decode -> detector -> score rows.
 
 Reading and decoding are one operator, so encoded bytes never move between processes, and pixels
-move once, as uint8 at the backbone's size. Each unit ends with a row of index -1 whose `total` is
-its number of images; it tells the driver when a unit is complete.
+move once, as uint8 at the backbone's size. Each unit ends with a row of index -1, which tells the
+driver when a unit is complete (`sdmad.scoring.ledger`).
+
+When a reader dies, Ray starts its task again and drops those blocks of the new attempt whose
+positions the old one has filled. So some units may never be complete; the caller runs these again.
 """
 
 import logging
@@ -48,10 +51,12 @@ def stream_scores(
     columns: ScoreColumns,
     config: PipelineConfig,
     run: str,
+    quarantine: bool = False,
 ) -> Iterator[pa.Table]:
     """Yield score rows of all units, mixed and in any order.
 
-    `config` must be filled (`PipelineConfig.fill`); `run` is the run's name in the logs.
+    `config` must be filled (`PipelineConfig.fill`); `run` is the run's name in the logs. With
+    `quarantine`, images are decoded in processes apart from the readers.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -76,6 +81,7 @@ def stream_scores(
                 "spec": source.spec,
                 "rows": config.batch_size,
                 "decode_seconds": config.decode_seconds,
+                "quarantine": quarantine,
                 "run": run,
             },
             num_cpus=config.reader_cpus,

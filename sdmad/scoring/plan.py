@@ -5,17 +5,20 @@ keeps the planned units and adds units for new objects. It stops with an error w
 has changed or the detector differs.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sdmad import storage
+from sdmad import logs, storage
+from sdmad.archive import naming
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
-from sdmad.scoring import tables
-from sdmad.storage import StoredObject, parquet
+from sdmad.scoring import changes, tables
+from sdmad.scoring.changes import Changes
+from sdmad.storage import StoredObject
 
 _SCHEMA = pa.schema(
     [
@@ -28,35 +31,58 @@ _SCHEMA = pa.schema(
     ]
 )
 IDENTITY = ("archive", "detector", "per_seed")
+UNITS_AT_ONCE = 4096
+READ_BLOCK = 4 << 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All units of the archive, and the ids of those already finished when the run began."""
+    """All units of the archive, the ids of those already finished when the run began, and what has
+    changed since an earlier run; `pruned` are the URIs whose rows were removed."""
 
     units: list[WorkUnit]
     done: set[str]
+    changes: Changes = field(default_factory=Changes)
+    pruned: frozenset[str] = frozenset()
 
     @property
     def todo(self) -> list[WorkUnit]:
         return [unit for unit in self.units if unit.id not in self.done]
 
 
-def make_plan(archive: str, output: str, metadata: dict[str, str]) -> Plan:
+def make_plan(
+    archive: str,
+    output: str,
+    metadata: dict[str, str],
+    accept_changes: bool = False,
+    prune: bool = False,
+) -> Plan:
     """List the archive, extend or create the plan at `output`, and find the finished units.
 
     `metadata` is written to the plan; the keys in `IDENTITY` must equal those of an earlier plan.
+    With `accept_changes`, objects that have disappeared before they were scored leave the plan, and
+    changed ones are planned again; their old rows are removed. With `prune`, the rows of finished
+    objects that have disappeared are removed, and tables of units that are in no plan.
+
     Raises `UserError` when the archive is empty, when a planned object has changed or disappeared
-    before it was scored, or when the output belongs to another archive or detector.
+    before it was scored and this is not accepted, or when the output belongs to another archive or
+    detector.
     """
-    while (plan := _extended(archive, output, metadata)) is None:
+    while (plan := _extended(archive, output, metadata, accept_changes, prune)) is None:
         # Another run with the same output wrote its plan first; start again from that plan.
         pass
     return plan
 
 
-def _extended(archive: str, output: str, metadata: dict[str, str]) -> Plan | None:
-    """Extend the plan by new objects and write it; None if another run wrote it meanwhile."""
+def _extended(
+    archive: str, output: str, metadata: dict[str, str], accept_changes: bool, prune: bool
+) -> Plan | None:
+    """Bring the plan up to date and write it; None if another run wrote it meanwhile.
+
+    The plan is the commit: tables of new units are written before, those of units that are no
+    longer in it are removed after. A run that dies in between leaves tables of units that are in
+    no plan, which nobody reads and `prune` removes.
+    """
     uri = plan_uri(output)
     planned: list[WorkUnit] = []
     there = storage.describe(uri) if storage.exists(uri) else None
@@ -65,17 +91,58 @@ def _extended(archive: str, output: str, metadata: dict[str, str]) -> Plan | Non
         _check_identity(output, before, metadata)
     done = tables.done_units(output)
     listed = {entry.uri: entry for entry in list_archive(archive)}
-    _check_unchanged(planned, done, listed)
-    known = {entry.uri for unit in planned for entry in unit.objects}
-    fresh = list(cut_units(archive, (e for name, e in listed.items() if name not in known)))
-    units = planned + fresh
-    if not units:
+    found = changes.compare(planned, done, listed)
+    dropped: frozenset[str] = frozenset()
+    if accept_changes:
+        dropped |= found.left | found.changed
+    else:
+        changes.check(found)
+    pruned = found.gone if prune else frozenset()
+    kept, moves = changes.without(planned, done, dropped | pruned)
+    known = {entry.uri for unit in kept for entry in unit.objects}
+    new = (entry for name, entry in listed.items() if name not in known)
+    units = kept + list(cut_units(archive, new))
+    if not units and not planned:
         raise UserError(
             f"there are no images at {archive}: neither shards nor objects that could be images"
         )
-    if fresh and not storage.replace(uri, _encode(units, metadata), there):
+    _tell(archive, found, pruned)
+    for move in moves:
+        stay = {naming.clean(storage.relative(e.uri, archive)) for e in move.after.objects}
+        tables.copy_rows(output, move.before.id, move.after.id, stay)
+        done.add(move.after.id)
+    if units != planned and not storage.replace(uri, _encode(units, metadata), there):
         return None
-    return Plan(units, done & {unit.id for unit in units})
+    current = {unit.id for unit in units}
+    obsolete = {unit.id for unit in planned} - current
+    if prune:
+        strays = tables.all_units(output) - current - obsolete
+        if strays:
+            logs.notice(f"removing the tables of {len(strays)} work units that are in no plan")
+        obsolete |= strays
+    tables.remove_units(output, obsolete)
+    return Plan(units, done & current, found, pruned)
+
+
+def _tell(archive: str, found: Changes, pruned: frozenset[str]) -> None:
+    """Name on stderr what has left the archive or changed, before anything is removed."""
+    names = {uri: storage.relative(uri, archive) for uri in found.gone | found.left | found.changed}
+
+    def notice(uris: Iterable[str], text: str) -> None:
+        if uris:
+            logs.notice(text.format(changes.shown(names[uri] for uri in uris)))
+
+    notice(found.left, "no longer in the archive, and never scored: {}")
+    notice(found.changed, "changed, and scored again: {}")
+    if pruned:
+        notice(pruned, "no longer in the archive; removing the rows of: {}")
+    else:
+        notice(
+            found.gone,
+            "no longer in the archive, but with rows in the tables: {}; --prune removes these rows",
+        )
+    for before, after in found.renamed:
+        logs.notice(f"{names[before]} seems to be called {storage.relative(after, archive)} now")
 
 
 def plan_uri(output: str) -> str:
@@ -84,27 +151,47 @@ def plan_uri(output: str) -> str:
 
 def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
     """The planned units and the metadata of a run; `UserError` when there is no run."""
+    metadata, units = open_plan(output)
+    return list(units), metadata
+
+
+def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
+    """The metadata of a run, and its units, read bit by bit.
+
+    Raises `UserError` when there is no run, or a file of another kind in the place of its plan.
+    """
     uri = plan_uri(output)
     if not storage.exists(uri):
         raise UserError(
             f"there is no scoring run at {output}: plan.parquet is missing; score an archive to "
             "this place first, with `sdmad score` (jobs/score_archive.py)"
         )
-    table = parquet.decode(storage.read_bytes(uri))
-    pairs = table.schema.metadata or {}
+    foreign = UserError(
+        f"{uri} is not the plan of a scoring run; choose another output, or remove the file"
+    )
+    stream = storage.open_read(uri, READ_BLOCK)
+    try:
+        file = pq.ParquetFile(stream, buffer_size=READ_BLOCK, pre_buffer=False)
+    except (pa.ArrowException, OSError, ValueError):
+        raise foreign from None
     metadata = {
         key.decode().removeprefix("sdmad."): value.decode()
-        for key, value in pairs.items()
+        for key, value in (file.schema_arrow.metadata or {}).items()
         if key.startswith(b"sdmad.")
     }
-    base = metadata["archive"]
-    units = []
-    for row in table.to_pylist():
-        objects = zip(row["uris"], row["sizes"], row["etags"], strict=True)
-        members = tuple(StoredObject(*entry) for entry in objects)
-        part = tuple(row["part"]) if row["part"] else None
-        units.append(WorkUnit(row["unit"], row["kind"], base, members, part))
-    return units, metadata
+    if file.schema_arrow.names != _SCHEMA.names or "archive" not in metadata:
+        raise foreign
+
+    def units() -> Iterator[WorkUnit]:
+        with stream:
+            for batch in file.iter_batches(UNITS_AT_ONCE, use_threads=False):
+                for row in batch.to_pylist():
+                    objects = zip(row["uris"], row["sizes"], row["etags"], strict=True)
+                    members = tuple(StoredObject(*entry) for entry in objects)
+                    part = tuple(row["part"]) if row["part"] else None
+                    yield WorkUnit(row["unit"], row["kind"], metadata["archive"], members, part)
+
+    return metadata, units()
 
 
 def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
@@ -119,7 +206,7 @@ def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
         }
         for unit in units
     ]
-    return tables.encode(pa.Table.from_pylist(rows, _SCHEMA), metadata)
+    return tables.encode(pa.Table.from_pylist(rows, _SCHEMA), metadata, UNITS_AT_ONCE)
 
 
 def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) -> None:
@@ -130,21 +217,3 @@ def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) ->
                 f"but this run has {now[key]}; choose another output, or the same "
                 f"{key.replace('_', '-')}"
             )
-
-
-def _check_unchanged(
-    planned: list[WorkUnit], done: set[str], listed: dict[str, StoredObject]
-) -> None:
-    for unit in planned:
-        for entry in unit.objects:
-            now = listed.get(entry.uri)
-            if now is None and unit.id not in done:
-                raise UserError(
-                    f"{entry.uri} was planned and has disappeared before it was scored; "
-                    "put it back, or score to another output"
-                )
-            if now is not None and (now.size, now.etag) != (entry.size, entry.etag):
-                raise UserError(
-                    f"{entry.uri} has changed since it was planned; "
-                    "score the changed archive to another output"
-                )

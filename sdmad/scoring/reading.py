@@ -19,47 +19,56 @@ from sdmad.archive.quarantine import Decoder, watchdog
 from sdmad.archive.units import WorkUnit
 from sdmad.logs import log
 from sdmad.runtime.cluster import attempt
+from sdmad.scoring.ledger import END_OF_UNIT, START, extend
 
-END_OF_UNIT = -1
 _TEXT = ("unit", "uri", "archive", "member", "stage", "reason")
-_NUMBERS = {"index": np.int64, "total": np.int64}
+_NUMBERS = ("index", "digest", "before")
 _SECONDS = ("read_seconds", "decode_seconds")
 Decode = Callable[[bytes], Iterable[Frame]]
 
 
 def read_and_decode(
-    batch: dict[str, np.ndarray], spec: ImageSpec, rows: int, decode_seconds: float, run: str = ""
+    batch: dict[str, np.ndarray],
+    spec: ImageSpec,
+    rows: int,
+    decode_seconds: float,
+    quarantine: bool = False,
+    run: str = "",
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the images of one unit, `rows` at a time, as columns; `pixels` is (n, H, W, 3) uint8.
 
-    An image that cannot be read or decoded is a row with `stage`, `reason` and black pixels. If an
-    earlier reader of the unit died, its images are decoded in a separate process (quarantine).
+    An image that cannot be read or decoded is a row with `stage`, `reason` and black pixels. With
+    `quarantine`, or if an earlier reader of the unit died, images are decoded in a separate
+    process. `digest` and `before` chain the rows of the unit (`sdmad.scoring.ledger`).
     """
     unit = WorkUnit.from_json(str(batch["payload"][0]))
     pending: list[dict[str, Any]] = []
-    total, begin = 0, time.monotonic()
+    total, digest, begin = 0, START, time.monotonic()
+    quarantine = quarantine or attempt() > 0
     about = {"run": run, "unit": unit.id, "attempt": attempt()}
     # The URI of a loose object is the name of an image, which logs do not contain.
     what = clean(unit.base if unit.kind == "objects" else unit.objects[0].uri)
-    log("unit begun", quarantine=attempt() > 0, uri=what, objects=len(unit.objects), **about)
-    with _decoder(spec, decode_seconds) as decode_file:
+    log("unit begun", quarantine=quarantine, uri=what, objects=len(unit.objects), **about)
+    with _decoder(spec, decode_seconds, quarantine) as decode_file:
         for row in _rows(unit, decode_file):
-            pending.append(row | {"index": total, "total": -1})
+            before, digest = digest, extend(digest, row["uri"], row["member"], row["stage"])
+            pending.append(row | {"index": total, "digest": digest, "before": before})
             total += 1
             if len(pending) == rows:
                 yield _columns(pending, spec)
                 pending = []
     end: dict[str, Any] = dict.fromkeys(_TEXT, "") | dict.fromkeys(_SECONDS, 0.0)
-    end |= {"unit": unit.id, "index": END_OF_UNIT, "total": total, "stage": "end", "pixels": None}
+    end |= {"unit": unit.id, "index": END_OF_UNIT, "digest": digest, "before": digest}
+    end |= {"stage": "end", "pixels": None}
     seconds = round(time.monotonic() - begin, 3)
     log("unit read", images=total, seconds=seconds, **about)
     yield _columns([*pending, end], spec)
 
 
 @contextmanager
-def _decoder(spec: ImageSpec, seconds: float) -> Iterator[Decode]:
-    """Decodes in this process, or in a separate one when an earlier attempt has died."""
-    if attempt() > 0:
+def _decoder(spec: ImageSpec, seconds: float, quarantine: bool) -> Iterator[Decode]:
+    """Decodes in this process, or in a separate one."""
+    if quarantine:
         with Decoder(spec, seconds) as apart:
             yield apart.frames
         return
@@ -111,8 +120,8 @@ def _columns(rows: list[dict[str, Any]], spec: ImageSpec) -> dict[str, np.ndarra
     columns: dict[str, np.ndarray] = {
         name: np.array([row[name] for row in rows], dtype=object) for name in _TEXT
     }
-    for name, kind in _NUMBERS.items():
-        columns[name] = np.array([row[name] for row in rows], kind)
+    for name in _NUMBERS:
+        columns[name] = np.array([row[name] for row in rows], np.int64)
     for name in _SECONDS:
         columns[name] = np.array([row[name] for row in rows], np.float32)
     black = np.zeros((*spec.size, 3), np.uint8)

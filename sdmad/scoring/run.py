@@ -13,22 +13,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdmad import logs
+from sdmad import logs, storage
+from sdmad.archive.units import WorkUnit
 from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.runtime.cluster import connect
 from sdmad.runtime.progress import Tracker
-from sdmad.scoring import tables
+from sdmad.scoring import tables, writing
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.monitoring import ScoringMonitor
 from sdmad.scoring.pipeline import DetectorSource, stream_scores
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
+from sdmad.scoring.writing import UnitWriter
 from sdmad.storage import run_record
 
+JOB = "score_archive"
+# How often a unit is begun whose readers die so that its rows do not fit together; from the second
+# time on its images are decoded in quarantine.
+ATTEMPTS = 5
 STAGES = ("list", "read", "decode", "model", "write")
 
 
@@ -36,7 +42,7 @@ STAGES = ("list", "read", "decode", "model", "write")
 class Tally:
     """Counts of a run so far; `seconds` is busy time by stage, summed over processes.
 
-    `readers` and `detectors` are the numbers that fit the cluster.
+    `readers` and `detectors` are the numbers that fit the cluster, `writers` is that of threads.
     """
 
     units: int = 0
@@ -44,6 +50,7 @@ class Tally:
     failures: int = 0
     readers: int = 1
     detectors: int = 1
+    writers: int = writing.THREADS
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def spend(self, stage: str, seconds: float, monitor: ScoringMonitor) -> None:
@@ -58,7 +65,7 @@ class Tally:
         """The slowest stage, given how many readers and detectors run at once."""
         reading = (self.seconds["read"] + self.seconds["decode"]) / self.readers
         model = self.seconds["model"] / self.detectors
-        others = {stage: self.seconds[stage] for stage in ("list", "write")}
+        others = {"list": self.seconds["list"], "write": self.seconds["write"] / self.writers}
         longest = max(reading, model, *others.values())
         if longest == model:
             return "model"
@@ -82,30 +89,36 @@ def score_archive(
     config: PipelineConfig,
     per_seed: bool = False,
     backbone: str | None = None,
+    accept_changes: bool = False,
+    prune: bool = False,
 ) -> Tally:
     """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    Raises `UserError` before any work starts when archive, detector and output do not match.
+    `accept_changes` and `prune` are those of `make_plan`. Raises `UserError` before any work starts
+    when archive, detector and output do not match.
     """
     started, run = datetime.now(UTC), secrets.token_hex(4)
+    earlier = run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
     metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
     clock = time.monotonic()
-    plan = make_plan(archive, output, metadata)
+    plan = make_plan(archive, output, metadata, accept_changes, prune)
     tally = Tally()
     tally.seconds["list"] = time.monotonic() - clock
     source = DetectorSource(detector_uri, backbone, detector.spec)
     del detector
     load_backbone.cache_clear()
     record = {
-        "job": "score_archive",
+        "job": JOB,
         "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         **metadata,
         "units_total": len(plan.units),
         "units_skipped": len(plan.done),
+        "objects_gone": len(plan.changes.gone - plan.pruned),
+        "changes": earlier.get("changes", []) + _changes(archive, run, plan, accept_changes),
     }
     run_record.write_record(output, record)
     begin = time.monotonic()
@@ -125,10 +138,25 @@ def score_archive(
         "stage_share": tally.share(),
         # Counted from the first scores, since the time to start does not grow with the archive.
         "driver_cpu_seconds": round(time.process_time() - first.cpu, 3) if first else 0.0,
+        "writers": tally.writers,
         "bottleneck": tally.bottleneck(),
     }
     _finish(record, output, tally)
     return tally
+
+
+def _changes(archive: str, run: str, plan: Plan, accepted: bool) -> list[dict[str, Any]]:
+    """What this run took out of the plan and the tables, for the record; empty if nothing."""
+    sets = {"pruned": plan.pruned}
+    if accepted:
+        sets |= {"left": plan.changes.left, "changed": plan.changes.changed}
+    named = {
+        key: [storage.relative(uri, archive) for uri in sorted(uris)]
+        for key, uris in sets.items()
+        if uris
+    }
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [{"run": run, "time": now, **named}] if named else []
 
 
 def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
@@ -183,32 +211,51 @@ def _stream(
     record["pipeline"] = filled.model_dump()
     metadata = metadata | {"precision": filled.computed}
     _check_precision(output, plan, filled.computed)
-    todo = plan.todo
-    ledger, first = Ledger(), None
-    monitor = ScoringMonitor(run)
+    left, attempts, first = plan.todo, 0, None
+    ledger, monitor = Ledger(), ScoringMonitor(run)
     monitor.busy("list", tally.seconds["list"])
     begin = time.monotonic()
-    with Tracker("scoring", len(todo), "units") as tracker:
-        for batch in stream_scores(todo, source, columns, filled, run):
-            first = first or _Moment(time.monotonic(), time.process_time())
-            for stage in ("read", "decode", "model"):
-                tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
-            for unit, rows in ledger.add(batch):
-                clock = time.monotonic()
-                scored, failed = _commit(output, unit, rows, columns, metadata, tally)
-                tally.spend("write", time.monotonic() - clock, monitor)
-                monitor.commit(scored, failed, len(todo) - tally.units)
-                if logs.wanted():
-                    logs.log(
-                        "unit committed", run=run, unit=unit, images=scored, failures=len(failed)
-                    )
-            rate = (tally.images + tally.failures) / (time.monotonic() - begin)
-            note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} images/s"
-            tracker.update(tally.units, note)
+
+    def write(unit: str, rows: pa.Table) -> _Written:
+        return _commit(output, unit, rows, columns, metadata)
+
+    def count(written: list[_Written]) -> None:
+        for unit in written:
+            _count(unit, tally, monitor, run, len(plan.todo))
+        rate = (tally.images + tally.failures) / (time.monotonic() - begin)
+        note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} images/s"
+        tracker.update(tally.units, note)
+
+    with Tracker("scoring", len(left), "units") as tracker:
+        while left:
+            if attempts == ATTEMPTS:
+                raise _never_complete(left)
+            writer = UnitWriter(write)
+            try:
+                with writer:
+                    for batch in stream_scores(left, source, columns, filled, run, attempts > 0):
+                        first = first or _Moment(time.monotonic(), time.process_time())
+                        for stage in ("read", "decode", "model"):
+                            tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
+                        for unit, rows in ledger.add(batch):
+                            writer.add(unit, rows)
+                        count(writer.done())
+            finally:
+                count(writer.done())
+            attempts += 1
+            missing = ledger.incomplete(unit.id for unit in left)
+            left = [unit for unit in left if unit.id in missing]
+            if left:
+                logs.notice(f"readers of {len(left)} work units died; these units are read again")
     tally.readers, tally.detectors = filled.room(connect())
-    if ledger.open_units:
-        raise AssertionError(f"{ledger.open_units} units ended with rows missing")
     return first
+
+
+def _never_complete(units: list[WorkUnit]) -> UserError:
+    return UserError(
+        f"readers of {len(units)} work units died in each of {ATTEMPTS} attempts, the first one "
+        f"at {units[0].objects[0].uri}; give readers more memory, then run the same command again"
+    )
 
 
 def _check_precision(output: str, plan: Plan, computed: str) -> None:
@@ -223,23 +270,37 @@ def _check_precision(output: str, plan: Plan, computed: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A unit that is written: scored images, (stage, reason) of the failures, seconds it took."""
+
+    unit: str
+    images: int
+    failures: list[tuple[str, str]]
+    seconds: float
+
+
 def _commit(
-    output: str,
-    unit: str,
-    rows: pa.Table,
-    columns: ScoreColumns,
-    metadata: dict[str, str],
-    tally: Tally,
-) -> tuple[int, list[tuple[str, str]]]:
-    """Write a complete unit; returns its number of scored images and (stage, reason) of the
-    failures."""
+    output: str, unit: str, rows: pa.Table, columns: ScoreColumns, metadata: dict[str, str]
+) -> _Written:
+    """Write a complete unit."""
+    begin = time.monotonic()
     good = pc.equal(rows["stage"], "")
     scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
     failures = tables.empty_failures().schema
     failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
     tables.commit_unit(output, unit, scored, failed, metadata)
-    tally.units += 1
-    tally.images += scored.num_rows
-    tally.failures += failed.num_rows
     reasons = zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-    return scored.num_rows, list(reasons)
+    return _Written(unit, scored.num_rows, list(reasons), time.monotonic() - begin)
+
+
+def _count(written: _Written, tally: Tally, monitor: ScoringMonitor, run: str, units: int) -> None:
+    """Add a written unit to the counts, of `units` to write in all."""
+    tally.units += 1
+    tally.images += written.images
+    tally.failures += len(written.failures)
+    tally.spend("write", written.seconds, monitor)
+    monitor.commit(written.images, written.failures, units - tally.units)
+    if logs.wanted():
+        counts = {"images": written.images, "failures": len(written.failures)}
+        logs.log("unit committed", run=run, unit=written.unit, **counts)

@@ -5,7 +5,8 @@ row for each image that could not be scored. All files have the same types, and 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sdmad import storage
+from sdmad.archive import naming
 from sdmad.detector import Scores
 from sdmad.storage import parquet
 
@@ -54,10 +56,10 @@ def part_name(unit: str) -> str:
     return f"part-{unit}.parquet"
 
 
-def encode(table: pa.Table, metadata: dict[str, str]) -> bytes:
+def encode(table: pa.Table, metadata: dict[str, str], rows_together: int | None = None) -> bytes:
     """A Parquet file whose key-value metadata holds `metadata` under `sdmad.*`."""
     pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
-    return parquet.encode(table.replace_schema_metadata(pairs))
+    return parquet.encode(table.replace_schema_metadata(pairs), rows_together)
 
 
 def commit_unit(
@@ -71,24 +73,59 @@ def commit_unit(
 
 
 def done_units(output: str) -> set[str]:
-    """Ids of the finished units; needs one listing and reads no file."""
-    listing = storage.list_objects(storage.join(output, "scores"))
+    """The units whose scores are written: one listing, no reads."""
+    return _units_of(output, "scores")
+
+
+def all_units(output: str) -> set[str]:
+    """The units that have a table, also those without scores, which are not finished."""
+    return _units_of(output, "scores") | _units_of(output, "failures")
+
+
+def _units_of(output: str, kind: str) -> set[str]:
+    listing = storage.list_objects(storage.join(output, kind))
     return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
 
 
 def read_metadata(output: str, unit: str) -> dict[str, str]:
-    """The `sdmad.*` metadata of a finished unit's scores, without that prefix."""
-    content = storage.read_bytes(storage.join(output, "scores", part_name(unit)))
-    pairs = parquet.decode(content).schema.metadata or {}
+    """What the scores of a finished unit say of how they were made, without the prefix."""
+    pairs = read_part(output, "scores", unit).schema.metadata or {}
     return {key.decode().removeprefix("sdmad."): value.decode() for key, value in pairs.items()}
 
 
-def read_parts(output: str, kind: str, units: set[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of `kind` ("scores" or "failures"), of all units or of those given."""
-    for entry in storage.list_objects(storage.join(output, kind)):
-        match = _PART.search(entry.uri)
-        if match and (units is None or match[1] in units):
-            yield parquet.decode(storage.read_bytes(entry.uri))
+def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
+    """The table of `kind` ("scores" or "failures") of a finished unit, or some of its columns."""
+    return parquet.decode(read_content(output, kind, unit), columns)
+
+
+def read_content(output: str, kind: str, unit: str) -> bytes:
+    """The table of a finished unit, still encoded."""
+    return storage.read_bytes(storage.join(output, kind, part_name(unit)))
+
+
+def copy_rows(output: str, unit: str, target: str, files: set[str]) -> None:
+    """Write the rows of loose `files` of a finished unit as those of the unit `target`."""
+    kept = []
+    for kind in ("failures", "scores"):
+        table = read_part(output, kind, unit)
+        members = table["member"].to_pylist()
+        mask = [m in files or naming.split_frame(m)[0] in files for m in members]
+        kept.append(table.filter(pa.array(mask, pa.bool_())))
+    for kind, table in zip(("failures", "scores"), kept, strict=True):
+        uri = storage.join(output, kind, part_name(target))
+        storage.write_bytes(uri, parquet.encode(table))
+
+
+def remove_units(output: str, units: Iterable[str]) -> None:
+    """Remove the tables of units: scores first, without which a unit is not finished."""
+
+    def remove(unit: str) -> None:
+        for kind in ("scores", "failures"):
+            storage.remove(storage.join(output, kind, part_name(unit)))
+
+    with ThreadPoolExecutor(8) as pool:
+        for job in [pool.submit(remove, unit) for unit in units]:
+            job.result()
 
 
 def empty_failures() -> pa.Table:

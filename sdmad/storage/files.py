@@ -210,6 +210,14 @@ def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
         return True
 
 
+def remove(uri: str) -> None:
+    """Remove an object or file. Nothing happens if there is none."""
+    if is_s3(uri):
+        s3.remove(uri)
+        return
+    patiently(lambda: Path(uri).unlink(missing_ok=True), uri)
+
+
 def list_objects(uri: str) -> Iterator[StoredObject]:
     """Every object below a prefix, sorted by key; only the object itself if `uri` names one.
 

@@ -5,18 +5,24 @@ the interpreter shuts down, which aborts a job after its work is done (apache/ar
 """
 
 import io
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def decode(content: bytes | bytearray) -> pa.Table:
-    """The table in a Parquet file. Raises Arrow's exceptions for any other content."""
-    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+def decode(content: bytes | bytearray, columns: Iterable[str] | None = None) -> pa.Table:
+    """The table in a Parquet file, or those of `columns` that it has.
+
+    Raises Arrow's exceptions for any other content.
+    """
+    file = pq.ParquetFile(pa.BufferReader(content))
+    wanted = None if columns is None else [c for c in columns if c in file.schema_arrow.names]
+    return file.read(wanted, use_threads=False)
 
 
-def encode(table: pa.Table) -> bytes:
-    """A Parquet file, compressed with zstd."""
+def encode(table: pa.Table, rows_together: int | None = None) -> bytes:
+    """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=rows_together)
     return sink.getvalue()

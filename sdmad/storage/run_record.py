@@ -20,7 +20,32 @@ def read_record(output: str) -> dict[str, Any]:
     uri = storage.join(output, "run.json")
     if not storage.exists(uri):
         raise UserError(f"there is no run at {output}: run.json is missing; check the path")
-    return json.loads(storage.read_bytes(uri))
+    foreign = UserError(
+        f"{uri} is not the record of a run; choose another path, or remove the file"
+    )
+    try:
+        record = json.loads(storage.read_bytes(uri))
+    except ValueError:
+        raise foreign from None
+    if not isinstance(record, dict):
+        raise foreign
+    return record
+
+
+def read_earlier(output: str, job: str) -> dict[str, Any]:
+    """The record of an earlier run of `job` at `output`; empty if there is none.
+
+    Raises `UserError` if `output` holds the results of another job, whose record would be lost.
+    """
+    if not storage.exists(storage.join(output, "run.json")):
+        return {}
+    record = read_record(output)
+    if record.get("job") != job:
+        other = record.get("job", "unknown")
+        raise UserError(
+            f"{output} holds the results of another job ({other}); choose another output"
+        )
+    return record
 
 
 def check_identity(output: str, identity: dict[str, str], what: str) -> None:

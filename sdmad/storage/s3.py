@@ -200,9 +200,16 @@ def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:
     return patiently(put, uri, refresh)
 
 
+def remove(uri: str) -> None:
+    """Remove an object; S3 does not tell whether there was one."""
+    bucket, key = split(uri)
+    patiently(lambda: client().delete_object(Bucket=bucket, Key=key), uri, refresh)
+
+
 def changed(uri: str) -> ChangedError:
     return ChangedError(
-        f"{uri} has changed since it was planned; score the changed archive to another output"
+        f"{uri} has changed since it was planned; go on with its new content with "
+        "--accept-changes, or score the changed archive to another output"
     )
 
 

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -225,9 +227,40 @@ def test_damaged_images_have_a_reason(content, reason) -> None:
         decode(content, SPEC)
 
 
+FITS = b"".join(
+    line.ljust(80)
+    for line in (
+        *(b"SIMPLE  =                    T", b"BITPIX  =                   16"),
+        *(b"NAXIS   =                    2", b"NAXIS1  =                    2"),
+        *(b"NAXIS2  =                    1", b"END"),
+    )
+).ljust(2880) + bytes(2880)
+
+
+@pytest.mark.parametrize("format", ["SGI", "IM", "EPS", "FITS"])
+def test_formats_that_pillow_reads_wrongly_or_by_other_programs_are_refused(format) -> None:
+    content = FITS if format == "FITS" else save(Image.new("L", (8, 8)), format)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == format
+    with pytest.raises(DecodeError, match="unknown image format"):
+        decode(content, SPEC)
+
+
+def test_premultiplied_alpha_is_laid_on_black_once() -> None:
+    plain = Image.new("LA", (48, 32), (200, 100))
+    for mode in ("LA", "La"):
+        assert np.abs(prepare(plain.convert(mode), SPEC).astype(int) - 200 * 100 / 255).max() <= 1
+    colours = Image.new("RGBA", (48, 32), (200, 100, 50, 100))
+    for mode in ("RGBA", "RGBa"):
+        found = prepare(colours.convert(mode), SPEC)[0, 0]
+        assert np.abs(found - np.array([200, 100, 50]) * 100 / 255).max() <= 1
+
+
 def test_too_many_pixels_are_refused_before_decoding() -> None:
-    bomb = save(Image.new("1", (60_000, 60_000)), "PNG")
-    assert len(bomb) < 1_000_000
+    """By the size in the header: what follows it is not enough, which decoding would notice."""
+    small = save(Image.new("1", (60, 60)), "PNG")
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + small[24:29]
+    bomb = small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
     with pytest.raises(DecodeError, match="too many pixels: 60000 x 60000"):
         decode(bomb, SPEC)
 

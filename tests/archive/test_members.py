@@ -1,13 +1,18 @@
 """Reading work units from local files and from S3."""
 
+import errno
 import io
 import tarfile
+import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sdmad import storage
+from sdmad.archive import naming
 from sdmad.archive.listing import list_archive
-from sdmad.archive.members import read_members, read_unit
+from sdmad.archive.members import missing_members, read_members, read_unit
 from sdmad.archive.units import WorkUnit, cut_units
 from tests.helpers import encoded, write_tar
 
@@ -207,7 +212,7 @@ def test_unusual_names_of_members_are_kept(tmp_path) -> None:
     rows = read(str(path.parent))
     read_names = [row[2] for row in rows]
     assert read_names[:3] == names[:3]
-    assert read_names[3] == "\udcff\udcfe/\u4e2d.png"
+    assert read_names[3] == "\\xff\\xfe/\u4e2d.png"
     assert read_names[4:] == ["x\ny.png", "", "2", "2"]
     assert all(row[3] == encoded() for row in rows)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"], "nothing is extracted"
@@ -293,3 +298,104 @@ def test_a_large_shard_is_not_downloaded_for_a_few_members(tmp_path, s3, bytes_a
     found = read_members(base, [("s.tar", "wanted.png")])
     assert found["s.tar", "wanted.png"] == encoded(5)
     assert sum(bytes_asked) < len(content) / 2
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_odd_names_come_back_from_uris_and_are_found(tmp_path, s3, where) -> None:
+    base = str(tmp_path / "a") if where == "local" else f"{s3}/odd names {tmp_path.name}"
+    names = ["a b.png", "p%20q+r.png", "#.png", "x#frame=2", "x.tar#y.png", "ü.png", "u\u0308.png"]
+    names += ["q?m&n=1.png", "[br]{a}*.png", "back\\slash.png", "'\".png"]
+    odd_shards = ["batch#1.tar", "50%25.tar", "d#/s.tar", "s.tar"]
+    content = write_tar(tmp_path / "t", dict.fromkeys(names, encoded())).read_bytes()
+    for shard in odd_shards:
+        storage.write_bytes(f"{base}/{shard}", content)
+    for name in names:
+        storage.write_bytes(f"{base}/loose/{name}", encoded())
+    if where == "s3":
+        storage.write_bytes(f"{base}//x.png", encoded())
+        storage.write_bytes(f"{base}/d//y.tar", content)
+    found = [m for u in units(base) for m in read_unit(u)]
+    assert len(found) == len(names) * 5 + (len(names) + 1) * (where == "s3")
+    for member in found:
+        uri = naming.image_uri(member.uri, member.name if member.archive else None)
+        container, name = naming.split_uri(uri)
+        assert container == member.uri
+        assert name == (member.name if member.archive else None)
+    wanted = [(m.archive, m.name) for m in found]
+    assert read_members(base, wanted) == dict.fromkeys(wanted, encoded())
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_names_match_without_dot_slash_and_in_any_normal_form(tmp_path, s3, where) -> None:
+    base = str(tmp_path / "a") if where == "local" else f"{s3}/near-{tmp_path.name}"
+    stored = {"./x.png": encoded(1), "u\u0308.png": encoded(2), "y.png": encoded(3)}
+    content = write_tar(tmp_path / "t", stored).read_bytes()
+    storage.write_bytes(f"{base}/\u00fc.tar", content)
+    storage.write_bytes(f"{base}/u\u0308.png", encoded(4))
+    expected = {
+        ("u\u0308.tar", "x.png"): encoded(1),
+        ("./\u00fc.tar", "\u00fc.png"): encoded(2),
+        ("\u00fc.tar", "./y.png"): encoded(3),
+        ("", "./\u00fc.png"): encoded(4),
+    }
+    assert read_members(base, [*expected, ("", "z.png"), ("\u00fc.tar", "X.png")]) == expected
+
+
+def test_local_files_that_cannot_be_read_are_members_with_a_reason(tmp_path) -> None:
+    """A link to itself stands for a file without read permission, because root may read those."""
+    for name in ("a.png", "loop.png", "loop.tar", "loop.zip", "loop.parquet"):
+        (tmp_path / name).symlink_to(name)
+    (tmp_path / "broken.png").symlink_to("none.png")
+    (tmp_path / "broken.tar").symlink_to("none.tar")
+    assert sorted(
+        (archive, name, reason) for _, archive, name, _, reason in read(str(tmp_path))
+    ) == [
+        ("", "a.png", "cannot be read: the link leads back to itself"),
+        ("", "broken.png", "cannot be read: the object does not exist"),
+        ("", "loop.png", "cannot be read: the link leads back to itself"),
+        ("broken.tar", "", "the shard cannot be read: the object does not exist"),
+        ("loop.parquet", "", "the shard cannot be read: the link leads back to itself"),
+        ("loop.tar", "", "the shard cannot be read: the link leads back to itself"),
+        ("loop.zip", "", "the shard cannot be read: the link leads back to itself"),
+    ]
+
+
+def test_an_input_error_of_the_disk_concerns_one_object(tmp_path, monkeypatch) -> None:
+    from sdmad.storage import files, retries
+
+    monkeypatch.setattr(retries, "LONGEST_WAIT", 0.0)
+    write_tar(tmp_path / "s.tar", {"1.png": encoded()})
+    storage.write_bytes(str(tmp_path / "2.png"), encoded())
+    planned = units(str(tmp_path))
+
+    def failing(uri: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "local_path", failing)
+    reasons = [m.reason for u in planned for m in read_unit(u)]
+    assert reasons == [
+        "the shard cannot be read: input/output error",
+        "cannot be read: input/output error",
+    ]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_missing_members_are_told_from_those_that_are_spelled_otherwise(
+    tmp_path, s3, where
+) -> None:
+    base = str(tmp_path / "a") if where == "local" else f"{s3}/missing-{tmp_path.name}"
+    composed, decomposed = "M\u00fc.png", "Mu\u0308.png"
+    members = {"./1.png": encoded(), decomposed: encoded(), "3.png": encoded()}
+    write_tar(tmp_path / "s.tar", members)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    table = {"member": list(members), "image": list(members.values())}
+    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    for shard in ("s.tar", "s.zip", "s.parquet"):
+        storage.write_bytes(f"{base}/{shard}", (tmp_path / shard).read_bytes())
+        wanted = ["1.png", composed, "2.png"]
+        assert missing_members(base, f"./{shard}", wanted) == (["2.png"], ["3.png"])
+    storage.write_bytes(f"{base}/{decomposed}", encoded())
+    assert missing_members(base, "", [composed, f"./{composed}", "2.png"]) == (["2.png"], [])
+    assert missing_members(base, "t.tar", ["1.png"]) == (["1.png"], [])

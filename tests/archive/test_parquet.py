@@ -2,6 +2,7 @@
 
 import io
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,3 +106,101 @@ def test_a_truncated_file_has_one_reason_and_is_reported_by_verification(tmp_pat
     assert (name, content) == ("", None)
     assert "breaks off" in reason
     assert verify_scores(str(path.parent), str(tmp_path / "out")).broken == ["s.parquet"]
+
+
+BYTES = [encoded(k, (40, 30)) for k in range(3)]
+PIXELS = [list(content) for content in BYTES]
+WIDEST = max(map(len, BYTES))
+PADDED = [content.ljust(WIDEST, b"\0") for content in BYTES]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(BYTES, pa.binary()),
+        pa.array(BYTES, pa.large_binary()),
+        pa.array(BYTES, pa.binary_view()),
+        pa.array(BYTES, pa.binary()).dictionary_encode(),
+        pa.array(BYTES, pa.large_binary()).dictionary_encode(),
+        pa.array(PADDED, pa.binary(WIDEST)),
+        pa.array(PIXELS, pa.list_(pa.uint8())),
+        pa.array(PIXELS, pa.large_list(pa.uint8())),
+        pa.array([list(c) for c in PADDED], pa.list_(pa.uint8(), WIDEST)),
+        pa.array([[x - 256 * (x > 127) for x in c] for c in PIXELS], pa.list_(pa.int8())),
+        pa.array([{"bytes": c} for c in BYTES], pa.struct([("bytes", pa.large_binary())])),
+        pa.array([{"data": c} for c in PIXELS], pa.struct([("data", pa.list_(pa.uint8()))])),
+    ],
+    ids=lambda column: str(column.type)[:40],
+)
+@pytest.mark.parametrize("name", ["image", "Photo"])
+def test_every_type_of_bytes_is_read(tmp_path, column, name) -> None:
+    empty = pa.array([None], column.type) if not pa.types.is_dictionary(column.type) else None
+    column = pa.concat_arrays([column, empty]) if empty is not None else column
+    write(str(tmp_path / "s.parquet"), pa.table({"n": range(len(column)), name: column}))
+    rows = read(str(tmp_path))
+    assert [row[1] for row in rows] == [f"row={k}" for k in range(len(column))]
+    assert [row[2][: len(c)] for row, c in zip(rows, BYTES, strict=False)] == BYTES
+    assert all(row[2].rstrip(b"\0") == c.rstrip(b"\0") for row, c in zip(rows, BYTES, strict=False))
+    assert [row[3] for row in rows[3:]] == ["the row has no image"] * (len(column) - 3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pa.array(["a", "ü", None], pa.large_string()),
+        pa.array(["a", "ü", None], pa.string_view()),
+        pa.array(["a", "ü", None]).dictionary_encode(),
+        pa.array([b"a", "ü".encode(), None], pa.binary()),
+    ],
+    ids=lambda names: str(names.type)[:40],
+)
+def test_every_type_of_text_is_a_name(tmp_path, names) -> None:
+    image = pa.array(BYTES, pa.binary())
+    write(str(tmp_path / "s.parquet"), pa.table({"File_Name": names, "image": image}))
+    assert [row[1:3] for row in read(str(tmp_path))] == [
+        ("a", BYTES[0]),
+        ("ü", BYTES[1]),
+        ("row=2", BYTES[2]),
+    ]
+    found = read_members(str(tmp_path), [("s.parquet", "u\u0308"), ("s.parquet", "./a")])
+    assert found == {("s.parquet", "u\u0308"): BYTES[1], ("s.parquet", "./a"): BYTES[0]}
+
+
+def test_pandas_writes_shards(tmp_path) -> None:
+    pd.DataFrame({"path": ["a", "b"], "image": BYTES[:2]}).to_parquet(tmp_path / "s.parquet")
+    assert [row[1:3] for row in read(str(tmp_path))] == [("a", BYTES[0]), ("b", BYTES[1])]
+
+
+def test_a_name_column_helps_where_the_struct_has_no_path(tmp_path) -> None:
+    images = [{"bytes": BYTES[0], "path": None}, {"bytes": BYTES[1], "path": "p"}]
+    content = pa.table({"image": images, "file_name": ["f", "g"]})
+    write(str(tmp_path / "s.parquet"), content)
+    assert [row[1] for row in read(str(tmp_path))] == ["f", "p"]
+
+
+def test_hashes_and_lists_beside_a_column_of_bytes_are_not_images(tmp_path) -> None:
+    content = pa.table(
+        {
+            "sha256": pa.array([bytes(32)], pa.binary(32)),
+            "embedding": pa.array([[1, 2]], pa.list_(pa.uint8())),
+            "scan": pa.array([BYTES[0]], pa.binary()),
+            "path": pa.array([b"a"], pa.binary()),
+        }
+    )
+    write(str(tmp_path / "s.parquet"), content)
+    assert [row[1:3] for row in read(str(tmp_path))] == [("a", BYTES[0])]
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([[{"bytes": b"1"}, {"bytes": b"2"}]]), "list<element: struct<bytes: binary>>"),
+        (pa.array([[b"1", b"2"]]), "list<element: binary>"),
+        (pa.array([[1, 2]], pa.list_(pa.float32())), "list<element: float>"),
+    ],
+)
+def test_images_of_another_type_have_a_reason(tmp_path, column, kind) -> None:
+    write(str(tmp_path / "s.parquet"), pa.table({"images": column}))
+    ((_, name, content, reason),) = read(str(tmp_path))
+    assert (name, content) == ("", None)
+    assert f"the column images is of type {kind}, which is not read" in reason

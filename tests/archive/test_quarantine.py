@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdmad.archive import quarantine
 from sdmad.archive.decode import decode, frames
 from sdmad.archive.preprocess import ImageSpec, InputConfig
 from sdmad.archive.quarantine import Decoder
-from tests.helpers import CRASH, HANG, encoded, killers
+from tests.helpers import CRASH, FATAL_SIZE, FICKLE, HANG, encoded, killers, pages
 
+SIZE = (20, 20)
 SPEC = ImageSpec((16, 16), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 
 
@@ -27,13 +29,6 @@ SPEC = ImageSpec((16, 16), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes load the plug-ins for `CRASH` and `HANG`."""
     monkeypatch.setenv("PYTHONPATH", killers(tmp_path))
-
-
-def pages(count: int) -> bytes:
-    sink = io.BytesIO()
-    images = [Image.new("L", (20, 20), 40 * k) for k in range(count)]
-    images[0].save(sink, "TIFF", save_all=True, append_images=images[1:])
-    return sink.getvalue()
 
 
 def test_the_child_knows_windows_and_percentiles() -> None:
@@ -51,11 +46,11 @@ def test_the_child_gives_what_this_process_gives() -> None:
         for content in (
             encoded(99),
             encoded(9, (3000, 2000), "RGB", "JPEG"),
-            pages(3),
+            pages(SIZE, SIZE, SIZE),
             b"junk",
             b"",
         ):
-            here, there = list(frames(content, SPEC)), decoder.frames(content)
+            here, there = list(frames(content, SPEC)), list(decoder.frames(content))
             assert [(f.number, f.reason) for f in here] == [(f.number, f.reason) for f in there]
             for one, other in zip(here, there, strict=True):
                 assert (one.pixels is None) == (other.pixels is None)
@@ -68,18 +63,61 @@ def test_a_crash_is_a_reason_and_the_next_file_is_decoded() -> None:
         (frame,) = decoder.frames(CRASH)
         assert frame.pixels is None
         assert frame.reason == "quarantined: the decoder crashed (SIGSEGV)"
-        assert decoder.frames(encoded(7))[0].pixels is not None
+        assert next(decoder.frames(encoded(7))).pixels is not None
+
+
+@pytest.mark.usefixtures("deadly")
+def test_a_frame_that_crashes_costs_no_other_frame() -> None:
+    content = pages(SIZE, SIZE, FATAL_SIZE, SIZE, FATAL_SIZE)
+    with Decoder(SPEC, 60) as decoder:
+        found = list(decoder.frames(content))
+        assert decoder.child is None or decoder.child.poll() is None
+        (alone,) = decoder.frames(pages(FATAL_SIZE))
+    assert [frame.number for frame in found] == [1, 2, 3, 4, 5]
+    assert [frame.pixels is None for frame in found] == [False, False, True, False, True]
+    assert {f.reason for f in found} == {"", "quarantined: the decoder crashed (SIGSEGV)"}
+    # The page at index 3 is grey level 120: the frames after a crash are the right ones.
+    assert np.unique(found[3].pixels).tolist() == [120]
+    assert (alone.number, alone.pixels) == (None, None)
+
+
+@pytest.mark.usefixtures("deadly")
+def test_a_file_with_many_crashing_frames_is_given_up_with_a_row_for_each_frame(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(quarantine, "MOST_CRASHES", 2)
+    with Decoder(SPEC, 60) as decoder:
+        found = list(decoder.frames(pages(FATAL_SIZE, FATAL_SIZE, SIZE, FATAL_SIZE)))
+    assert [frame.number for frame in found] == [1, 2, 3, 4]
+    assert all(frame.pixels is None for frame in found)
+    assert "2 other frames" in found[2].reason
+
+
+@pytest.mark.usefixtures("deadly")
+def test_a_file_that_crashes_when_it_is_opened_is_one_frame() -> None:
+    with Decoder(SPEC, 60) as decoder:
+        (frame,) = decoder.frames(pages(SIZE, SIZE, mark=FICKLE))
+    assert (frame.number, frame.reason) == (None, "quarantined: the decoder crashed (SIGSEGV)")
+
+
+def test_frames_that_nobody_takes_are_not_those_of_the_next_file() -> None:
+    with Decoder(SPEC, 60) as decoder:
+        left = decoder.frames(pages(SIZE, SIZE, SIZE))
+        next(left)
+        left.close()
+        (frame,) = decoder.frames(encoded(7))
+    assert (frame.number, np.unique(frame.pixels).tolist()) == (None, [7])
 
 
 @pytest.mark.usefixtures("deadly")
 def test_a_hang_is_a_reason_after_a_finite_number_of_attempts() -> None:
     with Decoder(SPEC, 2) as decoder:
-        assert decoder.frames(encoded(7))[0].pixels is not None
+        assert next(decoder.frames(encoded(7))).pixels is not None
         start = time.monotonic()
         (frame,) = decoder.frames(HANG)
         assert frame.reason == "quarantined: the decoder did not return within 2 seconds"
         assert time.monotonic() - start < 30
-        assert decoder.frames(encoded(7))[0].pixels is not None
+        assert next(decoder.frames(encoded(7))).pixels is not None
 
 
 @pytest.mark.usefixtures("deadly")
@@ -111,4 +149,4 @@ def test_the_watchdog_is_off_after_the_block() -> None:
 
 def test_the_start_of_the_child_does_not_count_against_the_time_of_a_file() -> None:
     with Decoder(SPEC, 0.05) as decoder:  # Its imports take longer.
-        assert decoder.frames(encoded(7))[0].pixels is not None
+        assert next(decoder.frames(encoded(7))).pixels is not None

@@ -12,15 +12,10 @@ from timm.models.eva import EvaAttention
 from torch import nn
 
 from sdmad.backbones.packed import can_pack, pack
-from sdmad.backbones.towers import (
-    HuggingFaceTextTower,
-    OpenClipImageTower,
-    OpenClipTextTower,
-    TimmImageTower,
-    Tower,
-    image_tower,
-    text_tower,
-)
+from sdmad.backbones.towers import Tower, image_tower, text_tower
+from sdmad.backbones.towers.hugging_face import HuggingFaceTextTower
+from sdmad.backbones.towers.open_clip import OpenClipImageTower, OpenClipTextTower
+from sdmad.backbones.towers.timm import TimmImageTower
 from sdmad.errors import UserError
 from sdmad.method.adapter import TowerAdapterConfig, TowerAdapters
 

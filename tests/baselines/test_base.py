@@ -5,7 +5,7 @@ import torch
 from sdmad.backbones.towers import Tower
 from sdmad.baselines import BaselineConfig, FrozenImages, SupportViews
 from sdmad.baselines.base import Task, balanced_batches
-from sdmad.method.learner import AugmentConfig, augment
+from sdmad.method.augment import AugmentConfig, augment
 
 CONFIG = BaselineConfig(steps=6, augment=AugmentConfig(views=3))
 

@@ -14,7 +14,7 @@ from sdmad.evaluation import protocols
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.labels import load_labels
 from sdmad.inputs.support import draw_support
-from sdmad.method.learner import AugmentConfig, SupportImages
+from sdmad.method.augment import AugmentConfig, SupportImages
 from sdmad.method.losses import category_loss
 from tests.helpers import support_images
 

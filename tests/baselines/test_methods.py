@@ -6,12 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdmad.backbones.towers import Activations, image_tower
+from sdmad.baselines import BASELINES, BaselineConfig, fit
 from sdmad.baselines.aa_clip import AdaptedTower, ResidualAdapter
 from sdmad.baselines.coop import CONTEXT, PromptLearner
 from sdmad.baselines.mvfa import RESIDUAL_WEIGHT, LevelAdapter
 from sdmad.baselines.residual import adapted_tower
 from sdmad.baselines.texts import ClassTexts
 from sdmad.baselines.tip_adapter import Cache
+from sdmad.method.augment import AugmentConfig
+from tests.backbones.small import TINY, build
 from tests.backbones.test_towers import biomed_clip, own_clip
 
 
@@ -35,7 +38,22 @@ def test_identity_adapters_leave_the_embeddings_unchanged(clip, kind, block) -> 
     assert tower.class_tokens == 1
 
 
-def test_a_tower_without_class_token_counts_none(backbone) -> None:
+@pytest.mark.parametrize("method", sorted(BASELINES))
+@pytest.mark.parametrize(
+    "architecture", ["coca_ViT-B-32", "MobileCLIP2-S0", "ViT-B-16-SigLIP", "mt5-base-ViT-B-32"]
+)
+def test_every_method_fits_every_kind_of_tower(architecture, method, tmp_path) -> None:
+    """CoCa's towers return tokens beside embeddings, MobileCLIP's blocks take maps, SigLIP's head
+    reads all tokens, the blocks of mT5 share a position bias."""
+    small = build(architecture, tmp_path)
+    budget = BaselineConfig(steps=2, augment=AugmentConfig(views=2))
+    scorer = fit(method, small.backbone(), TINY, small.support(0), budget)
+    scores = scorer.scores(small.support(1).pixels)
+    assert scores.shape == (4, 1)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_mvfa_has_no_class_token_to_skip_in_a_tower_without(backbone) -> None:
     assert backbone.image.class_tokens == 0
 
 

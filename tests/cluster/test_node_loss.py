@@ -18,7 +18,8 @@ from ray.cluster_utils import Cluster
 from sdmad.fitting.config import TrainConfig
 from sdmad.fits import list_fits
 from sdmad.fitting.run import train_seeds
-from sdmad.method.learner import AugmentConfig, LearnerConfig
+from sdmad.method.augment import AugmentConfig
+from sdmad.method.learner import LearnerConfig
 
 # Nodes are added from a thread, where no signal handler can be set.
 ray._private.utils.set_sigterm_handler = lambda handler: None

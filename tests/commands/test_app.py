@@ -7,14 +7,17 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from sdmad.commands.app import COMMANDS
-from tests.helpers import ROOT
+from sdmad.commands.app import COMMANDS, main
+from tests.helpers import ROOT, captured
 
 SDMAD = Path(sys.executable).parent / "sdmad"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SDMAD, *arguments], capture_output=True, text=True, timeout=120)
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The installed program in a process of its own, as a shell runs it."""
+    environment = os.environ | variables
+    command = [SDMAD, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def test_help_lists_every_command_without_loading_torch() -> None:
@@ -30,7 +33,7 @@ def test_help_lists_every_command_without_loading_torch() -> None:
 
 
 def test_version_prints_the_version_of_the_package() -> None:
-    assert run("--version").stdout.strip() == f"sdmad {version('sdmad')}"
+    assert captured(main, "sdmad", "--version").stdout.strip() == f"sdmad {version('sdmad')}"
 
 
 def test_each_job_is_a_command() -> None:
@@ -39,14 +42,13 @@ def test_each_job_is_a_command() -> None:
 
 
 def test_a_mistake_is_answered_by_one_sentence(tmp_path) -> None:
-    result = run("train", "--config", "no.yaml", "--output", str(tmp_path))
+    result = run("convert", "--recipe", "knee", "--source", str(tmp_path), "--output", "x")
     assert result.returncode == 2
-    assert result.stderr.startswith("error: there is no configuration no.yaml")
+    assert result.stderr.startswith("error: there is no recipe 'knee'")
     assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_shell_completes_commands() -> None:
     """The request that bash makes for `sdmad ve<TAB>` after `--install-completion`."""
     asked = {"_SDMAD_COMPLETE": "complete_bash", "COMP_WORDS": "sdmad ve", "COMP_CWORD": "1"}
-    result = subprocess.run([SDMAD], capture_output=True, text=True, env=os.environ | asked)
-    assert result.stdout.split() == ["verify"]
+    assert run(**asked).stdout.split() == ["verify"]

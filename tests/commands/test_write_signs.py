@@ -1,37 +1,29 @@
-"""`python jobs/write_signs.py` against a stub endpoint: the file written, and error messages."""
+"""`sdmad write-signs` against a stub endpoint: the file written, and error messages."""
 
 import os
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from sdmad.commands.write_signs import write_signs as command
 from sdmad.inputs.catalog import load_catalog
 from tests.drafting import GOOD, KEY, Reply, Stub, refusal, serve
-from tests.helpers import ROOT
+from tests.helpers import Ended, run_command, run_job
+
+WANTED = ("--modality", "chest X-ray", "--categories", "effusion,cardiomegaly", "--output")
 
 
-def write_signs(
-    output: Path, environment: dict[str, str], *options: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the job with the OPENAI_ variables of `environment` only."""
+def write_signs(output: Path, environment: dict[str, str], *options: str) -> Ended:
+    """Run the command with the OPENAI_ variables of `environment` only."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    command = [sys.executable, "jobs/write_signs.py", "--modality", "chest X-ray"]
-    command += ["--categories", "effusion,cardiomegaly", "--output", str(output), *options]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=kept | {"COLUMNS": "200"} | environment,
-    )
+    with mock.patch.dict(os.environ, kept | environment, clear=True):
+        return run_command(command, *WANTED, output, *options)
 
 
-def expect_error(result: subprocess.CompletedProcess[str], output: Path, *parts: str) -> None:
+def expect_error(result: Ended, output: Path, *parts: str) -> None:
     """Expect one sentence, exit code 2, no file written, and the key in no output."""
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -136,9 +128,13 @@ def test_an_existing_file_is_kept_without_asking_the_model(output) -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply(GOOD), refusal(500, f"failed with {KEY}")])
-def test_the_key_stays_out_of_the_librarys_log(output, reply) -> None:
+def test_the_key_stays_out_of_the_librarys_log(output, reply, monkeypatch) -> None:
+    """In a process of its own: the library reads OPENAI_LOG when it is imported."""
     with serve(reply) as stub:
-        result = write_signs(output, stub.environment | {"OPENAI_LOG": "debug"})
+        for name, value in stub.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OPENAI_LOG", "debug")
+        result = run_job("write_signs", *WANTED, output)
     assert stub.keys[0] == f"Bearer {KEY}"
     assert "DEBUG" in result.stderr
     assert KEY not in result.stdout + result.stderr

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.evaluation.measure import (
     ENSEMBLE,
@@ -21,8 +22,10 @@ from sdmad.evaluation.measure import (
 from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
-from sdmad.scoring.plan import _encode
+from sdmad.scoring import tables
+from sdmad.scoring.plan import _encode, open_plan
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
+from sdmad.storage import StoredObject
 
 CATEGORIES = ["one", "two"]
 
@@ -53,7 +56,12 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
         rows.append(row)
     table = pa.Table.from_pylist(rows, columns.schema)
     folder.mkdir(exist_ok=True)
-    (folder / "plan.parquet").write_bytes(_encode([], metadata))
+    archive = metadata["archive"]
+    shard = (StoredObject(f"{archive}/a.tar", 1, "x"),)
+    units = [
+        WorkUnit(digit * 16, "tar", archive, shard, (k, k + 1)) for k, digit in enumerate("01")
+    ]
+    (folder / "plan.parquet").write_bytes(_encode(units, metadata))
     half = len(rows) // 2
     for unit, part in (("0" * 16, table.slice(half)), ("1" * 16, table.slice(0, half))):
         commit_unit(str(folder), unit, part, empty_failures(), metadata)
@@ -172,8 +180,8 @@ def test_images_in_the_failures_are_told_apart_from_unknown_ones(tmp_path, truth
     row = dict.fromkeys(failures.schema.names, "")
     row |= {"archive": "a.tar", "member": "48.png", "reason": "damaged image"}
     failed = pa.Table.from_pylist([row], failures.schema)
-    columns = ScoreColumns(CATEGORIES, 1, True)
-    commit_unit(run, "2" * 16, columns.schema.empty_table(), failed, {})
+    unit = min(tables.done_units(run))
+    commit_unit(run, unit, tables.read_part(run, "scores", unit), failed, {})
     (notice,) = load_scored_test(run, labels).notices
     assert "2 of 50 test images have no score" in notice
     assert "has 1 of them in failures" in notice
@@ -207,6 +215,31 @@ def test_labels_of_another_archive_are_refused(tmp_path, truth, labels) -> None:
     Path(labels).write_text(Path(labels).read_text().replace("a.tar", "b.tar"))
     with pytest.raises(UserError, match="none of the 50 test images"):
         load_scored_test(run, labels)
+
+
+def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_columns(
+    tmp_path, truth, labels
+) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    metadata, units = open_plan(run)
+    shard = (StoredObject(f"{metadata['archive']}/b.tar", 1, "x"),)
+    loose = (StoredObject(f"{metadata['archive']}/x.png", 1, "x"),)
+    others = [
+        WorkUnit("2" * 16, "tar", metadata["archive"], shard),
+        WorkUnit("3" * 16, "objects", metadata["archive"], loose),
+    ]
+    Path(run, "plan.parquet").write_bytes(_encode([*units, *others], metadata))
+    for unit in others:
+        Path(run, "scores", f"part-{unit.id}.parquet").write_bytes(b"not to be read")
+    # What is left of a unit that is in no plan does not count.
+    first = next(Path(run, "scores").glob("part-*"))
+    Path(run, "scores", f"part-{'4' * 16}.parquet").write_bytes(first.read_bytes())
+    test = load_scored_test(run, labels, details=False)
+    assert len(test.table) == 50
+    assert set(test.rows.column_names) == {
+        *("archive", "member", "anomaly_score", "score_one", "score_two", "seeds_one", "seeds_two")
+    }
+    assert {"signs", "findings"} <= set(load_scored_test(run, labels).rows.column_names)
 
 
 def test_an_evaluation_writes_metrics_run_record_and_report(tmp_path, truth, labels) -> None:

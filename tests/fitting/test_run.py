@@ -1,33 +1,31 @@
 """Training runs end to end on Ray Train."""
 
 import io
-import json
-import os
 import shutil
-import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
 import ray.train
 import torch
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import deserialize, list_fits
+from sdmad.fitting import run
 from sdmad.fitting.config import ComputeConfig, TrainConfig
+from sdmad.fitting.reading import check_names
 from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
 from sdmad.runtime.cluster import THREADS_SLEEP
+from sdmad.storage.run_record import read_record
 from tests.conftest import QUICK
+from tests.helpers import workers
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -45,106 +43,122 @@ def config(archive: Path | str, **changes: object) -> TrainConfig:
     return TrainConfig.model_validate(base | changes)
 
 
+@pytest.fixture(scope="module")
+def on_s3(archive, s3) -> str:
+    """The archive on S3."""
+    for path in archive.iterdir():
+        storage.write_bytes(f"{s3}/train-archive/{path.name}", path.read_bytes())
+    return f"{s3}/train-archive"
+
+
+@pytest.fixture(scope="module")
+def threads(tmp_path_factory) -> Path:
+    """A folder with the threads that each rank of `trained` computed in."""
+    return tmp_path_factory.mktemp("threads")
+
+
+@pytest.fixture(scope="module")
+def trained(on_s3, s3, threads) -> str:
+    """The whole grid of `config`, from S3 to S3; its fits are never changed by tests."""
+
+    def observed(settings: dict[str, Any]) -> None:
+        import ray.train
+        import torch
+
+        from sdmad.fitting.worker import fit_loop
+
+        fit_loop(settings)
+        rank = ray.train.get_context().get_world_rank()
+        (threads / str(rank)).write_text(str(torch.get_num_threads()))
+
+    output = f"{s3}/train-output"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "fit_loop", observed)
+        assert train_seeds(config(on_s3), output) == 6
+    return output
+
+
+def test_two_workers_make_the_whole_grid_and_the_same_command_makes_nothing(on_s3, trained) -> None:
+    grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
+    assert set(list_fits(trained)) == grid
+    table = pq.read_table(io.BytesIO(storage.read_bytes(f"{trained}/fits.parquet"))).to_pylist()
+    assert {(row["shots"], row["seed"]) for row in table} == grid
+    assert all(storage.exists(row["uri"]) for row in table)
+    done = read_record(trained)
+    assert done["status"] == "finished"
+    assert done["fits_made"] + done["fits_skipped"] == 6
+    content = storage.read_bytes(f"{trained}/fits/shots=2/seed=1.safetensors")
+    provenance = deserialize(content, "x").provenance
+    assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
+    assert Detector.load(f"{trained}/fits/shots=2").seeds == [0, 1, 2]
+    assert train_seeds(config(on_s3), trained) == 0
+    again = read_record(trained)
+    assert (again["status"], again["fits_made"], again["fits_skipped"]) == ("finished", 0, 6)
+
+
+def test_a_killed_worker_loses_only_its_unfinished_fits(archive, training_run, tmp_path) -> None:
+    """At an output that has fits already: only what is missing is made, before and after."""
+    output = tmp_path / "train"
+    shutil.copytree(training_run, output)
+    (output / "fits/shots=2/seed=1.safetensors").unlink()
+    before = times(output)
+    assert len(before) == 2
+    compute = ComputeConfig(workers=1, cpus_per_worker=0.5, fits_per_batch=1)
+    settings = config(archive, shots=[2], seeds="0:5", compute=compute)
+    killed: dict[str, Any] = {}
+
+    def kill_after_the_first_fit() -> None:
+        while len(list((output / "fits/shots=2").glob("*.safetensors"))) == len(before):
+            time.sleep(0.01)
+        killed["kept"] = times(output)
+        (worker,) = workers("RayTrainWorker")
+        killed["environment"] = worker.environ()
+        worker.kill()
+
+    thread = threading.Thread(target=kill_after_the_first_fit)
+    thread.start()
+    assert train_seeds(settings, str(output)) == 3
+    thread.join()
+    assert THREADS_SLEEP.items() <= killed["environment"].items()
+    after = times(output)
+    assert len(before) < len(killed["kept"]) < len(after) == 5
+    assert {p: t for p, t in after.items() if p in killed["kept"]} == killed["kept"]
+    assert before.items() <= after.items()
+    done = read_record(str(output))
+    assert (done["fits_made"], done["fits_skipped"]) == (3, 2)
+    assert Detector.load(str(output)).seeds == [0, 1, 2, 3, 4]
+
+
 def times(output: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in output.rglob("*.safetensors")}
 
 
-@pytest.fixture(scope="module")
-def trained(archive, tmp_path_factory) -> Path:
-    """A run of the whole grid of `config`; tests must not change it."""
-    output = tmp_path_factory.mktemp("trained") / "train"
-    assert train_seeds(config(archive), str(output)) == 6
-    return output
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_share_the_cores_of_their_node(ranks, monkeypatch) -> None:
+    class Context:
+        def get_local_world_size(self) -> int:
+            return ranks
 
-
-def test_two_workers_make_the_whole_grid(trained) -> None:
-    grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
-    assert set(list_fits(str(trained))) == grid
-    table = pq.read_table(trained / "fits.parquet").to_pylist()
-    assert {(row["shots"], row["seed"]) for row in table} == grid
-    assert all(Path(row["uri"]).is_file() for row in table)
-    run = json.loads((trained / "run.json").read_text())
-    assert (run["status"], run["fits_made"], run["fits_skipped"]) == ("finished", 6, 0)
-    provenance = deserialize(
-        (trained / "fits/shots=2/seed=1.safetensors").read_bytes(), "x"
-    ).provenance
-    assert (provenance.shots, provenance.seed, provenance.learner) == (2, 1, QUICK)
-
-
-def test_a_second_run_with_more_seeds_makes_only_missing_fits(archive, trained, tmp_path) -> None:
-    output = Path(shutil.copytree(trained, tmp_path / "train"))
-    before = times(output)
-    lost = output / "fits/shots=1/seed=2.safetensors"
-    lost.unlink()
-    assert train_seeds(config(archive, seeds="0:4"), str(output)) == 3
-    after = times(output)
-    made = {output / f"fits/shots={shots}/seed=3.safetensors" for shots in (1, 2)} | {lost}
-    assert {path for path in after if after[path] != before.get(path)} == made
-    run = json.loads((output / "run.json").read_text())
-    assert (run["fits_made"], run["fits_skipped"]) == (3, 5)
-    assert Detector.load(str(output / "fits/shots=2")).num_seeds == 4
-
-
-def test_archive_and_output_can_be_on_s3(archive, s3) -> None:
-    for path in archive.iterdir():
-        storage.write_bytes(f"{s3}/train-archive/{path.name}", path.read_bytes())
-    output = f"{s3}/train-output"
-    assert train_seeds(config(f"{s3}/train-archive", shots=[1], seeds="0,5"), output) == 2
-    assert Detector.load(output).seeds == [0, 5]
-    table = pq.read_table(io.BytesIO(storage.read_bytes(f"{output}/fits.parquet")))
-    assert table.num_rows == 2
-
-
-def test_a_killed_worker_loses_only_its_unfinished_fits(archive, tmp_path) -> None:
-    output = tmp_path / "train"
-    slow = QUICK.model_copy(update={"steps": 150})
-    compute = ComputeConfig(workers=1, cpus_per_worker=0.5, fits_per_batch=1)
-    settings = config(archive, learner=slow, shots=[1], seeds="0:5", compute=compute)
-    killed: dict[str, Any] = {}
-
-    def kill_after_the_first_fit() -> None:
-        while not times(output):
-            time.sleep(0.01)
-        killed["kept"] = times(output)
-        for process in psutil.process_iter(["cmdline"]):
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
-                killed["environment"] = process.environ()
-                os.kill(process.pid, signal.SIGKILL)
-                killed["worker"] = process.pid
-
-    thread = threading.Thread(target=kill_after_the_first_fit, daemon=True)
-    thread.start()
-    assert train_seeds(settings, str(output)) == 5
-    assert "worker" in killed
-    assert THREADS_SLEEP.items() <= killed["environment"].items()
-    assert len(list_fits(str(output))) == 5
-    kept = killed["kept"]
-    assert {p: t for p, t in times(output).items() if p in kept} == kept
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ranks_share_the_cores_of_their_node(workers, tmp_path) -> None:
-    def loop() -> None:
+    monkeypatch.setattr(ray.train, "get_context", Context)
+    before = torch.get_num_threads()
+    try:
         share_cores()
-        rank = ray.train.get_context().get_world_rank()
-        (tmp_path / str(rank)).write_text(str(torch.get_num_threads()))
-
-    TorchTrainer(
-        loop,
-        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5}),
-        torch_config=TorchConfig(backend="gloo"),
-        run_config=RunConfig(name="threads", storage_path=str(tmp_path / "train")),
-    ).fit()
-    threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
-    assert [(tmp_path / str(rank)).read_text() for rank in range(workers)] == [
-        str(threads)
-    ] * workers
+        cores = int(ray.cluster_resources()["CPU"])
+        assert torch.get_num_threads() == max(1, cores // ranks)
+    finally:
+        torch.set_num_threads(before)
 
 
-def test_an_output_with_fits_of_another_learner_is_refused(archive, trained) -> None:
+@pytest.mark.usefixtures("trained")
+def test_the_two_ranks_of_a_run_share_the_cores_of_this_machine(threads) -> None:
+    share = max(1, int(ray.cluster_resources()["CPU"]) // 2)
+    assert [(threads / str(rank)).read_text() for rank in range(2)] == [str(share)] * 2
+
+
+def test_an_output_with_fits_of_another_learner_is_refused(on_s3, trained) -> None:
     other = QUICK.model_copy(update={"steps": 11})
     with pytest.raises(UserError, match="holds fits with another learner"):
-        train_seeds(config(archive, learner=other), str(trained))
+        train_seeds(config(on_s3, learner=other), trained)
 
 
 def test_all_names_of_the_pool_are_checked_against_the_archive(archive, tmp_path) -> None:
@@ -162,18 +176,9 @@ def test_all_names_of_the_pool_are_checked_against_the_archive(archive, tmp_path
     assert "and 7 more" in str(raised.value)
 
 
-def test_a_table_of_another_archive_is_refused_with_names_of_both(archive, tmp_path) -> None:
-    labels = tmp_path / "labels.csv"
-    text = (archive / "labels.csv").read_text().replace("phantoms-", "shard-")
-    labels.write_text(text)
-    with pytest.raises(UserError, match="200 of 200 images of split pool") as raised:
-        train_seeds(config(archive, labels=str(labels), shots=[1]), str(tmp_path / "train"))
+def test_a_table_of_another_archive_is_refused_with_names_of_both(archive) -> None:
+    names = [("shard-0.tar", f"{k}.png") for k in range(9)]
+    with pytest.raises(UserError, match="9 of 9 images of split pool") as raised:
+        check_names(names, str(archive))
+    assert "shard-0.tar/0.png, shard-0.tar/1.png, shard-0.tar/2.png and 6 more" in str(raised.value)
     assert "phantoms-0000.tar, phantoms-0001.tar" in str(raised.value)
-
-
-def test_names_with_a_leading_dot_are_found(archive, tmp_path) -> None:
-    labels = tmp_path / "labels.csv"
-    text = (archive / "labels.csv").read_text().replace(".tar,", ".tar,./")
-    labels.write_text(text)
-    settings = config(archive, labels=str(labels), shots=[1], seeds="0:1")
-    assert train_seeds(settings, str(tmp_path / "train")) == 1

@@ -5,15 +5,18 @@ import torch
 from sdmad.demo.run import zero_shot
 from sdmad.inputs.labels import load_labels
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
-from sdmad.method.learner import AugmentConfig, LearnerConfig, augment, fit_batch
+from sdmad.method.augment import AugmentConfig, augment
+from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import DecisionRule
 from tests.conftest import QUICK
 
 FIELDS = ("bias", "frozen_bias", "weights", "temperature", "band")
 
 
-def test_a_fit_does_not_depend_on_the_others_in_its_batch(supports, backbone, catalog) -> None:
-    together, rules = fit_batch(backbone, catalog, supports, QUICK)
+def test_a_fit_does_not_depend_on_the_others_in_its_batch(
+    fitted, supports, backbone, catalog
+) -> None:
+    together, rules = fitted
     alone, rule = fit_batch(backbone, catalog, supports[1:2], QUICK)
     for a, b in zip(together.image_adapters.layers, alone.image_adapters.layers, strict=True):
         assert torch.allclose(a.down[1], b.down[0], atol=1e-4)

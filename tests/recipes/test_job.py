@@ -1,19 +1,21 @@
-"""jobs/convert_dataset.py as a user runs it."""
+"""`sdmad convert`, and jobs/convert_dataset.py as a user runs it."""
 
+from sdmad.commands.convert import convert
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
 from sdmad.recipes.registry import RECIPES
-from tests.helpers import run_job
+from tests.helpers import run_command, run_job
 from tests.recipes import trees
 
 
-def convert(recipe: str, source: object, output: object):
-    return run_job("convert_dataset", "--recipe", recipe, "--source", source, "--output", output)
+def options(recipe: str, source: object, output: object) -> tuple[object, ...]:
+    return ("--recipe", recipe, "--source", source, "--output", output)
 
 
 def test_a_conversion_prints_what_it_wrote_and_what_it_left_out(tmp_path) -> None:
+    """The job in a process of its own."""
     source = trees.chest_xray(tmp_path / "download")
-    result = convert("chest_xray", source, tmp_path / "archive")
+    result = run_job("convert_dataset", *options("chest_xray", source, tmp_path / "archive"))
     assert result.returncode == 0, result.stderr
     rows = {
         line.split("│")[1].strip(): line.split("│")[2:4]
@@ -33,7 +35,7 @@ def test_a_conversion_prints_what_it_wrote_and_what_it_left_out(tmp_path) -> Non
 
 
 def test_the_error_for_an_unknown_recipe_lists_all_recipes(tmp_path) -> None:
-    result = convert("knee", tmp_path, tmp_path / "archive")
+    result = run_command(convert, *options("knee", tmp_path, tmp_path / "archive"))
     assert result.returncode == 2
     assert all(f"{r.name} ({r.download})" in result.stderr for r in RECIPES.values())
 
@@ -48,7 +50,7 @@ def test_user_errors_are_one_line(tmp_path) -> None:
         ("fundus", tmp_path / "nowhere", tmp_path / "a", "there is no folder"),
         ("chest_xray", source, taken, "is not empty: it contains 1.png"),
     ):
-        result = convert(recipe, place, output)
+        result = run_command(convert, *options(recipe, place, output))
         assert result.returncode == 2
         lines = result.stderr.strip().splitlines()
         assert len(lines) == 1, result.stderr

@@ -10,7 +10,8 @@ from sdmad import Detector
 from sdmad.archive.selected import decode_members
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.scoring.tables import ScoreColumns
+from sdmad.scoring.plan import make_plan
+from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 
 
 def scored_test(
@@ -86,3 +87,22 @@ def scored_archive(archive: Path, uri: str, detector: Detector) -> ScoredTest:
         backbone="phantom",
         catalog="c" * 64,
     )
+
+
+def stored(test: ScoredTest, output: str) -> str:
+    """The scored test as the tables and the plan of a scoring run; returns `output`."""
+    names = test.table.categories
+    rows = test.rows
+    for c, name in enumerate(names):
+        values = pa.array(test.seeds[:, c].astype(np.float32).tolist())
+        rows = rows.append_column(f"seeds_{name}", values)
+    metadata = test.metadata | {
+        "categories": ";".join(names),
+        "seeds": ";".join(test.seed_names),
+        "per_seed": "true",
+    }
+    columns = ScoreColumns(names, len(test.seed_names), per_seed=True)
+    make_plan(test.metadata["archive"], output, metadata)
+    rows = rows.select(columns.schema.names).cast(columns.schema)
+    commit_unit(output, "0" * 16, rows, empty_failures(), metadata)
+    return output

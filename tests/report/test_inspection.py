@@ -4,33 +4,21 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from sdmad import Detector
 from sdmad.archive.selected import decode_members
 from sdmad.evaluation.measure import ScoredTest
-from sdmad.report import examples
+from sdmad.report import examples, inspection
 from sdmad.report.examples import IMAGES_PER_GROUP, heatmap_rows
 from sdmad.report.inspection import inspect
-from tests.report.made import scored_archive
-
-
-@pytest.fixture(scope="module")
-def detector(training_run) -> Detector:
-    return Detector.load(str(training_run))
-
-
-@pytest.fixture(scope="module")
-def scored(archive, training_run, detector) -> ScoredTest:
-    return scored_archive(archive, str(training_run), detector)
 
 
 def group_rows(test: ScoredTest) -> np.ndarray:
     return np.unique(np.concatenate(list(heatmap_rows(test).values())))
 
 
-def test_detector_and_archive_give_audit_heatmap_and_located_examples(scored, detector) -> None:
-    found = inspect(scored)
+def test_detector_and_archive_give_audit_heatmap_and_located_examples(inspected, detector) -> None:
+    found = inspected
     assert found.note == ""
     assert found.audit.signs.test_auroc.notna().any()
     against = (detector.rule.support_auc.numpy() <= 0.5).mean(0)[detector.catalog.membership]
@@ -53,6 +41,7 @@ def test_similarities_are_measured_once_on_images_chosen_by_label(
     scored, detector, monkeypatch
 ) -> None:
     monkeypatch.setattr(examples, "IMAGES_PER_GROUP", 3)
+    monkeypatch.setattr(inspection, "localised_gallery", lambda *arguments: {})
     given: list[np.ndarray] = []
     original = Detector.score_pixels
 
@@ -72,8 +61,8 @@ def test_similarities_are_measured_once_on_images_chosen_by_label(
     assert {i.tobytes() for i in given} == {i.tobytes() for i in expected.values()}
 
 
-def test_the_heatmap_shows_the_means_of_each_group(scored, detector) -> None:
-    shown = inspect(scored).heatmap
+def test_the_heatmap_shows_the_means_of_each_group(scored, inspected, detector) -> None:
+    shown = inspected.heatmap
     groups = heatmap_rows(scored)
     means = []
     for rows in groups.values():

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad import Detector
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.report.examples import Example
 from sdmad.report.localised import SIDE, localised_gallery, localised_signs, overlay
 from sdmad.report.plots import png_uri
-
-
-@pytest.fixture(scope="module")
-def detector(training_run) -> Detector:
-    return Detector.load(str(training_run))
 
 
 @pytest.fixture(scope="module")

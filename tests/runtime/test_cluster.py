@@ -2,49 +2,34 @@
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
+import psutil
 import pytest
 import ray
 import ray.data
 import ray.train
+from ray._private import ray_constants
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad.errors import UserError
 from sdmad.runtime import cluster
 from sdmad.runtime.cluster import Resources, connect, gpus_each, kept_in_memory, mistakes_surface
-from tests.helpers import ROOT
-
-LISTENING = """
-import psutil, ray
-from sdmad.runtime.cluster import connect
-connect()
-ray.get(ray.remote(lambda: 1).remote())
-me = psutil.Process()
-for process in [me, *me.children(recursive=True)]:
-    for connection in process.net_connections("inet"):
-        if connection.status == psutil.CONN_LISTEN:
-            print(connection.laddr.ip)
-"""
 
 
-@pytest.mark.parametrize("address", [None, ""], ids=["unset", "empty"])
-def test_local_ray_listens_on_loopback_only(address) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    shown = subprocess.run(
-        [sys.executable, "-c", LISTENING],
-        cwd=ROOT,
-        env=environment | ({} if address is None else {"RAY_ADDRESS": address}),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    addresses = shown.stdout.split()
-    assert len(addresses) >= 5, shown.stderr
+@pytest.mark.usefixtures("ray_cluster")
+def test_local_ray_listens_on_loopback_only() -> None:
+    """All processes of this session: Ray's, its workers', the S3 server."""
+    ray.get(ray.remote(lambda: 1).remote())
+    me, addresses = psutil.Process(), []
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.Error):
+            listening = [c for c in process.net_connections("inet") if c.status == "LISTEN"]
+            addresses += [connection.laddr.ip for connection in listening]
+    assert len(addresses) >= 5
     assert {a.removeprefix("::ffff:") for a in addresses} == {"127.0.0.1"}
 
 
@@ -65,6 +50,27 @@ def test_gpus_are_those_wanted_else_those_of_the_cluster(wanted, resources, each
 def test_a_notice_says_how_to_request_gpus_from_a_cluster_that_can_grow(capsys) -> None:
     assert gpus_each(None, Resources(0, 0), "--detector-gpus 1") == 0
     assert "request one with --detector-gpus 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", [None, "", " ", "local"])
+def test_without_an_address_ray_starts_here_and_listens_on_loopback(monkeypatch, address) -> None:
+    """What the test above sees holds for an empty address, too."""
+    started = {}
+
+    def init(**arguments: object) -> None:
+        on_loopback = not ray_constants.ENABLE_RAY_CLUSTER
+        started.update(arguments, on_loopback=on_loopback, environment="RAY_ADDRESS" in os.environ)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setenv("RAY_ADDRESS", address or "")
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS")
+    assert connect().fixed
+    assert (started["address"], started["include_dashboard"]) == ("local", False)
+    assert started["on_loopback"]
+    assert not started["environment"]
 
 
 @pytest.fixture

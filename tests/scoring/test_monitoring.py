@@ -1,50 +1,95 @@
-"""What an operator sees: the counters that Ray exports, logs, a stopped run."""
+"""What an operator sees: the counters that Ray exports, and the log of the workers."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
+from sdmad.archive.listing import list_archive
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.units import cut_units
 from sdmad.scoring.monitoring import MOST_KINDS, ScoringMonitor
-from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.run import score_archive
-from tests.helpers import ROOT, write_tar
-from tests.scoring.test_run import encoded_phantom, finished, record
+from sdmad.scoring.plan import read_plan
+from sdmad.scoring.reading import read_and_decode
+from tests.helpers import encoded
+from tests.scoring.helpers import record
+
+
+def exported(run: str) -> list[str]:
+    """What the exporter of this Ray's node says of a run."""
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(address) as answer:
+        shown = answer.read().decode().splitlines()
+    return [line for line in shown if f'run="{run}"' in line]
+
+
+def wait_for(metric: str, run: str) -> list[str]:
+    """What the exporter says of a run as soon as it knows a metric of it."""
+    deadline = time.monotonic() + 40
+    while True:
+        lines = exported(run)
+        if any(metric in line for line in lines):
+            return lines
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.2)
+
+
+def test_a_run_exports_its_counters(mixed) -> None:
+    run = record(mixed.output)
+    lines = wait_for("sdmad_units_committed", run["run"])
+    value: Counter[str] = Counter()
+    for line in lines:
+        value[line.partition("{")[0]] += float(line.split()[-1])
+    assert value["ray_sdmad_images_scored_total"] == run["images"]
+    assert value["ray_sdmad_failures_total"] == run["failures"]
+    assert value["ray_sdmad_units_committed_total"] == run["units_total"]
+    failures = [line for line in lines if "sdmad_failures" in line]
+    (unknown,) = (line for line in failures if 'reason="unknown image format"' in line)
+    assert 'stage="decode"' in unknown
+    assert any('stage="read"' in line for line in failures)
+    stages = {line for line in lines if "sdmad_stage_seconds" in line}
+    assert any('stage="model"' in line for line in stages)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_exports_its_counters_and_logs_its_units(training_run, tmp_path) -> None:
-    write_tar(tmp_path / "a" / "s.tar", {"1.png": encoded_phantom(1), "2.png": b"none"})
-    output = str(tmp_path / "scores")
-    score_archive(str(tmp_path / "a"), str(training_run), output, PipelineConfig())
-    run = record(output)["run"]
-    (node,) = ray.nodes()
-    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline, lines = time.monotonic() + 40, []
-    while not any("sdmad_units_left" in line for line in lines) and time.monotonic() < deadline:
-        time.sleep(1)
-        with urllib.request.urlopen(address) as answer:
-            lines = [k for k in answer.read().decode().splitlines() if f'run="{run}"' in k]
-    value = {line.partition("{")[0]: float(line.split()[-1]) for line in lines}
-    assert value["ray_sdmad_images_scored_total"] == 1
-    assert value["ray_sdmad_failures_total"] == 1
-    assert value["ray_sdmad_units_committed_total"] == 1
-    assert value["ray_sdmad_units_left"] == 0
-    (failure,) = (line for line in lines if "sdmad_failures" in line)
-    assert 'reason="unknown image format"' in failure
-    assert 'stage="decode"' in failure
-    stages = {line for line in lines if "sdmad_stage_seconds" in line}
-    assert any('stage="model"' in line for line in stages)
-    events = worker_events(run)
-    assert {e["event"] for e in events} == {"unit begun", "unit read"}
-    assert all(e["attempt"] == 0 and len(e["unit"]) == 16 for e in events)
+def test_the_units_left_are_exported() -> None:
+    """By a monitor of this process: Ray forgets gauges soon."""
+    ScoringMonitor("gauge").commit(2, [], left=3)
+    (line,) = (line for line in wait_for("units_left", "gauge") if "units_left" in line)
+    assert line.startswith("ray_sdmad_units_left{")
+    assert float(line.split()[-1]) == 3
+
+
+def test_workers_log_the_units_that_they_read(mixed) -> None:
+    events = worker_events(record(mixed.output)["run"])
+    read = [e["unit"] for e in events if e["event"] == "unit read"]
+    assert sorted(read) == sorted(unit.id for unit in read_plan(mixed.output)[0])
+    begun = [e for e in events if e["event"] == "unit begun"]
+    assert {e["unit"] for e in begun} == set(read)
+    # A second attempt decodes in quarantine: of the units whose file killed the first one.
+    assert all(e["quarantine"] == (e["attempt"] > 0) for e in begun)
+    again = {e["uri"] for e in begun if e["quarantine"]}
+    assert again == {f"{mixed.archive}/crash.tar", f"{mixed.archive}/hang.tar"}
+
+
+def test_no_log_line_names_a_loose_image(tmp_path, capfd) -> None:
+    for name in ("miller.png", "jones.png"):
+        (tmp_path / name).write_bytes(encoded())
+    (unit,) = cut_units(str(tmp_path), list_archive(str(tmp_path)))
+    spec = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3)
+    batch = {"payload": np.array([unit.to_json()], object)}
+    rows = sum(len(part["uri"]) for part in read_and_decode(batch, spec, 4, 60.0, "run"))
+    assert rows == 2 + 1, "two images and the end of the unit"
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    (begun,) = (line for line in lines if line["event"] == "unit begun")
+    assert (begun["uri"], begun["objects"]) == (str(tmp_path), 2)
+    assert "miller" not in str(lines)
 
 
 def worker_events(run: str) -> list[dict]:
@@ -65,34 +110,3 @@ def test_the_number_of_reasons_is_bounded(monkeypatch) -> None:
     for k in range(MOST_KINDS):
         monitor._kind("k" * k)
     assert monitor._kind("something new") == "other"
-
-
-def test_a_stopped_run_is_recorded_as_stopped_and_resumes(training_run, tmp_path) -> None:
-    """SIGTERM in the middle of a run, as sent by `ray job stop` and by drained nodes."""
-    archive, output = tmp_path / "archive", tmp_path / "scores"
-    for k in range(30):
-        content = encoded_phantom(k)
-        write_tar(archive / f"{k:02d}.tar", {f"{k}-{j}.png": content for j in range(30)})
-    command = [sys.executable, "jobs/score_archive.py", "--archive", str(archive)]
-    command += ["--detector", str(training_run), "--output", str(output), "--batch-size", "8"]
-    environment = os.environ | {"SDMAD_LOG": "json"}
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(finished(output)) < 3:
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    driver.send_signal(signal.SIGTERM)
-    _, shown = driver.communicate(timeout=60)
-    assert driver.returncode == 128 + signal.SIGTERM
-    assert "stopped; run the same command again to resume" in shown
-    assert "Traceback" not in shown
-    events = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
-    assert {"progress", "unit committed"} <= {e["event"] for e in events}
-    stopped = record(str(output))
-    assert stopped["status"] == "stopped"
-    assert 3 <= stopped["units_scored"] <= len(finished(output)) < 30
-    done = len(finished(output))
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
-    assert record(str(output))["units_skipped"] == done
-    assert len(finished(output)) == 30

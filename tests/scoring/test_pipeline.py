@@ -1,45 +1,85 @@
 """The pipeline: rows of all units, and the processes that make them."""
 
-import psutil
+import json
+from typing import Any
+
 import pytest
 
-from sdmad import Detector
 from sdmad.archive.listing import list_archive
+from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import cut_units
+from sdmad.errors import UserError
 from sdmad.runtime.cluster import Resources, connect
 from sdmad.scoring import pipeline
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.pipeline import DetectorSource
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns
+from tests.helpers import encoded, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_units_run_in_portions_and_detectors_have_their_environment(
-    archive, training_run, monkeypatch
-) -> None:
+def light_detector() -> type:
+    """In place of the actor of this name: it loads nothing, and adds its environment to the rows.
+
+    A class of its own each time, so that Ray sends it by value.
+    """
+
+    class DetectorActor:
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            import os
+
+            count = len(batch["unit"])
+            shown = json.dumps(dict(os.environ))
+            return {name: batch[name] for name in ("unit", "index")} | {"env": [shown] * count}
+
+    return DetectorActor
+
+
+def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(pipeline, "UNITS_AT_ONCE", 1)
-    detector = Detector.load(str(training_run), "cpu")
-    source = DetectorSource(str(training_run), None, detector.spec)
-    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed=False)
-    units = list(cut_units(str(archive), list_archive(str(archive))))
-    config = PipelineConfig().fill(connect())
+    monkeypatch.setattr(pipeline, "DetectorActor", light_detector())
+    for k in range(2):
+        write_tar(tmp_path / f"{k}.tar", {f"{j}.png": encoded(j) for j in range(5)})
+    source = DetectorSource("nowhere", None, ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3))
+    units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
+    config = PipelineConfig(batch_size=2).fill(connect())
     rows, environments = [], []
-    for batch in pipeline.stream_scores(units, source, columns, config, "test"):
+    for batch in pipeline.stream_scores(units, source, None, config, "test"):
         rows += zip(batch["unit"].to_pylist(), batch["index"].to_pylist(), strict=True)
-        environments += [
-            process.environ()
-            for process in psutil.process_iter(["cmdline"])
-            if any("DetectorActor" in part for part in process.info["cmdline"] or [])
-        ]
+        environments += [json.loads(text) for text in batch["env"].to_pylist()]
     assert len(units) == 2
-    assert len(rows) == len(set(rows)) == 300 + 2, "each image once, and the end of each unit"
+    assert len(rows) == len(set(rows)) == 10 + 2, "each image once, and the end of each unit"
     order = [unit for unit, _ in rows]
     assert order == sorted(order, key=[unit.id for unit in units].index)
-    assert environments
     for environment in environments:
         assert DETECTOR_ENVIRONMENT.items() <= environment.items()
+
+
+@pytest.mark.parametrize("who", ["reader", "detector"])
+def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(
+    monkeypatch, tmp_path, capfd, who
+) -> None:
+    """And Ray prints nothing of its own."""
+    path = write_tar(tmp_path / "s.tar", {"1.png": encoded()})
+    units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
+    message = "there is no detector at"
+    if who == "reader":
+        monkeypatch.setattr(pipeline, "DetectorActor", light_detector())
+        path.write_bytes(path.read_bytes() + bytes(512))
+        message = r"s\.tar has changed since it was planned"
+    source = DetectorSource(str(tmp_path / "no"), None, ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3))
+    columns = ScoreColumns(["one"], 1, per_seed=False)
+    stream = pipeline.stream_scores(units, source, columns, PipelineConfig().fill(connect()), "t")
+    with pytest.raises(UserError, match=message) as raised:
+        list(stream)
+    assert "\n" not in str(raised.value)
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,42 @@ def test_replace_writes_only_if_the_object_is_unchanged(root) -> None:
     assert storage.replace(uri, b"second", before)
     assert not storage.replace(uri, b"third", before), "the object has changed since"
     assert storage.read_bytes(uri) == b"second"
+
+
+def test_only_the_prefix_itself_is_listed_page_by_page(s3, monkeypatch, tmp_path) -> None:
+    """`chest` must not page through `chest-raw/`, whose keys come before those of `chest/`."""
+    from sdmad.storage import s3 as s3_access
+
+    base = f"{s3}/{tmp_path.name}/chest"
+    for name in ("-raw/1.png", "-raw/2.png", "/a.png", "//b.png", "/c/d.png", "s/e.png"):
+        storage.write_bytes(base + name, b"12")
+    s3_access.client().put_object(Bucket="test", Key=f"{tmp_path.name}/chest/c/", Body=b"")
+    original, keys = s3_access.client(), []
+
+    class Counting:
+        def list_objects_v2(self, **request: object) -> dict:
+            page = original.list_objects_v2(**{"MaxKeys": 1} | request)
+            keys.extend(entry["Key"] for entry in page.get("Contents", []))
+            return page
+
+    monkeypatch.setattr(s3_access, "client", Counting)
+    listed = [e.uri.removeprefix(base) for e in storage.list_objects(base)]
+    assert listed == ["//b.png", "/a.png", "/c/d.png"]
+    assert len([key for key in keys if "chest-raw" in key]) <= 1
+    assert [e.uri.removeprefix(base) for e in storage.list_objects(f"{base}/a.png")] == ["/a.png"]
+
+
+def test_names_and_uris_are_inverse(tmp_path) -> None:
+    for base, uri, name in (
+        ("s3://b/p", "s3://b/p/x", "x"),
+        ("s3://b/p", "s3://b/p//x", "/x"),
+        ("s3://b", "s3://b//x", "/x"),
+        ("s3://b/p", "s3://other/x", "s3://other/x"),
+        ("s3://b/p", "/data/x", "file:///data/x"),
+        ("/data/a", "/data/a/x", "x"),
+        ("/data/a", "/elsewhere/x", "/elsewhere/x"),
+        ("/data/a", "s3://b/x", "s3://b/x"),
+        ("s3://b/p", "s3://b/p/http://h/x", "http://h/x"),
+    ):
+        assert storage.relative(uri, base) == name
+        assert storage.located(name, base, base_is_object=False) == uri

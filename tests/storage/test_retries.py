@@ -33,40 +33,42 @@ def front(s3, monkeypatch) -> Iterator[FaultyS3]:
 
 def test_reads_listings_and_writes_survive_failed_requests(front, s3, tmp_path) -> None:
     base = f"{s3}/faults-{tmp_path.name}"
-    members = {f"{k}.png": os.urandom(200_000) for k in range(60)}
+    members = {f"{k}.png": os.urandom(200_000) for k in range(30)}
     shard = write_tar(tmp_path / "s.tar", members).read_bytes()
     storage.write_bytes(f"{base}/s.tar", shard)
-    for k in range(40):
+    for k in range(15):
         storage.write_bytes(f"{base}/loose/{k:02d}.png", encoded(k))
     listed = [storage.relative(e.uri, base) for e in list_archive(base)]
-    assert listed == [*(f"loose/{k:02d}.png" for k in range(40)), "s.tar"]
+    assert listed == [*(f"loose/{k:02d}.png" for k in range(15)), "s.tar"]
     found = {}
-    for unit in cut_units(base, list_archive(base), group=10):
+    for unit in cut_units(base, list_archive(base), group=5):
         found |= {(m.archive, m.name): (m.content, m.reason) for m in read_unit(unit)}
     expected = {("s.tar", name): (content, "") for name, content in members.items()}
-    expected |= {("", f"loose/{k:02d}.png"): (encoded(k), "") for k in range(40)}
+    expected |= {("", f"loose/{k:02d}.png"): (encoded(k), "") for k in range(15)}
     assert found == expected
-    assert sum(front.faults.values()) >= 15, front.faults
+    assert sum(front.faults.values()) >= 5, front.faults
 
 
 def test_a_listing_continues_after_a_failed_page(front, s3, monkeypatch) -> None:
     base = f"{s3}/pages"
-    for k in range(45):
+    front.share = 0.0
+    for k in range(18):
         storage.write_bytes(f"{base}/{k:02d}.png", b"x")
     original = s3_access.client
 
     class SmallPages:
         def list_objects_v2(self, **request: object) -> object:
-            return original().list_objects_v2(**{"MaxKeys": 5} | request)
+            return original().list_objects_v2(**{"MaxKeys": 2} | request)
 
     monkeypatch.setattr(s3_access, "client", SmallPages)
     front.share = 0.4
     listed = [storage.relative(e.uri, base) for e in storage.list_objects(base)]
-    assert listed == [f"{k:02d}.png" for k in range(45)]
+    assert listed == [f"{k:02d}.png" for k in range(18)]
+    assert sum(front.faults.values()) >= 1
 
 
 def test_a_stream_does_not_restart_after_an_error(front, s3, tmp_path, bytes_asked) -> None:
-    content = os.urandom(3 << 20)
+    content = os.urandom(3 << 19)
     storage.write_bytes(f"{s3}/stream-{tmp_path.name}", content)
     bytes_asked.clear()
     with storage.open_read(f"{s3}/stream-{tmp_path.name}", 64 << 10) as stream:

@@ -1,0 +1,111 @@
+"""Which of the pictures in a file are images: frames of animations, pages, multi-picture JPEG.
+
+Left out are copies and aids beside an image: reduced pages and masks of a TIFF, layers of a
+Photoshop file, the picture that an APNG shows instead of its animation, and of multi-picture JPEG
+(MPO, CIPA DC-007) preview pictures, gain maps and depth maps.
+"""
+
+import struct
+
+from PIL import GifImagePlugin, Image, MpoImagePlugin, PngImagePlugin, PsdImagePlugin
+from PIL.TiffImagePlugin import TiffImageFile
+
+from sdmad.archive.limits import (
+    LARGEST_ANIMATION_PIXELS,
+    LARGEST_IMAGE_PIXELS,
+    MOST_FRAMES,
+    DecodeError,
+)
+
+# TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
+SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
+MP_ENTRIES = 0xB002
+# What the headers of gain maps and depth maps contain: Ultra HDR, ISO 21496-1, Apple, Google.
+AIDS = (b"hdrgm:", b"iso:ts:21496", b"AuxiliaryImageType", b"hdrgainmap", b"GDepth:")
+HEADER_BYTES = 64 << 10
+
+
+def pages(image: Image.Image, content: bytes) -> list[int]:
+    """The positions of a file's images among its pictures, for `Image.seek`; at least one.
+
+    Raises `DecodeError` for more than `MOST_FRAMES`, and for animations of more than
+    `LARGEST_ANIMATION_PIXELS`.
+    """
+    if isinstance(image, PsdImagePlugin.PsdImageFile):
+        return [image.tell()]  # The layers put together.
+    count = _pictures(image, content)
+    if count > MOST_FRAMES:
+        raise DecodeError(f"too many frames: {count}")
+    if count == 1:
+        return [0]
+    if isinstance(image, TiffImageFile):
+        return [page for page in range(count) if _is_page(image, page)] or [0]
+    if isinstance(image, MpoImagePlugin.MpoImageFile):
+        return [0, *(k for k in range(1, count) if _is_view(image, k, content))]
+    width, height = image.size
+    if width * height > LARGEST_IMAGE_PIXELS:
+        raise DecodeError(f"too many pixels: {width} x {height}")
+    if count * width * height > LARGEST_ANIMATION_PIXELS:
+        raise DecodeError(f"too many pixels: {count} frames of {width} x {height}")
+    # The first picture of such an APNG is for programs that do not know animations.
+    return list(range(int(getattr(image, "default_image", False)), count))
+
+
+def _pictures(image: Image.Image, content: bytes) -> int:
+    """How many pictures a file has, as far as its headers can be read.
+
+    One more, which cannot be decoded, stands for the rest of a damaged file.
+    """
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return _gif_pictures(image)
+    count = int(getattr(image, "n_frames", 1))
+    if isinstance(image, PngImagePlugin.PngImageFile) and count > 1:
+        there = _frame_headers(content) + int(image.default_image)
+        return min(count, there + 1)
+    return count
+
+
+def _gif_pictures(image: GifImagePlugin.GifImageFile) -> int:
+    try:
+        return image.n_frames
+    except Exception:
+        # Pillow raises almost anything at a damaged block.
+        return image.tell() + 2
+
+
+def _frame_headers(content: bytes) -> int:
+    """The number of frame control chunks of an APNG (PNG, third edition, 11.3.6.2)."""
+    found, position = 0, 8
+    while position + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, position)
+        found += kind == b"fcTL"
+        position += size + 12
+    return found
+
+
+def _is_page(image: TiffImageFile, page: int) -> bool:
+    image.seek(page)
+    return not int(image.tag_v2.get(SUBFILE_TYPE, 0)) & REDUCED_OR_MASK
+
+
+def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool:
+    """Whether a further picture of a multi-picture JPEG is an image of its own.
+
+    That is the case for the types of stereo, panorama and multi-angle pictures. A picture of no
+    type is one if it has the size of the first and is neither a gain map nor a depth map.
+    """
+    entries = (image.mpinfo or {})[MP_ENTRIES]
+    kind = entries[k]["Attribute"]["MPType"]
+    if kind.startswith("Large Thumbnail"):
+        return False
+    if kind.startswith("Multi-Frame"):
+        return True
+    image.seek(0)
+    first = image.size
+    try:
+        image.seek(k)
+    except Exception:
+        # Programs that edit a picture drop what follows it and keep the index.
+        return content[image.offset : image.offset + 2] == b"\xff\xd8"
+    header = content[image.offset : image.offset + HEADER_BYTES]
+    return image.size == first and not any(mark in header for mark in AIDS)

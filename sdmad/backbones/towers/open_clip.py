@@ -1,0 +1,81 @@
+"""open_clip's own transformers: CLIP, LAION, CoCa, CLIPA, and the text towers of SigLIP and EVA."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer, text_global_pool
+from torch import nn
+
+from sdmad.backbones.towers.base import Activations, ImageTower, TextTower
+
+
+class OpenClipImageTower(ImageTower):
+    """open_clip's own vision transformer."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        transformer = visual.transformer
+        super().__init__(visual, transformer.resblocks, transformer.width, class_tokens=1)
+
+    @property
+    def reads_first_token(self) -> bool:
+        return self.visual.attn_pool is None and self.visual.pool_type == "tok"
+
+    def read_token(self, index: int, activations: Activations) -> torch.Tensor | None:
+        block = self.blocks[index]
+        if not self.reads_first_token or not isinstance(block, ResidualAttentionBlock):
+            return None
+        every = block.ln_1(activations.f_in)
+        attended = block.attention(q_x=every[:, :1], k_x=every, v_x=every)
+        token = activations.f_in[:, :1] + block.ls_1(attended)
+        return token + block.ls_2(block.mlp(block.ln_2(token)))
+
+    def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
+        pooled, _ = self.visual._pool(tokens)
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+
+class OpenClipTextTower(TextTower):
+    """open_clip's text transformer, part of `CLIP` or a module of its own (`CustomTextCLIP`)."""
+
+    def __init__(self, clip: Any) -> None:
+        text = clip.text if hasattr(clip, "text") else clip
+        super().__init__(text.transformer.resblocks, text.transformer.width)
+        self.clip = clip
+        self.text = text
+        self.pool_type = getattr(text, "text_pool_type", None) or text.pool_type
+        self.eos_id = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
+        self.class_token = getattr(text, "cls_emb", None) is not None
+
+    def encode(self, inputs: torch.Tensor) -> Any:
+        return self.clip.encode_text(inputs) if self.text is self.clip else self.text(inputs)
+
+    def describe(self, inputs: torch.Tensor, captured: Activations) -> Activations:
+        length = captured.f_in.shape[1]
+        if self.class_token or self.pool_type == "last":
+            read = torch.full((len(inputs),), length - 1)
+        elif self.pool_type == "first":
+            read = torch.zeros(len(inputs), dtype=torch.long)
+        else:
+            # Where text_global_pool would look, found by pooling the positions themselves.
+            positions = torch.arange(length, device=inputs.device).expand(len(inputs), length)
+            read = text_global_pool(positions[..., None], inputs, self.pool_type, self.eos_id)[:, 0]
+        captured = replace(captured, read=read)
+        mask = captured.call[1].get("attn_mask")
+        if mask is None or mask.dim() != 2:
+            return captured
+        # Causal attention: tokens behind the last one that is read change nothing.
+        length = int(read.max()) + 1
+        kwargs = captured.call[1] | {"attn_mask": mask[:length, :length]}
+        f_in = captured.f_in[:, :length]
+        return replace(captured, f_in=f_in, call=(captured.call[0], kwargs))
+
+    def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
+        if activations.read is None:
+            raise AssertionError("text activations always know the token that is read")
+        rows = torch.arange(len(tokens), device=tokens.device)
+        pooled = self.text.ln_final(tokens[rows, activations.read])
+        projection = self.text.text_projection
+        if projection is None:
+            return pooled
+        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection

@@ -1,0 +1,73 @@
+"""The images of a support, and their views: light changes that medicine allows.
+
+augment(image, key="a.tar/7.png", view=3, config=AugmentConfig())
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AugmentConfig(BaseModel):
+    """Light changes that medicine allows; `views` of each image are made once and cached."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    views: int = Field(
+        default=8, ge=1, description="versions of each support image, the original included"
+    )
+    flip: bool = Field(
+        default=True,
+        description="mirror half of the views left to right; `false` where sides differ (chest)",
+    )
+    shift: float = Field(
+        default=0.06,
+        ge=0,
+        le=0.5,
+        description="largest shift of a view, as a share of the image's side",
+    )
+    gain: float = Field(default=0.15, ge=0, lt=1)
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="standard deviation of the noise in a view; pixel values run from 0 to 1",
+    )
+
+
+@dataclass(frozen=True)
+class SupportImages:
+    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image."""
+
+    shots: int
+    seed: int
+    keys: list[str]
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+def random_generator(*parts: object) -> torch.Generator:
+    """A generator whose stream depends on `parts` alone, on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def augment(image: np.ndarray, key: str, view: int, config: AugmentConfig) -> np.ndarray:
+    """View `view` of an image (H, W, 3) uint8; view 0 is the image itself."""
+    if view == 0:
+        return image
+    generator = random_generator("augment", key, view)
+    flip, dx, dy, gain = torch.rand(4, generator=generator).tolist()
+    height, width = image.shape[:2]
+    if config.flip and flip < 0.5:
+        image = image[:, ::-1]
+    shift_y = round((2 * dy - 1) * config.shift * height)
+    shift_x = round((2 * dx - 1) * config.shift * width)
+    pad_y, pad_x = abs(shift_y), abs(shift_x)
+    padded = np.pad(image, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="edge")
+    shifted = padded[pad_y + shift_y :, pad_x + shift_x :][:height, :width]
+    noise = torch.randn(height, width, 1, generator=generator).numpy() * config.noise * 255
+    bright = shifted * (1 + (2 * gain - 1) * config.gain) + noise
+    return np.clip(bright + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,117 @@
+"""List everything in an archive, also what is no image; for verification.
+
+It shares no code with `sdmad.archive.listing` and `storage.list_objects`: S3 is asked through the
+other listing call (`ListObjects`), folders are walked here, and manifests are read without pandas.
+"""
+
+import csv
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdmad import storage
+from sdmad.errors import UserError
+from sdmad.storage import StoredObject
+from sdmad.storage import s3 as s3_access
+from sdmad.storage.retries import patiently
+
+# In place of a size that is not known, such as that of a manifest's object.
+UNKNOWN = -1
+
+
+def list_all(archive: str) -> Iterator[tuple[StoredObject, str]]:
+    """Every object of an archive, and why it cannot be an image (empty: it may be one).
+
+    Raises `UserError` if the archive cannot be listed.
+    """
+    if archive.lower().endswith((".csv", ".parquet")) and storage.is_object(archive):
+        uris = _manifest(archive)
+        if uris is not None:
+            yield from ((StoredObject(uri, UNKNOWN, ""), "") for uri in dict.fromkeys(uris))
+            return
+    yield from _s3(archive) if storage.is_s3(archive) else _local(archive)
+
+
+def _manifest(archive: str) -> list[str] | None:
+    """The URIs in a manifest; None for a Parquet file without a column `uri`, which is a shard."""
+    content = storage.read_file(archive, "manifest")
+    if archive.lower().endswith(".parquet"):
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content))
+            if "uri" not in file.schema_arrow.names:
+                return None
+            uris = file.read(columns=["uri"], use_threads=False)["uri"].cast(pa.string())
+        except (pa.ArrowException, OSError):
+            return None
+        found = [str(uri) for uri in uris.to_pylist() if uri]
+    else:
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
+        if "uri" not in (rows.fieldnames or []):
+            raise UserError(f"the manifest {archive} has no column 'uri'")
+        found = [row["uri"] for row in rows if row["uri"]]
+    folder = archive.rpartition("/")[0]
+    return [uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}" for uri in found]
+
+
+def _s3(archive: str) -> Iterator[tuple[StoredObject, str]]:
+    bucket, key = s3_access.split(archive)
+    if key and storage.exists(archive):
+        yield storage.describe(archive), ""
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Marker": ""}
+    while True:
+        page = patiently(
+            lambda: s3_access.client().list_objects(**request), archive, s3_access.refresh
+        )
+        for entry in page.get("Contents", []):
+            uri, size = f"s3://{bucket}/{entry['Key']}", entry["Size"]
+            marker = entry["Key"].endswith("/") and size == 0
+            yield StoredObject(uri, size, entry["ETag"].strip('"')), "folders" if marker else ""
+        if not page.get("IsTruncated"):
+            return
+        request["Marker"] = page["Contents"][-1]["Key"]
+
+
+def _local(archive: str) -> Iterator[tuple[StoredObject, str]]:
+    """Files below a folder, through links too, but not through a folder inside itself."""
+    root = Path(archive)
+    status = root.stat()
+    if stat.S_ISREG(status.st_mode):
+        yield _entry(archive, status), ""
+        return
+    # Folders to list: path, whether it is hidden, device and inode of those that contain it.
+    folders = [(root, "", frozenset[tuple[int, int]]())]
+    while folders:
+        folder, hidden, above = folders.pop()
+        try:
+            here = folder.stat()
+            paths = list(folder.iterdir())
+        except FileNotFoundError:
+            continue
+        except OSError:
+            yield StoredObject(f"{folder}/", 0, ""), hidden
+            continue
+        within = above | {(here.st_dev, here.st_ino)}
+        for path in paths:
+            why = hidden or ("hidden files" if path.name.startswith(".") else "")
+            try:
+                status = path.stat()
+            except OSError:
+                if path.is_symlink():
+                    yield StoredObject(str(path), 0, ""), why
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                if (status.st_dev, status.st_ino) not in within:
+                    folders.append((path, why, within))
+            elif stat.S_ISREG(status.st_mode):
+                yield _entry(str(path), status), why
+            else:
+                yield StoredObject(str(path), 0, ""), why or "pipes, sockets and devices"
+
+
+def _entry(path: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(path, status.st_size, f"{status.st_mtime_ns:x}")
