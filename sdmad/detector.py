@@ -11,7 +11,8 @@ prepacked weights (`sdmad.backbones.packed`) on CPUs where that is faster. Ray i
 
 import copy
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from PIL import Image
 
 from sdmad import storage
 from sdmad.archive.decode import decode, prepare
+from sdmad.archive.limits import DecodeError, describe
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.packed import packing_pays
@@ -38,6 +40,10 @@ FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
 LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
 TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
+
+
+# What `Detector.score` takes.
+Picture = bytes | str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,30 +146,47 @@ class Detector:
         """What is done to pixels: the backbone's input, as the fits changed it."""
         return self.provenance.input.apply(self.backbone.spec)
 
-    def score(
-        self, images: Sequence[Image.Image | np.ndarray | bytes], batch_size: int = 64
-    ) -> Scores:
-        """Score images of any size: encoded bytes, PIL images, uint8 arrays (H, W) or (H, W, 3).
+    def score(self, images: Iterable[Picture], batch_size: int = 64) -> Scores:
+        """Score images of any size.
 
-        Encoded bytes and files opened by `Image.open` get exactly the scores of the scoring job.
-        Raises `sdmad.archive.limits.DecodeError` for bytes that are not an image or have several
-        frames, `ValueError` without images.
+        An image is encoded bytes, a path or `s3://` URI, a PIL image, or an array: uint8 (H, W),
+        (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 (H, W). Files, bytes and images opened by
+        `Image.open` get exactly the scores of the scoring job. Raises
+        `sdmad.archive.limits.DecodeError` for a file that is not an image or has several frames,
+        `UserError` for one that does not exist, `TypeError` or `ValueError` for other arguments.
         """
-        if len(images) == 0:
+        single = isinstance(images, (bytes, bytearray, str, os.PathLike, Image.Image))
+        if single or (isinstance(images, np.ndarray) and _is_one_image(images)):
+            raise TypeError("score takes a list of images; for one image write score([image])")
+        given = list(images)
+        if not given:
             raise ValueError("no images to score")
-        pixels = [self._fit(image) for image in images]
+        pixels = [self._fit(image, row) for row, image in enumerate(given)]
         parts = [
             self.score_pixels(np.stack(pixels[start : start + batch_size]))
             for start in range(0, len(pixels), batch_size)
         ]
         return concatenate(parts)
 
-    def _fit(self, image: Image.Image | np.ndarray | bytes) -> np.ndarray:
-        if isinstance(image, bytes):
-            return decode(image, self.spec)
-        return prepare(
-            image if isinstance(image, Image.Image) else Image.fromarray(image), self.spec
-        )
+    def _fit(self, image: Picture, row: int = 0) -> np.ndarray:
+        """The pixels that the backbone takes; errors name the image by its position `row`."""
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return decode(bytes(image), self.spec)
+        if isinstance(image, (str, os.PathLike)):
+            return decode(storage.read_file(storage.resolve(os.fspath(image)), "image"), self.spec)
+        if isinstance(image, np.ndarray):
+            image = _from_array(image, row)
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"image {row} is of type {type(image).__name__}; give encoded bytes, a path, a PIL "
+                "image or a NumPy array"
+            )
+        if 0 in image.size:
+            raise ValueError(f"image {row} has no pixels: its size is {image.size}")
+        try:
+            return prepare(image, self.spec)
+        except (OSError, SyntaxError) as error:
+            raise DecodeError(f"image {row} is damaged: {describe(error)}") from None
 
     @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
@@ -243,6 +266,34 @@ class Detector:
                 )
             )
         return evidence
+
+
+def _is_one_image(images: np.ndarray) -> bool:
+    """Whether an array is a single image, and not a batch of images."""
+    return images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
+
+
+def _from_array(values: np.ndarray, row: int) -> Image.Image:
+    """An array as an image; raises `TypeError` or `ValueError` that names it by its position."""
+    shape, kind = values.shape, values.dtype
+    if kind != np.uint8 and not (kind.kind == "u" and kind.itemsize == 2):
+        raise TypeError(
+            f"image {row} is an array of {kind}; give uint8 (0 to 255), or uint16 for one channel"
+        )
+    if values.size == 0:
+        raise ValueError(f"image {row} has no pixels: its shape is {shape}")
+    values = values[:, :, 0] if values.ndim == 3 and shape[2] == 1 else values
+    if values.ndim == 2:
+        return Image.fromarray(np.ascontiguousarray(values.astype(kind.newbyteorder("="))))
+    if values.ndim == 3 and shape[2] in (3, 4) and kind == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(values))
+    if values.ndim == 3 and shape[0] in (1, 3, 4):
+        hint = "put the channels last, as in np.moveaxis(image, 0, -1)"
+    elif values.ndim == 3 and kind != np.uint8:
+        hint = "with several channels give uint8"
+    else:
+        hint = "give (height, width) or (height, width, 3)"
+    raise ValueError(f"image {row} is an array of shape {shape}; {hint}")
 
 
 def load_fits(uri: str) -> list[Fit]:

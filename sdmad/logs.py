@@ -3,7 +3,7 @@
 Worker processes always log to their stderr, which Ray keeps in one file per process. The driver
 logs to its stderr if `SDMAD_LOG=json`, in place of progress lines. Each line has `time`, `event`
 and the fields of the event (`run`, `unit`, `attempt`, ...). No line contains pixels, labels or the
-names of a shard's members.
+names of images: neither those of a shard's members nor those of loose objects.
 """
 
 import json

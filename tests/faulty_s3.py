@@ -5,6 +5,8 @@
 
 Faults: 503 SlowDown, 500 InternalError, a reset connection, a cut body, a stall, an expired token.
 Each request is judged anew, so that a repeated one passes sooner or later; `front.faults` counts.
+`front.refused` refuses every GET and HEAD of a key: key to (status, code, message). The key ""
+stands for all others.
 """
 
 import random
@@ -13,6 +15,7 @@ import struct
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ WEIGHTS = (3, 3, 3, 3, 1, 1)
 STALL_SECONDS = 0.5
 ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code>'
-    "<Message>{code}</Message></Error>"
+    "<Message>{message}</Message></Error>"
 )
 
 
@@ -42,6 +45,7 @@ class FaultyS3(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.faults: Counter[str] = Counter()
         self.requests = 0
+        self.refused: dict[str, tuple[int, str, str]] = {}
 
     @property
     def url(self) -> str:
@@ -57,6 +61,11 @@ class FaultyS3(ThreadingHTTPServer):
                 self.faults[kind] += 1
             return kind
 
+    def refusal(self, path: str) -> tuple[int, str, str] | None:
+        """Status, code and message if the object at a path is refused."""
+        bucket, _, key = urllib.parse.unquote(path.partition("?")[0]).lstrip("/").partition("/")
+        return (self.refused.get(key) or self.refused.get("")) if bucket and key else None
+
     def handle_error(self, request: object, address: object) -> None:
         """Broken connections are what this server is for."""
 
@@ -67,6 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        refusal = self.server.refusal(self.path) if self.command in ("GET", "HEAD") else None
+        if refusal:
+            return self._error(*refusal)
         fault = self.server.fault()
         if fault == "slow_down":
             return self._error(503, "SlowDown")
@@ -111,8 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             return error.code, list(error.headers.items()), error.read()
 
-    def _error(self, status: int, code: str) -> None:
-        content = ERROR.format(code=code).encode()
+    def _error(self, status: int, code: str, message: str = "") -> None:
+        content = ERROR.format(code=code, message=message or code).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(content)))

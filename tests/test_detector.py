@@ -1,16 +1,20 @@
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sdmad import Detector
+from sdmad.archive.limits import DecodeError
 from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
 from sdmad.detector import load_fits
+from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 
 
@@ -77,8 +81,6 @@ def test_scoring_no_images_is_refused(detector) -> None:
 
 def test_the_library_decodes_images_exactly_as_the_job_does(detector) -> None:
     """For bytes and opened files: 16 bits, transparency, and a large, rotated JPEG."""
-    import io
-
     from sdmad.archive.decode import decode
 
     ramp = np.tile(np.linspace(0, 4000, 300).astype(np.uint16), (200, 1))
@@ -124,3 +126,81 @@ def test_a_detector_prepares_pixels_as_its_fits_were(training_run, tmp_path) -> 
     assert Detector(backbone, fits).spec == backbone.spec
     wide = Image.new("L", (100, 20), 255)
     assert detector._fit(wide)[0].max() == 0, "black above the whole image"
+
+
+GREY = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
+COLOR = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
+
+
+def test_forms_of_one_picture_get_one_score(detector, tmp_path) -> None:
+    Image.fromarray(COLOR).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    forms = [
+        *(COLOR, Image.fromarray(COLOR), content, bytearray(content), memoryview(content)),
+        *(tmp_path / "x.png", str(tmp_path / "x.png"), f"file://{tmp_path}/x.png"),
+        *(np.dstack([COLOR, np.full(GREY.shape, 255, np.uint8)]), np.asfortranarray(COLOR)),
+    ]
+
+    def same(forms: list) -> bool:
+        pixels = [detector._fit(form) for form in forms]
+        return all(np.array_equal(pixels[0], other) for other in pixels)
+
+    assert same(forms)
+    assert same([GREY, GREY[:, :, None], Image.fromarray(GREY)])
+    deep = GREY.astype(np.uint16) * 20
+    sink = io.BytesIO()
+    Image.fromarray(deep).save(sink, "PNG")
+    assert same([deep, deep.astype(">u2"), sink.getvalue()])
+    assert len(detector.score(iter(forms)).anomaly) == len(forms)
+    assert np.array_equal(detector.score(COLOR[None]).seeds, detector.score([COLOR]).seeds)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "message"),
+    [
+        (
+            np.moveaxis(COLOR, -1, 0),
+            ValueError,
+            r"image 1 .* \(3, 100, 200\); put the channels last",
+        ),
+        (GREY[None], ValueError, r"\(1, 100, 200\); put the channels last"),
+        (COLOR.astype(np.int64), TypeError, "image 1 is an array of int64; give uint8"),
+        (COLOR / 255, TypeError, "array of float64; give uint8"),
+        (GREY.astype(np.float32), TypeError, "array of float32; give uint8"),
+        (GREY > 3, TypeError, "array of bool; give uint8"),
+        (GREY.astype(np.int8), TypeError, "array of int8; give uint8"),
+        (GREY.astype(object), TypeError, "array of object; give uint8"),
+        (COLOR.astype(np.uint16), ValueError, "with several channels give uint8"),
+        (np.zeros((0, 0), np.uint8), ValueError, r"has no pixels: its shape is \(0, 0\)"),
+        (np.zeros((5, 0, 3), np.uint8), ValueError, "has no pixels"),
+        (np.zeros(7, np.uint8), ValueError, r"shape \(7,\); give \(height, width\)"),
+        (np.zeros((9, 9, 2), np.uint8), ValueError, r"shape \(9, 9, 2\); give"),
+        (np.zeros((9, 9, 9, 3), np.uint8), ValueError, "give .height, width"),
+        (Image.new("L", (0, 3)), ValueError, "has no pixels"),
+        (torch.zeros(3, 9, 9), TypeError, "image 1 is of type Tensor; give encoded bytes, a path"),
+        (None, TypeError, "of type NoneType"),
+        ([[1, 2]], TypeError, "of type list"),
+        (b"no image", DecodeError, "unknown image format"),
+        (b"", DecodeError, "empty file"),
+        ("nowhere.png", UserError, "there is no image .*nowhere.png"),
+        ("http://host/x.png", UserError, "scheme http:// is not supported"),
+    ],
+)
+def test_what_is_no_image_is_one_sentence(detector, image, kind, message) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        detector.score([GREY, image])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_breaks_off_is_one_sentence(detector) -> None:
+    sink = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8)
+    Image.fromarray(noise).save(sink, "PNG")
+    with pytest.raises(DecodeError, match="image 0 is damaged"):
+        detector.score([Image.open(io.BytesIO(sink.getvalue()[:3000]))])
+
+
+@pytest.mark.parametrize("image", [GREY, COLOR, b"png", "x.png", Image.new("L", (9, 9))])
+def test_one_image_without_a_list_is_refused(detector, image) -> None:
+    with pytest.raises(TypeError, match="takes a list of images"):
+        detector.score(image)

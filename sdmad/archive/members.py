@@ -23,6 +23,7 @@ from sdmad.storage import ObjectError, StoredObject, storage_error
 WHOLE_SHARD_BYTES = 16 << 20
 READ_BLOCK = 4 << 20
 SEEK_BLOCK = 256 << 10
+NAMES_KEPT = 2000
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,49 @@ def read_members(base: str, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str
         for archive, job in jobs.items():
             found |= {(archive, name): content for name, content in job.result().items()}
     return found
+
+
+def missing_members(base: str, archive: str, members: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Which of `members` are not in an archive, and names that are there and were not asked for.
+
+    Only headers are read; of loose objects (`archive` is empty) each is looked for by its name.
+    Names match as in `read_members`.
+    """
+    one = storage.is_object(base)
+    if not archive:
+        wanted = list(members)
+        with ThreadPoolExecutor(8) as pool:
+            there = pool.map(lambda name: _exists(base, one, name), wanted)
+            return [n for n, exists in zip(wanted, there, strict=True) if not exists], []
+    left = {naming.comparable(name): name for name in members}
+    others: list[str] = []
+    for name in _names(base, one, archive):
+        if left.pop(naming.comparable(name), None) is None and len(others) < NAMES_KEPT:
+            others.append(name)
+    return sorted(left.values()), others
+
+
+def _exists(base: str, one: bool, name: str) -> bool:
+    return any(storage.exists(storage.located(form, base, one)) for form in _spellings(name))
+
+
+def _names(base: str, one: bool, archive: str) -> Iterator[str]:
+    """The names in a shard as far as it can be read; none if it does not exist."""
+    for spelling in _spellings(archive):
+        with suppress(FileNotFoundError):
+            shard = storage.describe(storage.located(spelling, base, one))
+            break
+    else:
+        return
+    kind = naming.shard_kind(shard.uri)
+    if kind is None:
+        return
+    try:
+        with storage.open_read(shard.uri, SEEK_BLOCK, shard) as stream:
+            yield from {"tar": tars, "zip": zips, "parquet": parquets}[kind].names(stream)
+    except (OSError, *DAMAGE) as error:
+        if not is_damage(error):
+            raise storage_error(shard.uri, error) from error
 
 
 def _spellings(name: str) -> list[str]:

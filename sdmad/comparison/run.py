@@ -127,7 +127,11 @@ def _identity(
 
 
 class Comparer:
-    """An actor with all test images: it measures methods on supports and writes the cells."""
+    """An actor with all test images: it measures methods on supports and writes the cells.
+
+    A `UserError` while the backbone loads is raised at the first call, as in
+    `sdmad.scoring.actor.DetectorActor`.
+    """
 
     def __init__(
         self,
@@ -144,13 +148,20 @@ class Comparer:
         self.config, self.pixels, self.output = config, pixels, output
         images = fetch(test, pixels)
         stacked = np.stack([images[name] for name in test])
-        backbone = load_backbone(config.backbone, device)
+        self.mistake: UserError | None = None
+        try:
+            backbone = load_backbone(config.backbone, device)
+        except UserError as mistake:
+            self.mistake = mistake
+            return
         self.bench = Bench(
             backbone, catalog, config.learner, config.budget, TestImages(stacked, truth)
         )
 
     def measure(self, support: SupportRef, methods: list[str]) -> int:
         """Compute the cells of `methods` on one support, each written at once; their number."""
+        if self.mistake:
+            raise self.mistake
         images = support.with_pixels(fetch(support.images, self.pixels))
         for method in methods:
             variant = self.config.variants.get(method)

@@ -11,7 +11,7 @@ when the detector was fitted; evaluation changes none of them.
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
-from sdmad.archive.naming import clean, split_frame
+from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
 from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
 from sdmad.evaluation import protocols
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.inputs.matching import NameIndex
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
@@ -51,7 +53,7 @@ class ScoredTest:
 
     `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) to each seed (S = 0
     when the run was scored without `--per-seed`). `rows` is the score table in the same order.
-    `missing` is the number of test images without a score.
+    `missing` is the number of test images without a score, and `notices` say which these are.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ScoredTest:
     rows: pa.Table
     missing: int
     metadata: dict[str, str]
+    notices: list[str] = field(default_factory=list)
 
     @property
     def truth(self) -> np.ndarray:
@@ -73,7 +76,8 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     """Join the scores of a run with the test rows of a label table.
 
     Without `details`, `rows` lacks the columns that no metric needs (findings, signs, spread).
-    Raises `UserError` when the run or the labels are missing, or no test image was scored.
+    Raises `UserError` when the run or the labels are missing, when no test image of a category was
+    scored, or when most test images are unknown to the run.
     """
     metadata, units = open_plan(run)
     categories = metadata["categories"].split(";")
@@ -81,18 +85,15 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     test = labels.where(labels.split == "test")
     if len(test) == 0:
         raise UserError(f"the label table {labels_uri} has no row whose split is 'test'")
-    names = zip(test.archive, test.member, strict=True)
-    position = {name: row for row, name in enumerate(names)}
+    position = NameIndex(zip(test.archive, test.member, strict=True))
     columns = None
     if not details:
         columns = ["archive", "member", "anomaly_score"]
         columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
-    parts, owners = _read_rows(run, units, position, columns)
+    held = _units_with(run, units, position)
+    parts, owners = _read_rows(run, held, position, columns)
     if not parts:
-        raise UserError(
-            f"none of the {len(test)} test images of {labels_uri} is in the scores at {run}; "
-            "the columns archive and member must match those of the score tables"
-        )
+        raise nothing_scored(run, labels_uri, test, held)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     if len(set(owners)) < len(owners):
@@ -111,27 +112,32 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         rows=rows,
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
+        notices=check_scored(run, labels_uri, test, mask, held),
     )
 
 
-def _read_rows(
-    run: str,
-    units: Iterable[WorkUnit],
-    position: dict[tuple[str, str], int],
-    columns: list[str] | None,
-) -> tuple[list[pa.Table], list[int]]:
-    """The score rows of labelled images, and where these are in the label table.
-
-    Only the tables of units that may hold labelled images are read, several at once.
-    """
-    shards = {archive for archive, _ in position if archive}
-    loose = {member for archive, member in position if not archive}
+def _units_with(run: str, units: Iterable[WorkUnit], position: NameIndex) -> list[str]:
+    """The finished units that may hold labelled images."""
+    shards = {archive for archive, _ in position.alike if archive}
+    loose = {member for archive, member in position.alike if not archive}
     loose |= {split_frame(member)[0] for member in loose}
     done = tables.done_units(run)
 
     def may_hold(unit: WorkUnit) -> bool:
-        names = {clean(storage.relative(entry.uri, unit.base)) for entry in unit.objects}
+        stored = (clean(storage.relative(entry.uri, unit.base)) for entry in unit.objects)
+        names = {comparable(name) for name in stored}
         return unit.id in done and not names.isdisjoint(loose if unit.kind == "objects" else shards)
+
+    return [unit.id for unit in units if may_hold(unit)]
+
+
+def _read_rows(
+    run: str, units: list[str], position: NameIndex, columns: list[str] | None
+) -> tuple[list[pa.Table], list[int]]:
+    """The score rows of labelled images, and where these are in the label table.
+
+    The tables of `units` are read, several at once.
+    """
 
     def read(unit: str) -> tuple[pa.Table | None, list[int]]:
         content = tables.read_content(run, "scores", unit)
@@ -145,7 +151,7 @@ def _read_rows(
 
     parts, owners = [], []
     with ThreadPoolExecutor(READERS) as pool:
-        for rows, found in pool.map(read, [unit.id for unit in units if may_hold(unit)]):
+        for rows, found in pool.map(read, units):
             if rows is not None:
                 parts.append(rows)
                 owners += found

@@ -1,19 +1,58 @@
 """Readers of labelled images: Ray tasks, one for each shard or group of loose images."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import ray
 
+from sdmad import storage
+from sdmad.archive.members import missing_members
+from sdmad.archive.naming import split_frame
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
+from sdmad.errors import UserError
+from sdmad.inputs.matching import SHOWN, near_miss, some
 from sdmad.runtime.cluster import mistakes_surface
 
 # Half a core, because a reader waits for storage more than it computes.
 READER_CPUS = 0.5
 LOOSE_IMAGES_PER_TASK = 64
 Image = tuple[str, str]
+
+
+def check_names(images: Iterable[Image], base: str) -> None:
+    """Raise `UserError` if images, given as (archive, member), are not in the archive at `base`.
+
+    The message has examples of both sides.
+    """
+    options: Any = ray.remote(num_cpus=READER_CPUS, num_returns=2, max_retries=3)
+    reader = options(missing_members)
+    waiting, total = [], 0
+    for group in groups(images):
+        total += len(group)
+        members = sorted({split_frame(member)[0] for _, member in group})
+        waiting.append((group[0][0], *reader.remote(base, group[0][0], members)))
+    missing: list[Image] = []
+    stored: list[Image] = []
+    with mistakes_surface():
+        for archive, absent, others in waiting:
+            names = ray.get(absent)
+            missing += [(archive, name) for name in names]
+            if names:
+                stored += [(archive, name) for name in ray.get(others)]
+    if not missing:
+        return
+    if not stored:
+        listed = islice(storage.list_objects(base), 2 * SHOWN)
+        stored = [("", storage.relative(entry.uri, base)) for entry in listed]
+    raise UserError(
+        f"{len(missing)} of {total} images of split pool are not in the archive {base}: "
+        f"{some(missing)}{near_miss(missing, stored)}; the archive has "
+        f"{some(stored[:SHOWN]) or 'no other images'}; correct archive and member in the label "
+        "table, or remove these rows"
+    )
 
 
 def read_images(

@@ -8,7 +8,6 @@ run again, make only the missing fits.
 import hashlib
 import io
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,11 +26,18 @@ from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.fitting.config import TrainConfig, parse_numbers
-from sdmad.fitting.reading import read_images
+from sdmad.fitting.reading import check_names, read_images
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.runtime.cluster import THREADS_SLEEP, Resources, connect, gpus_each, mistakes_surface
+from sdmad.runtime.cluster import (
+    THREADS_SLEEP,
+    Resources,
+    connect,
+    gpus_each,
+    kept_in_memory,
+    mistakes_surface,
+)
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
 
@@ -72,6 +78,9 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         record["input"] = json.loads(spec.to_json())
     run_record.write_record(output, record)
     if missing and spec:
+        connect()
+        pool = labels.where(labels.split == "pool")
+        check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
         _fit_missing(missing, config, catalog, archive, output, spec)
     _write_table(supports, output)
     record |= {
@@ -151,7 +160,7 @@ def _fit_missing(
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray Train V2's
             name="fits",
             # Fits go straight to the output; Ray Train stores no checkpoints.
-            storage_path=tempfile.mkdtemp(prefix="sdmad-train-"),
+            **kept_in_memory(),
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
             worker_runtime_env={"env_vars": THREADS_SLEEP},
         ),

@@ -3,26 +3,32 @@
 A CSV or Parquet file with one row per image and these columns:
 
 - `archive` and `member`, or `uri` in place of both; without `archive`, images are loose objects
-- `labels`: category names separated by `;`, empty for normal
+- `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
 - `split`: `pool` or `test`
 
-Other columns are ignored.
+Other columns are ignored. Spaces around values are removed, and spaces within them are kept. Upper
+and lower case are different, also in `patient_id`.
 """
 
 import hashlib
-import io
+import re
+import unicodedata
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
-import pandas as pd
 
 from sdmad import storage
-from sdmad.archive.naming import split_uri
-from sdmad.errors import UserError
-from sdmad.storage import parquet
+from sdmad.archive.naming import comparable, split_uri
+from sdmad.inputs.tables import TextTable, read_table
 
 SPLITS = ("pool", "test")
+COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels")
+MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
+NORMAL = frozenset(
+    ("normal", "no finding", "no findings", "healthy", "negative", "none", "nan", "null", "0")
+)
 
 
 @dataclass(frozen=True)
@@ -63,71 +69,98 @@ class LabelTable:
         )
 
 
-def read_table(uri: str) -> pd.DataFrame:
-    """A CSV or Parquet file as strings. Raises `UserError` if it is missing or cannot be parsed."""
-    content = storage.read_file(uri, "label table")
-    try:
-        if uri.endswith(".parquet"):
-            table = parquet.decode(content).to_pandas().astype(object)
-            return table.where(table.notna(), "").astype(str)
-        return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"the label table {uri} cannot be read: {error}") from None
-
-
 def load_labels(uri: str, categories: list[str], archive_uri: str | None = None) -> LabelTable:
     """Read and validate a label table for the given categories.
 
     With a `uri` column, `archive_uri` is the prefix that `archive` and `member` are relative to.
-    Raises `UserError` with the missing column, or with the row and its wrong value.
+    Raises `UserError` with the missing column, or with the line and its wrong value.
     """
-    table = read_table(uri)
-    if "member" not in table and "uri" in table:
-        base = archive_uri or ""
-        split = [_split_uri(value, base) for value in table["uri"]]
-        table["archive"], table["member"] = zip(*split, strict=True) if split else ((), ())
-    missing = [c for c in ("member", "patient_id", "split", "labels") if c not in table]
-    if missing:
-        raise UserError(
-            f"the label table {uri} has no column {missing[0]!r}; it has {', '.join(table.columns)}"
-        )
-    if "archive" not in table:
-        table["archive"] = ""
-    labels = np.zeros((len(table), len(categories)), bool)
-    position = {name: k for k, name in enumerate(categories)}
-    for row, value in enumerate(table["labels"]):
-        for label in filter(None, (part.strip() for part in value.split(";"))):
-            if label not in position:
-                raise UserError(
-                    f"the label table {uri}, row {row + 2}: no category of the catalog is called "
-                    f"{label!r}; categories are {', '.join(categories)}"
-                )
-            labels[row, position[label]] = True
-    wrong = ~table["split"].isin(SPLITS)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise UserError(
-            f"the label table {uri}, row {row + 2}: split is {table['split'].iloc[row]!r}; "
-            "it must be 'pool' or 'test'"
-        )
-    twice = table.duplicated(["archive", "member"])
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        raise UserError(
-            f"the label table {uri}, row {row + 2}: {table['member'].iloc[row]} is listed twice"
-        )
+    table = read_table(uri, "label table", COLUMNS)
+    for name in ("patient_id", "split", "labels"):
+        table.require(name)
+    if "uri" not in table.columns:
+        table.require("member")
+    archives, members = _names(table, archive_uri or "")
+    for row, split in enumerate(table.columns["split"]):
+        if split not in SPLITS:
+            raise table.error(row, f"split is {split!r}; it must be 'pool' or 'test'")
     return LabelTable(
-        archive=table["archive"].to_numpy(object),
-        member=table["member"].to_numpy(object),
-        patient=table["patient_id"].to_numpy(object),
-        split=table["split"].to_numpy(object),
-        labels=labels,
+        archive=np.array(archives, object),
+        member=np.array(members, object),
+        patient=np.array(_patients(table), object),
+        split=np.array(table.columns["split"], object),
+        labels=_labels(table, categories),
         categories=list(categories),
     )
 
 
+def _names(table: TextTable, base: str) -> tuple[list[str], list[str]]:
+    """The columns archive and member; `UserError` for names that are missing or listed twice."""
+    if "member" in table.columns:
+        members = table.columns["member"]
+        archives = [
+            storage.relative(name, base) if base else name
+            for name in table.columns.get("archive", [""] * len(table))
+        ]
+    else:
+        split = [_split_uri(value, base) for value in table.columns["uri"]]
+        archives, members = [a for a, _ in split], [m for _, m in split]
+    seen: dict[tuple[str, str], int] = {}
+    for row, name in enumerate(zip(archives, members, strict=True)):
+        if not name[1]:
+            raise table.error(row, "the name of the image is missing")
+        before = seen.setdefault((comparable(name[0]), comparable(name[1])), row)
+        if before != row:
+            raise table.error(
+                row, f"{name[1]} is listed twice, first in {table.places[before]}; keep one"
+            )
+    return archives, members
+
+
 def _split_uri(uri: str, base: str) -> tuple[str, str]:
+    uri = uri.removeprefix("file://")
     container, member = split_uri(uri)
     if member is not None:
         return storage.relative(container, base), member
     return "", storage.relative(container, base)
+
+
+def _patients(table: TextTable) -> list[str]:
+    """The patients, in Unicode NFC, so that one patient is one text."""
+    patients = table.columns["patient_id"]
+    for row, patient in enumerate(patients):
+        if patient.lower() in MISSING:
+            raise table.error(
+                row,
+                f"patient_id is {patient!r}; name the patient, since images of one patient must "
+                "not be in both pool and test",
+            )
+    return [unicodedata.normalize("NFC", patient) for patient in patients]
+
+
+def _labels(table: TextTable, categories: list[str]) -> np.ndarray:
+    """Whether each image has each category: bool (images, categories)."""
+    labels = np.zeros((len(table), len(categories)), bool)
+    position = {name: k for k, name in enumerate(categories)}
+    for row, value in enumerate(table.columns["labels"]):
+        for label in filter(None, (part.strip() for part in value.split(";"))):
+            if label not in position:
+                raise table.error(
+                    row,
+                    f"no category of the catalog is called {label!r}; "
+                    f"{_label_hint(label, categories)}",
+                )
+            labels[row, position[label]] = True
+    return labels
+
+
+def _label_hint(label: str, categories: list[str]) -> str:
+    plain = re.sub(r"[\s-]+", "_", label.lower())
+    if label.lower() in NORMAL:
+        return "leave labels empty for a normal image"
+    parts = [part.strip() for part in re.split(r"[,|/+]", label)]
+    if len(parts) > 1 and set(parts) <= set(categories):
+        return f"separate categories with ;, as in {';'.join(parts)}"
+    near = get_close_matches(plain, categories, n=1)
+    listed = f"categories are {', '.join(categories)}"
+    return f"is {near[0]!r} meant? ({listed})" if near else listed

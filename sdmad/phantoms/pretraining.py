@@ -28,6 +28,7 @@ from sdmad.phantoms.anatomy import SEEN_ORGANS
 from sdmad.phantoms.captions import NORMAL_PHRASES, SIGN_PHRASES, caption
 from sdmad.phantoms.render import SEEN_LOOK, render
 from sdmad.phantoms.signs import SIGNS
+from sdmad.runtime.cluster import kept_in_memory
 
 
 class PretrainConfig(BaseModel):
@@ -162,6 +163,6 @@ def pretrain(config: PretrainConfig, output: Path) -> None:
             use_gpu=False,
             resources_per_worker={"CPU": config.cpus_per_worker},
         ),
-        run_config=RunConfig(name="pretrain", storage_path=tempfile.mkdtemp(prefix="sdmad-")),
+        run_config=RunConfig(name="pretrain", **kept_in_memory()),
     )
     trainer.fit()

@@ -24,12 +24,16 @@ from sdmad.storage import run_record
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The result of an evaluation: metrics of the run and of the baselines, URI of the report."""
+    """The result of an evaluation: metrics of the run and of the baselines, URI of the report.
+
+    `notices` are sentences about test images without a score.
+    """
 
     test: ScoredTest
     metrics: pd.DataFrame
     baselines: dict[str, pd.DataFrame]
     report: str
+    notices: list[str]
 
 
 def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
@@ -44,10 +48,11 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     run_record.read_earlier(output, "evaluate")
     test = load_scored_test(scores, labels)
     metrics = measure(test)
-    others = {
-        name: measure(load_scored_test(uri, labels, details=False))
-        for name, uri in baselines.items()
-    }
+    notices, others = list(test.notices), {}
+    for name, uri in baselines.items():
+        theirs = load_scored_test(uri, labels, details=False)
+        others[name] = measure(theirs)
+        notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)
     inspection = inspect(test)
     if inspection.audit:
@@ -71,7 +76,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         },
     }
     run_record.write_record(output, record)
-    return Evaluated(test, metrics, others, report)
+    return Evaluated(test, metrics, others, report, notices)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

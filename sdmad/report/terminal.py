@@ -3,13 +3,19 @@
 from rich.console import Console
 from rich.table import Table
 
+from sdmad import logs
 from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
 from sdmad.evaluation.protocols import Summary
 from sdmad.report.run import Evaluated
 
 
 def print_metrics(result: Evaluated) -> None:
-    """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines."""
+    """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines.
+
+    Notices about test images without a score go to stderr.
+    """
+    for notice in result.notices:
+        logs.notice(notice)
     table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)

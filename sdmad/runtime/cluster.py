@@ -2,16 +2,22 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import ray
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray._private import ray_constants
+from ray.exceptions import RayError
 
 from sdmad import logs
 from sdmad.errors import UserError
@@ -20,6 +26,14 @@ from sdmad.errors import UserError
 # threads then sleep. By default they spin for milliseconds on cores that other processes need, and
 # two fits on one node take at least twice as long (benchmarks/thread_waits.py).
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "passive"}
+
+
+# Seconds that a head may take to answer, for example while it starts.
+HEAD_SECONDS = 30.0
+# Ray gives up on a head that does not answer by `sys.exit(15)`.
+RAY_GAVE_UP = 15
+# Ray's sockets are at most this long, including 66 characters below RAY_TMPDIR.
+LONGEST_SOCKET = 107
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,10 @@ def connect() -> Resources:
 
     Ray on this machine listens on the loopback interface only. Workers get the S3 endpoint and
     region of this process. They find credentials themselves (instance role, service account); Ray
-    never transports credentials.
+    never transports credentials. An empty `RAY_ADDRESS`, or `local`, is this machine.
+
+    Raises `UserError` if Ray cannot be started, or the head cannot be reached within
+    `HEAD_SECONDS`.
     """
     names = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
     passed = {name: os.environ[name] for name in names if name in os.environ}
@@ -46,11 +63,16 @@ def connect() -> Resources:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Otherwise Ray refuses a variable that the submitter of the job has set too, even if equal.
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-    fixed = "RAY_ADDRESS" not in os.environ
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    fixed = address in ("", "local")
+    if fixed:
+        os.environ.pop("RAY_ADDRESS", None)
     if not ray.is_initialized():
-        with _sigterm_kept(), _stderr_closed(), _on_loopback(fixed):
+        if not fixed:
+            _wait_for_head(address)
+        with _refusals(address), _sigterm_kept(), _stderr_closed(), _on_loopback(fixed):
             ray.init(
-                address="local" if fixed else None,
+                address="local" if fixed else address,
                 runtime_env={"env_vars": passed} if passed else None,
                 include_dashboard=False if fixed else None,
                 logging_level=logging.ERROR,
@@ -85,6 +107,15 @@ def gpus_each(wanted: float | None, resources: Resources, option: str) -> float:
     return 0.0
 
 
+def kept_in_memory() -> dict[str, Any]:
+    """Arguments of `ray.train.RunConfig` for a job that reports no checkpoints.
+
+    Ray Train's own files stay in the memory of its processes, so that no folder is left behind.
+    """
+    memory = FSSpecHandler(fsspec.filesystem("memory"))
+    return {"storage_path": "sdmad-train", "storage_filesystem": PyFileSystem(memory)}
+
+
 def attempt() -> int:
     """How many attempts at the running Ray task came before this one; 0 outside of tasks."""
     worker: Any = ray._private.worker.global_worker  # Ray 2.60 has no public API for this.
@@ -97,21 +128,95 @@ def mistakes_surface() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        mistake = _find_mistake(error)
-        if mistake is None or mistake is error:
+        sentence = _find_mistake(error)
+        if sentence is None or sentence == str(error):
             raise
-        raise UserError(str(mistake)) from None
+        raise UserError(sentence) from None
 
 
-def _find_mistake(error: BaseException | None, depth: int = 8) -> UserError | None:
+def _find_mistake(error: BaseException | None, depth: int = 12) -> str | None:
+    """The sentence of the `UserError` that caused an error; None if there was none."""
     if error is None or depth == 0:
         return None
-    if isinstance(error, UserError):
-        return error
+    # Ray's exception for a failed task is an instance of the class of its cause, too.
+    if isinstance(error, UserError) and not isinstance(error, RayError):
+        # Ray Data adds lines about its own retries.
+        return next(iter(str(error).splitlines()), "")
     failures = getattr(error, "worker_failures", {})
-    inner = [error.__cause__, getattr(error, "cause", None), *failures.values()]
+    inner = [getattr(error, "cause", None), error.__cause__, error.__context__, *failures.values()]
     found = (_find_mistake(e, depth - 1) for e in inner if isinstance(e, BaseException))
-    return next((mistake for mistake in found if mistake), None)
+    return next((sentence for sentence in found if sentence), None) or _last_mistake(error)
+
+
+def _last_mistake(error: BaseException) -> str | None:
+    """The last `UserError` in the traceback that an error of Ray quotes.
+
+    An actor that fails while it is created leaves only this text.
+    """
+    if not isinstance(error, RayError):
+        return None
+    # Ray adds subclasses of its own, called RayTaskError(...).
+    kinds = [kind for kind in UserError.__subclasses__() if not issubclass(kind, RayError)]
+    mistakes = {"UserError", *(kind.__name__ for kind in kinds)}
+    lines = re.findall(rf"^(?:[\w.]+\.)?(?:{'|'.join(mistakes)}): (.+)$", str(error), re.MULTILINE)
+    return lines[-1] if lines else None
+
+
+def _wait_for_head(address: str) -> None:
+    """Raise `UserError` if nothing answers at the address of a Ray head within `HEAD_SECONDS`."""
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, an address for `ray job submit`; unset it to run on this "
+            "machine, or submit the job"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    deadline, told = time.monotonic() + HEAD_SECONDS, False
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"no Ray head answers at RAY_ADDRESS={address} ({_reason(error)}); "
+                    "start the cluster, correct the address, or unset it to run on this machine"
+                ) from None
+        if not told:
+            logs.notice(f"no Ray head answers at {address} yet; trying for {HEAD_SECONDS:.0f} s")
+            told = True
+        time.sleep(1)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+@contextmanager
+def _refusals(address: str) -> Iterator[None]:
+    """Turn what `ray.init` raises into one sentence."""
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != RAY_GAVE_UP:
+            raise
+        raise UserError(
+            f"what answers at RAY_ADDRESS={address} is not a running Ray head; correct the "
+            "address, or unset it to run on this machine"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        folder = os.environ.get("RAY_TMPDIR", "")
+        if "AF_UNIX" in str(error):
+            most = LONGEST_SOCKET - 66
+            raise UserError(
+                f"the folder RAY_TMPDIR={folder} is too long for Ray's sockets; "
+                f"give one of at most {most} characters"
+            ) from None
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        what = f"connect to RAY_ADDRESS={address}" if address not in ("", "local") else "start here"
+        hint = f"; check RAY_TMPDIR={folder}" if folder and isinstance(error, OSError) else ""
+        raise UserError(f"Ray cannot {what}: {first}{hint}") from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from sdmad.backbones.precision import Precision
 from sdmad.detector import Detector
+from sdmad.errors import UserError
 from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
@@ -28,7 +29,9 @@ DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
 class DetectorActor:
     """One detector in its own process, called with the batches of `sdmad.scoring.reading`.
 
-    `threads` is the number of CPU threads, `device` None lets the detector choose.
+    `threads` is the number of CPU threads, `device` None lets the detector choose. A `UserError`
+    while the detector loads is raised at the first call: Ray would print one of the constructor
+    with its traceback, once for each restart.
     """
 
     def __init__(
@@ -44,13 +47,20 @@ class DetectorActor:
         torch.set_num_threads(threads)
         # Load in a thread that ends, so that its OpenMP team does not stay beside that of scoring.
         # With more threads than cores, all sleep at every barrier, at an eighth of the speed.
+        self.mistake: UserError | None = None
+        self.columns = columns
         with ThreadPoolExecutor(1) as loading:
-            detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+            try:
+                detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
+            except UserError as mistake:
+                self.mistake = mistake
+                return
         sliced = detector.backbone.device.type == "cpu" and threads > 1
         self.detector = SlicedDetector(detector, threads) if sliced else detector
-        self.columns = columns
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        if self.mistake:
+            raise self.mistake
         start = time.monotonic()
         good = np.flatnonzero([stage == "" for stage in batch["stage"]])
         scores = self.detector.score_pixels(batch["pixels"][good]) if len(good) else None

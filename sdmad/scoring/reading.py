@@ -46,7 +46,9 @@ def read_and_decode(
     total, digest, begin = 0, START, time.monotonic()
     quarantine = quarantine or attempt() > 0
     about = {"run": run, "unit": unit.id, "attempt": attempt()}
-    log("unit begun", quarantine=quarantine, uri=clean(unit.objects[0].uri), **about)
+    # The URI of a loose object is the name of an image, which logs do not contain.
+    what = clean(unit.base if unit.kind == "objects" else unit.objects[0].uri)
+    log("unit begun", quarantine=quarantine, uri=what, objects=len(unit.objects), **about)
     with _decoder(spec, decode_seconds, quarantine) as decode_file:
         for row in _rows(unit, decode_file):
             before, digest = digest, extend(digest, row["uri"], row["member"], row["stage"])

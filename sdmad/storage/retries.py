@@ -3,9 +3,12 @@
 Throttling, server errors, broken connections, truncated bodies and expired tokens are temporary.
 They are retried with exponential backoff and jitter, at most `LONGEST_WAIT` seconds apart. All
 requests of a process share one boto3 and one s3fs client in botocore's adaptive mode: when storage
-throttles one request, its token bucket slows down all of them. Denied access and missing buckets
-are permanent and end the run at once. An error of a single object (`ObjectError`) does not: the
-object gets a row in the failures table.
+throttles one request, its token bucket slows down all of them.
+
+A refusal (any other 4xx answer) is permanent. One that concerns a single object is an
+`ObjectError`, and the object gets a row in the failures table: it is in an archive tier, or its key
+of KMS cannot be used. One that concerns the bucket or the credentials ends the run. "Access denied"
+can be either: `s3` asks whether another object can be read.
 """
 
 import errno
@@ -27,8 +30,34 @@ ADAPTIVE = {"mode": "adaptive", "max_attempts": 5}
 ATTEMPTS = 6
 LONGEST_WAIT = 20.0
 EXPIRED = frozenset(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshed"))
-REFUSED = frozenset(
-    ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+DENIED = frozenset(("AccessDenied", "403", "Forbidden"))
+# Refusals of the credentials, the account or the bucket.
+OF_ALL = frozenset(
+    (
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"),
+        *("InvalidSecurity", "UnrecognizedClientException", "AuthFailure", "UnauthorizedAccess"),
+        *("AccountProblem", "AllAccessDisabled", "NotSignedUp", "InvalidPayer"),
+        *("RequestTimeTooSkewed", "AuthorizationHeaderMalformed", "PermanentRedirect"),
+        *("InvalidBucketName", "301", "401", "Unauthorized"),
+    )
+)
+# Refusals of one object; an object under a key of the customer (SSE-C) gives InvalidRequest.
+OF_THE_OBJECT = frozenset(
+    (
+        *("InvalidObjectState", "InvalidRequest", "MethodNotAllowed", "InvalidRange", "416"),
+        *("KeyTooLongError", "NoSuchVersion", "InvalidEncryptionAlgorithmError"),
+    )
+)
+# 4xx answers to requests that may succeed later.
+PASSING = frozenset(
+    (
+        *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "408", "425"),
+        *("Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException"),
+        *("429", "RequestLimitExceeded", "IncompleteBody", "BadDigest", "OperationAborted"),
+        *("XAmzContentSHA256Mismatch", "ConditionalRequestConflict", "409", "Busy", "SlowDown"),
+        *("KMS.ThrottlingException", "KMS.KMSInternalException", "KMS.InternalException"),
+        *("KMS.DependencyTimeoutException", "KMS.LimitExceededException"),
+    )
 )
 MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
 # Errors of one local file that no repetition changes.
@@ -53,6 +82,12 @@ class ObjectError(UserError):
         error = ObjectError(f"{uri}: {reason}")
         error.reason = reason
         return error
+
+
+class RefusedError(UserError):
+    """A refusal of the object, or of the bucket or the credentials: `code` does not tell which."""
+
+    code = ""
 
 
 def patiently(
@@ -96,6 +131,15 @@ def error_code(error: BaseException) -> str:
     return source.response["Error"]["Code"] if isinstance(source, ClientError) else ""
 
 
+def _answer(error: BaseException) -> tuple[int, str]:
+    """The HTTP status and the message of an S3 error; 0 and an empty text if it has none."""
+    source: Any = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(source, ClientError):
+        return 0, ""
+    status = source.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return int(status), str(source.response["Error"].get("Message", ""))
+
+
 def is_missing(error: BaseException) -> bool:
     """Whether an object does not exist; False for a missing bucket."""
     code = error_code(error)
@@ -113,13 +157,20 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError) and error.errno in OF_THE_PATH:
         return False
-    if code in REFUSED or code in MISSING or code == "NoSuchBucket":
+    if code in PASSING:
+        return True
+    if code in DENIED | OF_ALL | OF_THE_OBJECT | MISSING or code == "NoSuchBucket":
+        return False
+    if 400 <= _answer(error)[0] < 500:
         return False
     return isinstance(error, STORAGE_ERRORS)
 
 
 def storage_error(uri: str, error: BaseException) -> UserError:
-    """The exception for a permanent error: `ObjectError` if it concerns one local file only."""
+    """The exception for a permanent error: `ObjectError` if it concerns one object only.
+
+    `RefusedError` if that is not known.
+    """
     code = error_code(error)
     if isinstance(error, OSError) and error.errno in OF_THE_FILE and "://" not in uri:
         return ObjectError.of(uri, f"cannot be read: {_in_words(error)}")
@@ -137,10 +188,29 @@ def storage_error(uri: str, error: BaseException) -> UserError:
             f"{uri}: the credentials have expired ({code}); renew them, then run the same "
             "command again"
         )
-    if code in REFUSED:
+    if code in OF_ALL:
         return UserError(
-            f"{uri}: access denied ({code}); check the credentials and the bucket policy"
+            f"{uri}: access denied ({code}); check the credentials, the clock, the bucket and its "
+            "policy"
         )
+    status, text = _answer(error)
+    if code == "InvalidObjectState":
+        return ObjectError.of(
+            uri, f"cannot be read: it is in an archive tier ({code}); restore the object"
+        )
+    if code not in PASSING and (code.startswith("KMS.") or (code in DENIED and _by_kms(text))):
+        return ObjectError.of(
+            uri, f"cannot be read: its encryption key cannot be used ({code}); check the key"
+        )
+    if code in OF_THE_OBJECT:
+        return ObjectError.of(uri, f"cannot be read: storage refuses this object ({code})")
+    if code in DENIED or (400 <= status < 500 and code not in PASSING):
+        what = "access denied" if code in DENIED else "storage refuses the request"
+        refused = RefusedError(
+            f"{uri}: {what} ({code}); check the credentials and the bucket policy"
+        )
+        refused.code = code
+        return refused
     if isinstance(error, PermissionError):
         return UserError(
             f"{uri}: access denied; check the permissions and whether the credentials have expired"
@@ -155,3 +225,8 @@ def _in_words(error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "the link leads back to itself"
     return os.strerror(error.errno or 0).lower()
+
+
+def _by_kms(message: str) -> bool:
+    """Whether the message of a denial names the key management service."""
+    return "kms" in message.lower()

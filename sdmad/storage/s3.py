@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -14,8 +15,12 @@ from sdmad.errors import UserError
 from sdmad.storage.objects import StoredObject
 from sdmad.storage.retries import (
     ADAPTIVE,
+    DENIED,
     MISSING,
+    STORAGE_ERRORS,
     ChangedError,
+    ObjectError,
+    RefusedError,
     check_size,
     error_code,
     patiently,
@@ -29,6 +34,9 @@ _SETTINGS = Config(
     max_pool_connections=32,
 )
 _creating = threading.Lock()
+# By bucket, the key of the object that this process has read last.
+_last_read: dict[str, str] = {}
+NEIGHBOURS = 4
 
 
 @cache
@@ -98,9 +106,13 @@ def check_bucket(uri: str) -> None:
 
 
 def describe(uri: str) -> StoredObject:
-    """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
+    """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist.
+
+    Raises `ObjectError` if only this object is refused.
+    """
     bucket, key = split(uri)
-    head = patiently(lambda: client().head_object(Bucket=bucket, Key=key), uri, refresh)
+    with _refusals(uri):
+        head = patiently(lambda: client().head_object(Bucket=bucket, Key=key), uri, refresh)
     return StoredObject(uri, head["ContentLength"], head["ETag"].strip('"'))
 
 
@@ -110,7 +122,7 @@ def read(
     """Bytes `start` (included) to `stop` (excluded) of an object, in one request.
 
     Raises `ChangedError` if its ETag is not `etag`, `FileNotFoundError` if it does not exist, and
-    `ObjectError` if the answer has more than `most` bytes.
+    `ObjectError` if only this object is refused, or the answer has more than `most` bytes.
     """
     bucket, key = split(uri)
     request = {"Bucket": bucket, "Key": key}
@@ -133,7 +145,36 @@ def read(
             raise ConnectionResetError("the body ended early")
         return content
 
-    return patiently(get, uri, refresh)
+    with _refusals(uri):
+        content = patiently(get, uri, refresh)
+    _last_read[bucket] = key
+    return content
+
+
+@contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    """A refusal becomes an `ObjectError` if another object of the bucket can be read."""
+    try:
+        yield
+    except RefusedError as refused:
+        if not _others_readable(*split(uri)):
+            raise
+        what = "access denied" if refused.code in DENIED else "storage refuses this object"
+        raise ObjectError.of(uri, f"cannot be read: {what} ({refused.code})") from None
+
+
+def _others_readable(bucket: str, key: str) -> bool:
+    """Whether the last object that was read, or a neighbour of `key`, can be read now."""
+    prefix = f"{folder}/" if (folder := key.rpartition("/")[0]) else ""
+    others = [_last_read[bucket]] if bucket in _last_read else []
+    with suppress(*STORAGE_ERRORS):
+        page = client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2 * NEIGHBOURS)
+        others += [entry["Key"] for entry in page.get("Contents", []) if entry["Size"]]
+    for other in [other for other in others if other != key][:NEIGHBOURS]:
+        with suppress(*STORAGE_ERRORS):
+            client().get_object(Bucket=bucket, Key=other, Range="bytes=0-0")["Body"].close()
+            return True
+    return False
 
 
 def replace(uri: str, content: bytes, before: StoredObject | None) -> bool:

@@ -3,13 +3,16 @@
 import errno
 import io
 import tarfile
+import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sdmad import storage
 from sdmad.archive import naming
 from sdmad.archive.listing import list_archive
-from sdmad.archive.members import read_members, read_unit
+from sdmad.archive.members import missing_members, read_members, read_unit
 from sdmad.archive.units import WorkUnit, cut_units
 from tests.helpers import encoded, write_tar
 
@@ -143,6 +146,7 @@ def test_denied_and_unreachable_storage_raises_instead_of_giving_reasons(
     storage.write_bytes(f"{base}/s.tar", content)
     planned = units(base)
     monkeypatch.setattr(retries, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(s3_access, "_last_read", {})
 
     class Refusing:
         def __init__(self, error: Exception) -> None:
@@ -151,6 +155,9 @@ def test_denied_and_unreachable_storage_raises_instead_of_giving_reasons(
         def get_object(self, **request: object) -> None:
             self.asked += 1
             raise self.error
+
+        def list_objects_v2(self, **request: object) -> dict[str, object]:
+            return {}
 
     for error, sentence, asked in (
         (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), "access denied", 1),
@@ -370,3 +377,25 @@ def test_an_input_error_of_the_disk_concerns_one_object(tmp_path, monkeypatch) -
         "the shard cannot be read: input/output error",
         "cannot be read: input/output error",
     ]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_missing_members_are_told_from_those_that_are_spelled_otherwise(
+    tmp_path, s3, where
+) -> None:
+    base = str(tmp_path / "a") if where == "local" else f"{s3}/missing-{tmp_path.name}"
+    composed, decomposed = "M\u00fc.png", "Mu\u0308.png"
+    members = {"./1.png": encoded(), decomposed: encoded(), "3.png": encoded()}
+    write_tar(tmp_path / "s.tar", members)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    table = {"member": list(members), "image": list(members.values())}
+    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    for shard in ("s.tar", "s.zip", "s.parquet"):
+        storage.write_bytes(f"{base}/{shard}", (tmp_path / shard).read_bytes())
+        wanted = ["1.png", composed, "2.png"]
+        assert missing_members(base, f"./{shard}", wanted) == (["2.png"], ["3.png"])
+    storage.write_bytes(f"{base}/{decomposed}", encoded())
+    assert missing_members(base, "", [composed, f"./{composed}", "2.png"]) == (["2.png"], [])
+    assert missing_members(base, "t.tar", ["1.png"]) == (["1.png"], [])

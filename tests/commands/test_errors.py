@@ -46,7 +46,7 @@ def expect(result, *parts: str) -> None:
         ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
         ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),
-        ({"catalog": "fundus"}, ["row ", "no category of the catalog is called"]),
+        ({"catalog": "fundus"}, ["line ", "no category of the catalog is called"]),
         ({"shots": [190]}, ["190 shots need 190 images of"]),
         ({"backbone": {"model": "ViT-Z"}}, ["open_clip has no model 'ViT-Z'"]),
         ({"backbone": {"model": "ViT-B-32"}}, ["needs weights", "openai"]),

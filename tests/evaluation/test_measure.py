@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from sdmad.evaluation.measure import (
     over_seeds,
     paired_difference,
 )
+from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
+from sdmad.report.terminal import print_metrics
+from sdmad.scoring import tables
 from sdmad.scoring.plan import _encode, open_plan
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 from sdmad.storage import StoredObject
@@ -132,6 +136,78 @@ def test_test_images_without_a_score_are_counted(tmp_path, truth, labels) -> Non
     run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[:40, :, None])
     test = load_scored_test(run, labels)
     assert (len(test.table), test.missing) == (40, 10)
+    (notice,) = test.notices
+    assert notice.startswith("10 of 50 test images have no score (normal ")
+    for category in ("normal", *CATEGORIES):
+        row = {"one": truth[:, 0], "two": truth[:, 1], "normal": ~truth.any(axis=1)}[category]
+        lost = f"{row[40:50].sum()} of {row[:50].sum()}"
+        assert (f"{category} {lost}" in notice) == bool(row[40:50].any())
+    assert "a.tar/40.png, a.tar/41.png, a.tar/42.png and 7 more" in notice
+
+
+def renamed(labels: str, old: str, new: str) -> None:
+    Path(labels).write_text(Path(labels).read_text().replace(old, new))
+
+
+def test_a_category_without_a_score_ends_the_evaluation(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    lines = Path(labels).read_text().splitlines()
+    wrong = [line.replace(".png", ".PNG") if "two" in line else line for line in lines]
+    Path(labels).write_text("\n".join(wrong) + "\n")
+    count = int(truth[:50, 1].sum())
+    first = int(np.flatnonzero(truth[:, 1])[0])
+    message = f"none of the {count} test images of two has a score: a.tar/{first}.PNG.*is a.tar/"
+    with pytest.raises(UserError, match=message):
+        load_scored_test(run, labels)
+
+
+def test_labels_that_mostly_match_nothing_are_refused(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    lines = Path(labels).read_text().splitlines()
+    wrong = [
+        f"{line}" if k % 3 == 0 else line.replace(".png", ".dcm") for k, line in enumerate(lines)
+    ]
+    Path(labels).write_text("\n".join(wrong) + "\n")
+    with pytest.raises(UserError, match=r"34 of the 50 test images .* match no image") as raised:
+        load_scored_test(run, labels)
+    assert "a.tar/0.dcm, a.tar/1.dcm, a.tar/3.dcm and 31 more" in str(raised.value)
+    assert "but has a.tar/30.png, a.tar/31.png, a.tar/32.png" in str(raised.value)
+
+
+def test_images_in_the_failures_are_told_apart_from_unknown_ones(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[:48, :, None])
+    failures = empty_failures()
+    row = dict.fromkeys(failures.schema.names, "")
+    row |= {"archive": "a.tar", "member": "48.png", "reason": "damaged image"}
+    failed = pa.Table.from_pylist([row], failures.schema)
+    unit = min(tables.done_units(run))
+    commit_unit(run, unit, tables.read_part(run, "scores", unit), failed, {})
+    (notice,) = load_scored_test(run, labels).notices
+    assert "2 of 50 test images have no score" in notice
+    assert "has 1 of them in failures" in notice
+    assert "does not know a.tar/49.png" in notice
+
+
+def test_names_match_despite_a_leading_dot_and_the_form_of_unicode(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    renamed(labels, "a.tar,", "./a.tar,./")
+    test = load_scored_test(run, labels)
+    assert (len(test.table), test.notices) == (50, [])
+    assert over_seeds(measure(test))["multi-label prediction", "subset_accuracy"].mean == 1
+    names = NameIndex([("a.tar", unicodedata.normalize("NFD", "M\u00fc.png"))])
+    assert ("./a.tar", "M\u00fc.png") in names
+    assert names["a.tar", "./M\u00fc.png"] == 0
+    assert ("a.tar", "Mu.png") not in names
+
+
+def test_the_terminal_names_test_images_without_a_score(tmp_path, truth, labels, capsys) -> None:
+    scores = np.where(truth, 0.9, 0.1)[..., None]
+    run = write_run(tmp_path / "run", scores[:45])
+    other = write_run(tmp_path / "other", scores[:44])
+    print_metrics(evaluate_run(run, labels, str(tmp_path / "out"), {"theirs": other}))
+    shown = capsys.readouterr().err
+    assert "notice: 5 of 50 test images have no score" in shown
+    assert "notice: baseline theirs: 6 of 50 test images have no score" in shown
 
 
 def test_labels_of_another_archive_are_refused(tmp_path, truth, labels) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -20,12 +19,13 @@ from sdmad.errors import UserError
 from sdmad.fits import deserialize, list_fits
 from sdmad.fitting import run
 from sdmad.fitting.config import ComputeConfig, TrainConfig
+from sdmad.fitting.reading import check_names
 from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
 from sdmad.runtime.cluster import THREADS_SLEEP
 from sdmad.storage.run_record import read_record
 from tests.conftest import QUICK
-from tests.helpers import workers, write_tar
+from tests.helpers import workers
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -161,10 +161,24 @@ def test_an_output_with_fits_of_another_learner_is_refused(on_s3, trained) -> No
         train_seeds(config(on_s3, learner=other), trained)
 
 
-def test_a_labelled_image_that_is_not_in_the_archive_is_an_error(archive, tmp_path) -> None:
-    copy = Path(shutil.copytree(archive, tmp_path / "archive"))
-    with tarfile.open(copy / "phantoms-0000.tar") as tar:
-        members = {m.name: tar.extractfile(m).read() for m in tar if m.name.startswith("pool-000")}
-    write_tar(copy / "phantoms-0000.tar", members)
-    with pytest.raises(UserError, match="which is not in the archive"):
-        train_seeds(config(copy, shots=[4]), str(tmp_path / "train"))
+def test_all_names_of_the_pool_are_checked_against_the_archive(archive, tmp_path) -> None:
+    """Also those of images that no seed draws."""
+    lines = (archive / "labels.csv").read_text().splitlines()
+    pool = [k for k, line in enumerate(lines) if ",pool," in line][-10:]
+    for k in pool:
+        lines[k] = lines[k].replace("pool-", "Pool-", 1)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="10 of 200 images of split pool are not in") as raised:
+        train_seeds(config(archive, labels=str(labels), shots=[1]), str(tmp_path / "train"))
+    assert "Pool-" in str(raised.value)
+    assert " meant by " in str(raised.value)
+    assert "and 7 more" in str(raised.value)
+
+
+def test_a_table_of_another_archive_is_refused_with_names_of_both(archive) -> None:
+    names = [("shard-0.tar", f"{k}.png") for k in range(9)]
+    with pytest.raises(UserError, match="9 of 9 images of split pool") as raised:
+        check_names(names, str(archive))
+    assert "shard-0.tar/0.png, shard-0.tar/1.png, shard-0.tar/2.png and 6 more" in str(raised.value)
+    assert "phantoms-0000.tar, phantoms-0001.tar" in str(raised.value)

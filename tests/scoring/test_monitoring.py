@@ -6,11 +6,17 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
+from sdmad.archive.listing import list_archive
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.units import cut_units
 from sdmad.scoring.monitoring import MOST_KINDS, ScoringMonitor
 from sdmad.scoring.plan import read_plan
+from sdmad.scoring.reading import read_and_decode
+from tests.helpers import encoded
 from tests.scoring.helpers import record
 
 
@@ -70,6 +76,20 @@ def test_workers_log_the_units_that_they_read(mixed) -> None:
     assert all(e["quarantine"] == (e["attempt"] > 0) for e in begun)
     again = {e["uri"] for e in begun if e["quarantine"]}
     assert again == {f"{mixed.archive}/crash.tar", f"{mixed.archive}/hang.tar"}
+
+
+def test_no_log_line_names_a_loose_image(tmp_path, capfd) -> None:
+    for name in ("miller.png", "jones.png"):
+        (tmp_path / name).write_bytes(encoded())
+    (unit,) = cut_units(str(tmp_path), list_archive(str(tmp_path)))
+    spec = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3)
+    batch = {"payload": np.array([unit.to_json()], object)}
+    rows = sum(len(part["uri"]) for part in read_and_decode(batch, spec, 4, 60.0, "run"))
+    assert rows == 2 + 1, "two images and the end of the unit"
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    (begun,) = (line for line in lines if line["event"] == "unit begun")
+    assert (begun["uri"], begun["objects"]) == (str(tmp_path), 2)
+    assert "miller" not in str(lines)
 
 
 def worker_events(run: str) -> list[dict]:

@@ -8,11 +8,13 @@ import pytest
 from sdmad.archive.listing import list_archive
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import cut_units
+from sdmad.errors import UserError
 from sdmad.runtime.cluster import Resources, connect
 from sdmad.scoring import pipeline
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.pipeline import DetectorSource
 from sdmad.scoring.pools import PipelineConfig
+from sdmad.scoring.tables import ScoreColumns
 from tests.helpers import encoded, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -56,6 +58,28 @@ def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch,
     assert order == sorted(order, key=[unit.id for unit in units].index)
     for environment in environments:
         assert DETECTOR_ENVIRONMENT.items() <= environment.items()
+
+
+@pytest.mark.parametrize("who", ["reader", "detector"])
+def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(
+    monkeypatch, tmp_path, capfd, who
+) -> None:
+    """And Ray prints nothing of its own."""
+    path = write_tar(tmp_path / "s.tar", {"1.png": encoded()})
+    units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
+    message = "there is no detector at"
+    if who == "reader":
+        monkeypatch.setattr(pipeline, "DetectorActor", light_detector())
+        path.write_bytes(path.read_bytes() + bytes(512))
+        message = r"s\.tar has changed since it was planned"
+    source = DetectorSource(str(tmp_path / "no"), None, ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3))
+    columns = ScoreColumns(["one"], 1, per_seed=False)
+    stream = pipeline.stream_scores(units, source, columns, PipelineConfig().fill(connect()), "t")
+    with pytest.raises(UserError, match=message) as raised:
+        list(stream)
+    assert "\n" not in str(raised.value)
+    shown = capfd.readouterr()
+    assert "Traceback" not in shown.out + shown.err
 
 
 @pytest.mark.parametrize(

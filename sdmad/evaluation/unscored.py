@@ -1,0 +1,110 @@
+"""Test images without a score: which, why, and whether the metrics still mean something."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+import numpy as np
+
+from sdmad import storage
+from sdmad.errors import UserError
+from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.matching import NEAR_AMONG, SHOWN, Name, NameIndex, near_miss, some
+from sdmad.scoring import tables
+from sdmad.storage import run_record
+
+READERS = 16
+
+
+def check_scored(
+    run: str, labels_uri: str, test: LabelTable, scored: np.ndarray, units: list[str]
+) -> list[str]:
+    """Notices about the test images without a score.
+
+    `scored` is a mask of the rows of `test`; `units` are the finished units that may hold them.
+    Raises `UserError` if a category, or normal, has no scored image left, or if more than half of
+    the images are unknown to a finished run.
+    """
+    if scored.all():
+        return []
+    names = _names(test, ~scored)
+    failed = _failed(run, names, units)
+    unknown = [name for name in names if name not in failed]
+    finished = _finished(run)
+    about = _about(run, len(failed), unknown, finished, units)
+    if finished and len(unknown) > len(test) / 2:
+        raise UserError(
+            f"{len(unknown)} of the {len(test)} test images of {labels_uri} match no image of "
+            f"{about}; the columns archive and member must match those of the score tables"
+        )
+    normal = ~test.labels.any(axis=1)
+    groups = {"normal": normal} | dict(zip(test.categories, test.labels.T, strict=True))
+    losses = []
+    for name, mask in groups.items():
+        lost = mask & ~scored
+        if lost.any() and not (mask & scored).any():
+            raise UserError(
+                f"none of the {mask.sum()} test images of {name} has a score: "
+                f"{some(_names(test, lost))}; {len(names)} of all {len(test)} test images have "
+                f"none in {about}; correct the label table, or score these images"
+            )
+        if lost.any():
+            losses.append(f"{name} {lost.sum()} of {mask.sum()}")
+    return [
+        f"{len(names)} of {len(test)} test images have no score ({', '.join(losses)}): "
+        f"{some(names)}; {about}"
+    ]
+
+
+def nothing_scored(run: str, labels_uri: str, test: LabelTable, units: list[str]) -> UserError:
+    """The exception if no test image has a score."""
+    names = _names(test, np.ones(len(test), bool))
+    failed = _failed(run, names, units)
+    unknown = [name for name in names if name not in failed]
+    about = _about(run, len(failed), unknown, _finished(run), units)
+    return UserError(
+        f"none of the {len(test)} test images of {labels_uri} is in the scores: {some(names)}; "
+        f"{about}; the columns archive and member must match those of the score tables"
+    )
+
+
+def _names(test: LabelTable, mask: np.ndarray) -> list[Name]:
+    return list(zip(test.archive[mask].tolist(), test.member[mask].tolist(), strict=True))
+
+
+def _about(run: str, failed: int, unknown: list[Name], finished: bool, units: list[str]) -> str:
+    """What the run says about images without a score, with examples of the names it has."""
+    parts = [f"the scoring run {run}"]
+    if not finished:
+        parts.append("which is not finished")
+    if failed:
+        parts.append(f"which has {failed} of them in failures")
+    if unknown:
+        there = _some_scored(run, units or sorted(tables.done_units(run)))
+        examples = some(there[:SHOWN]) or "no images"
+        parts.append(f"which does not know {some(unknown)}{near_miss(unknown, there)}")
+        parts.append(f"but has {examples}")
+    return ", ".join(parts)
+
+
+def _failed(run: str, names: list[Name], units: list[str]) -> set[Name]:
+    """Those of `names` that are in the failures of a run."""
+    index = NameIndex(names)
+    with ThreadPoolExecutor(READERS) as pool:
+        stored = chain.from_iterable(pool.map(lambda unit: _stored(run, "failures", unit), units))
+        return {names[index[name]] for name in stored if name in index}
+
+
+def _some_scored(run: str, units: list[str]) -> list[Name]:
+    stored = chain.from_iterable(_stored(run, "scores", unit) for unit in units)
+    return list(islice(stored, NEAR_AMONG))
+
+
+def _stored(run: str, kind: str, unit: str) -> list[Name]:
+    part = tables.read_part(run, kind, unit, ("archive", "member"))
+    return list(zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True))
+
+
+def _finished(run: str) -> bool:
+    if not storage.exists(storage.join(run, "run.json")):
+        return True
+    return run_record.read_record(run).get("status", "finished") == "finished"

@@ -1,0 +1,57 @@
+"""Match the names of a label table with those of an archive, and say what does not match.
+
+Names match if they are equal, or else if `comparable` makes them equal: a leading `./` and the
+Unicode normal form do not count.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from sdmad.archive.naming import comparable
+
+Name = tuple[str, str]
+SHOWN = 3
+NEAR_AMONG = 5000
+
+
+class NameIndex(dict[Name, int]):
+    """The row of each image (archive, member) of a label table, by all names that match."""
+
+    def __init__(self, names: Iterable[Name]) -> None:
+        super().__init__((name, row) for row, name in enumerate(names))
+        self.alike = {_comparable(name): row for name, row in self.items()}
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        return isinstance(name, tuple) and _comparable(name) in self.alike
+
+    def __missing__(self, name: Name) -> int:
+        return self.alike[_comparable(name)]
+
+
+def _comparable(name: Name) -> Name:
+    return comparable(name[0]), comparable(name[1])
+
+
+def shown(name: Name) -> str:
+    """A name as it is shown to a person."""
+    return "/".join(filter(None, name))
+
+
+def some(names: Iterable[Name]) -> str:
+    """The first names, at most `SHOWN`."""
+    listed = [shown(name) for name in names]
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
+
+
+def near_miss(missing: Iterable[Name], stored: Iterable[Name]) -> str:
+    """A hint at a stored name that is nearly that of a missing image; empty if there is none."""
+    there = [shown(name) for name in stored][:NEAR_AMONG]
+    folded = {name.casefold(): name for name in there}
+    for name in [shown(name) for name in missing][:SHOWN]:
+        near = get_close_matches(name.casefold(), folded, n=1, cutoff=0.8)
+        if near:
+            return f" (is {folded[near[0]]} meant by {name}?)"
+    return ""
