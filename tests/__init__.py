@@ -1,5 +1,7 @@
-"""The test suite. Imported before torch and numpy: threads that wait for each other sleep. When they
-spin on a machine that also runs other things, a fit takes ten times as long."""
+"""The test suite. Imported before torch and numpy, so that threads that wait for each other sleep.
+
+When they spin on a machine that also runs other things, a fit takes ten times as long.
+"""
 
 import os
 
