@@ -225,7 +225,7 @@ def test_images_removed_from_the_archive_after_scoring_pass(tmp_path) -> None:
     (archive / "1.png").unlink()
     verdict = verify_scores(str(archive), output)
     assert verdict.passed
-    assert verdict.gone == [("", "1.png")]
+    assert verdict.gone == {"1.png": 1}
 
 
 def test_secrets_appear_in_no_file_and_no_output(mixed, s3, training_run, tmp_path) -> None:

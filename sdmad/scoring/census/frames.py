@@ -16,7 +16,7 @@ import pydicom
 # The possible numbers of images in a file; None if it is not known.
 Count = frozenset[int] | None
 
-ONE: Count = frozenset((1,))
+ONE = frozenset((1,))
 _STARTS = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"),
     *(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
@@ -118,20 +118,32 @@ def _jpeg(stream: IO[bytes]) -> Count:
         content = _exactly(stream, size)
         with_gain_map |= b"hdrgm:Version" in content
         if mark[1] == 0xE2 and content.startswith(b"MPF\0"):
-            frames = _mpf(content[4:])
-            return frozenset((1, frames)) if with_gain_map else frozenset((frames,))
+            views = _views(content[4:])
+            return views | ONE if with_gain_map else views
     raise UncountableError("too many segments")
 
 
-def _mpf(content: bytes) -> int:
+def _views(content: bytes) -> frozenset[int]:
+    """How many images a multi-picture file may have: each of no type may be a depth map, or gone.
+
+    Previews (type 01....) are none.
+    """
     order = "<" if content[:2] == b"II" else ">"
     (position,) = struct.unpack_from(f"{order}I", content, 4)
     (entries,) = struct.unpack_from(f"{order}H", content, position)
+    pictures, first = 1, 0
     for k in range(entries):
         tag, _, _, value = struct.unpack_from(f"{order}HHII", content, position + 2 + 12 * k)
         if tag == 0xB001:
-            return max(1, value)
-    return 1
+            pictures = max(1, value)
+        if tag == 0xB002:
+            first = value
+    kinds = [
+        (struct.unpack_from(f"{order}I", content, first + 16 * k)[0] >> 16) & 0xFF
+        for k in range(1, pictures)
+    ]
+    views, others = kinds.count(2), len(kinds) - kinds.count(1) - kinds.count(2)
+    return frozenset(range(1 + views, 2 + views + others))
 
 
 def _gif(stream: IO[bytes]) -> Count:

@@ -7,9 +7,9 @@ other listing call (`ListObjects`), folders are walked here, and manifests are r
 import csv
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.storage import StoredObject
 from sdmad.storage import s3 as s3_access
+from sdmad.storage.names import escaped, local_path
 from sdmad.storage.retries import patiently
 
 # In place of a size that is not known, such as that of a manifest's object.
@@ -55,7 +56,17 @@ def _manifest(archive: str) -> list[str] | None:
             raise UserError(f"the manifest {archive} has no column 'uri'")
         found = [row["uri"] for row in rows if row["uri"]]
     folder = archive.rpartition("/")[0]
-    return [uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}" for uri in found]
+    return [_absolute(uri, folder) for uri in found]
+
+
+def _absolute(uri: str, folder: str) -> str:
+    if uri.startswith("s3://"):
+        return uri
+    if "://" not in uri and not uri.startswith("/"):
+        uri = f"{folder}/{uri.removeprefix('./')}"
+        if uri.startswith("s3://"):
+            return uri
+    return re.sub("/+", "/", uri.removeprefix("file://"))
 
 
 def _s3(archive: str) -> Iterator[tuple[StoredObject, str]]:
@@ -78,40 +89,41 @@ def _s3(archive: str) -> Iterator[tuple[StoredObject, str]]:
 
 def _local(archive: str) -> Iterator[tuple[StoredObject, str]]:
     """Files below a folder, through links too, but not through a folder inside itself."""
-    root = Path(archive)
+    root = local_path(archive)
     status = root.stat()
     if stat.S_ISREG(status.st_mode):
         yield _entry(archive, status), ""
         return
-    # Folders to list: path, whether it is hidden, device and inode of those that contain it.
-    folders = [(root, "", frozenset[tuple[int, int]]())]
+    # Folders to list: path, URI, whether it is hidden, device and inode of those that contain it.
+    folders = [(root, archive.rstrip("/"), "", frozenset[tuple[int, int]]())]
     while folders:
-        folder, hidden, above = folders.pop()
+        folder, place, hidden, above = folders.pop()
         try:
             here = folder.stat()
             paths = list(folder.iterdir())
         except FileNotFoundError:
             continue
         except OSError:
-            yield StoredObject(f"{folder}/", 0, ""), hidden
+            yield StoredObject(f"{place}/", 0, ""), hidden
             continue
         within = above | {(here.st_dev, here.st_ino)}
         for path in paths:
+            uri = f"{place}/{escaped(path.name)}"
             why = hidden or ("hidden files" if path.name.startswith(".") else "")
             try:
                 status = path.stat()
             except OSError:
                 if path.is_symlink():
-                    yield StoredObject(str(path), 0, ""), why
+                    yield StoredObject(uri, 0, ""), why
                 continue
             if stat.S_ISDIR(status.st_mode):
                 if (status.st_dev, status.st_ino) not in within:
-                    folders.append((path, why, within))
+                    folders.append((path, uri, why, within))
             elif stat.S_ISREG(status.st_mode):
-                yield _entry(str(path), status), why
+                yield _entry(uri, status), why
             else:
-                yield StoredObject(str(path), 0, ""), why or "pipes, sockets and devices"
+                yield StoredObject(uri, 0, ""), why or "pipes, sockets and devices"
 
 
-def _entry(path: str, status: os.stat_result) -> StoredObject:
-    return StoredObject(path, status.st_size, f"{status.st_mtime_ns:x}")
+def _entry(uri: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(uri, status.st_size, f"{status.st_mtime_ns:x}")

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
-from sdmad.archive.naming import clean
+from sdmad.archive.naming import clean, escaped
 from sdmad.errors import UserError
 from sdmad.scoring.census import frames, rules, tar
 from sdmad.scoring.census.frames import Count
 from sdmad.scoring.census.listing import UNKNOWN
-from sdmad.storage import StoredObject, storage_error
+from sdmad.storage import ObjectError, StoredObject, storage_error
 
 HEAD = 64 << 10
 LARGEST = 1 << 30
@@ -61,6 +61,8 @@ def count_shard(entry: StoredObject, kind: str, open_files: bool) -> Census:
     try:
         with _opened(entry) as stream:
             count(stream, census, open_files)
+    except ObjectError:
+        census.broken = True
     except UserError:
         raise
     except OSError as error:
@@ -107,7 +109,7 @@ def _opened(entry: StoredObject) -> IO[bytes]:
 
 def _count_tar(stream: IO[bytes], census: Census, open_files: bool) -> None:
     for member in tar.walk(stream):
-        name = clean(member.name)
+        name = escaped(member.name)
         if member.kind == "folder":
             continue
         if member.kind == "special":
@@ -127,10 +129,10 @@ def _count_tar(stream: IO[bytes], census: Census, open_files: bool) -> None:
 def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            name = clean(info.filename)
+            name = _zip_name(info)
             if info.filename.endswith("/"):
                 continue
-            kind, detail = rules.why_no_image(info.filename)
+            kind, detail = rules.why_no_image(name)
             found, start = None, b""
             if kind or (open_files and 0 < info.file_size <= LARGEST):
                 try:
@@ -148,6 +150,24 @@ def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
                 census.leave_out(name, kind, detail, start)
             else:
                 census.images.append((name, found))
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """UTF-8 if the flag, the Unicode path field (APPNOTE.TXT 4.6.9) or the bytes say so, or the
+    name in code page 437."""
+    if info.flag_bits & 0x800:
+        return escaped(info.filename)
+    try:
+        stored = info.orig_filename.encode("cp437")
+        fields, at = info.extra, 0
+        while at + 4 <= len(fields):
+            kind, size = struct.unpack_from("<HH", fields, at)
+            value, at = fields[at + 4 : at + 4 + size], at + 4 + size
+            if kind == 0x7075 and value[1:5] == zlib.crc32(stored).to_bytes(4, "little"):
+                stored = value[5:]
+        return escaped(stored.decode().split("\0", 1)[0])
+    except UnicodeError:
+        return escaped(info.filename)
 
 
 def _count_parquet(stream: IO[bytes], census: Census, open_files: bool) -> None:
