@@ -3,15 +3,19 @@
     python benchmarks/soak.py --trials 50
 
 A local Ray cluster with a head without CPUs and two nodes serves all trials. Each trial scores an
-archive of phantoms from S3 to a new output and kills one of: the driver (also during start-up and
-planning), the driver between writing the failures and the scores of a unit, a reader, a detector
-actor, a node without notice, a node with notice (SIGTERM). If the driver has died or failed, the
-same command runs again and must skip finished units. Then the scores are verified. Prints a line
-for each trial and a summary; the exit code is 0 only if no image is lost or doubled.
+archive of phantoms and odd shards (links, several compressed streams, Parquet of other types,
+files of several frames, odd names) from S3 to a new output and kills one of: the driver (also
+during start-up and planning), the driver between writing the failures and the scores of a unit, a
+reader, a detector actor, a node without notice, a node with notice (SIGTERM). If the driver has
+died or failed, the same command runs again and must skip finished units. Then the scores are
+verified. Prints a line for each trial and a summary; the exit code is 0 only if no image is lost or
+doubled.
 """
 
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import signal
@@ -27,8 +31,11 @@ from pathlib import Path
 from typing import Annotated
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import typer
+from PIL import Image
 from ray.cluster_utils import Cluster
 
 from sdmad import storage
@@ -42,6 +49,7 @@ from sdmad.scoring.verify import verify_scores
 
 ROOT = Path(__file__).parents[1]
 SHARDS, IMAGES, LOOSE = 40, 30, 50
+UNITS = SHARDS + 8  # seven odd shards, and the loose images
 ARCHIVE = "s3://soak/archive"
 COMMITTER = "driver between failures and scores"
 KINDS = ("driver", COMMITTER, "reader", "detector", "node", "notice")
@@ -76,6 +84,7 @@ class Soak:
     doubled: int = 0
     reruns: int = 0
     missed: int = 0
+    images: int = 0
     peak: int = 0
 
     def refill(self) -> None:
@@ -98,6 +107,52 @@ def fill() -> None:
         storage.write_bytes(f"{ARCHIVE}/{shard:03d}.tar", buffer.getvalue())
     for k in range(LOOSE):
         storage.write_bytes(f"{ARCHIVE}/loose/{k}.png", content[k % IMAGES])
+    for name, odd in odd_objects(content).items():
+        storage.write_bytes(f"{ARCHIVE}/{name}", odd)
+
+
+def odd_objects(images: list[bytes]) -> dict[str, bytes]:
+    """Shards and loose files of the kinds that are read in ways of their own, by name."""
+    frames = [Image.open(io.BytesIO(content)).convert("RGB") for content in images[:5]]
+    several = {form: io.BytesIO() for form in ("gif", "png", "webp", "tiff", "mpo")}
+    for form, sink in several.items():
+        first, *others = [frame.copy() for frame in frames]
+        first.save(sink, form.upper(), save_all=True, append_images=others)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        members = {"a.png": images[0], "cine.gif": several["gif"].getvalue()}
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "a.png"),
+            ("soft.gif", tarfile.SYMTYPE, "cine.gif"),
+            ("loop.png", tarfile.SYMTYPE, "loop.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    whole = plain.getvalue()
+    half = len(whole) // 2
+    odd = {
+        "odd/concatenated.tar": whole + whole,
+        "odd/streams.tar.gz": gzip.compress(whole[:half]) + gzip.compress(whole[half:]),
+        "odd/named wrong.tar": lzma.compress(whole),
+        "odd/ha#sh 50%25.tar": whole,
+        "odd//empty folder.png": images[0],
+    }
+    bytes_ = pa.array(images)
+    for name, column in {
+        "dictionary": bytes_.dictionary_encode(),
+        "lists": pa.array([list(content) for content in images], pa.list_(pa.uint8())),
+        "structs": pa.array([{"bytes": content} for content in images]),
+    }.items():
+        sink = io.BytesIO()
+        names = pa.array([f"{name} {k}" for k in range(len(images))], pa.large_string())
+        pq.write_table(pa.table({"path": names, "image": column}), sink, row_group_size=7)
+        odd[f"odd/{name}.parquet"] = sink.getvalue()
+    return odd | {f"odd/frames.{form}": sink.getvalue() for form, sink in several.items()}
 
 
 def parts(output: str) -> dict[str, str]:
@@ -192,11 +247,12 @@ def trial(soak: Soak, number: int, kind: str) -> None:
         assert record["units_skipped"] == len(before), "finished units are skipped"
         assert before.items() <= parts(output).items(), "finished units are not written again"
     verdict = verify_scores(ARCHIVE, output)
+    soak.images += verdict.images
     gone = len(verdict.lost)
     twice = len(verdict.doubled) + len(verdict.foreign)
     soak.lost, soak.doubled = soak.lost + gone, soak.doubled + twice
     print(
-        f"trial {number}: {kind}{'' if hit else ' (too late)'}, {len(finished)} of {SHARDS + 1} "
+        f"trial {number}: {kind}{'' if hit else ' (too late)'}, {len(finished)} of {UNITS} "
         f"units finished then, {gone} lost, {twice} doubled, {time.monotonic() - begin:.0f} s",
         flush=True,
     )
@@ -233,9 +289,8 @@ def main(
                 trial(soak, number, turns[number % len(turns)])
         finally:
             cluster.shutdown()
-    images = trials * (SHARDS * IMAGES + LOOSE)
     print(
-        f"{trials} trials ({soak.missed} too late to hit), {images} images, {soak.lost} lost, "
+        f"{trials} trials ({soak.missed} too late to hit), {soak.images} images, {soak.lost} lost, "
         f"{soak.doubled} doubled, {soak.reruns} reruns, largest process {soak.peak >> 20} MiB"
     )
     sys.exit(bool(soak.lost or soak.doubled))

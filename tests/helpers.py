@@ -66,6 +66,7 @@ def killers(folder: Path) -> str:
     """
     (folder / "sitecustomize.py").write_text(
         "import ctypes, os, signal, sys\n"
+        "child = 'sdmad.archive.quarantine' in sys.orig_argv\n"
         "from PIL import Image, ImageFile\n"
         "class Crash(ImageFile.ImageFile):\n"
         "    def _open(self):\n"
@@ -81,11 +82,18 @@ def killers(folder: Path) -> str:
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    return resize(self, *arguments, **options)\n"
         "def fatal_open(stream, *arguments, **options):\n"
-        "    child = 'sdmad.archive.quarantine' in sys.orig_argv\n"
         f"    if child and {FICKLE!r} in stream.getvalue():\n"
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    return open_image(stream, *arguments, **options)\n"
         "Image.Image.resize, Image.open = fatal_resize, fatal_open\n"
+        "if child:\n"
+        "    import tifffile\n"
+        "    open_tiff = tifffile.TiffFile\n"
+        "    def fatal_tiff(stream):\n"
+        f"        if {FICKLE!r} in stream.getvalue():\n"
+        "            os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "        return open_tiff(stream)\n"
+        "    tifffile.TiffFile = fatal_tiff\n"
     )
     return os.pathsep.join([str(folder), str(ROOT)])
 

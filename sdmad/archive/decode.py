@@ -1,6 +1,7 @@
 """Decode files to the uint8 pixels that a backbone takes.
 
-Pillow decodes PNG, JPEG, TIFF and other formats, `sdmad.archive.dicom` decodes DICOM. Each frame of
+`sdmad.archive.dicom` decodes DICOM, `sdmad.archive.tiffs` TIFF, and Pillow PNG, JPEG and other
+formats; `sdmad.archive.deep` keeps the values of PNG and others of more than 8 bits. Each frame of
 a DICOM file or an animation and each page of a TIFF is one image (`sdmad.archive.pages`).
 """
 

@@ -1,14 +1,13 @@
-"""Which of the pictures in a file are images: frames of animations, pages, multi-picture JPEG.
+"""Which of the pictures in a file are images: frames of animations, views of multi-picture JPEG.
 
-Left out are copies and aids beside an image: reduced pages and masks of a TIFF, layers of a
-Photoshop file, the picture that an APNG shows instead of its animation, and of multi-picture JPEG
-(MPO, CIPA DC-007) preview pictures, gain maps and depth maps.
+Left out are copies and aids beside an image: layers of a Photoshop file, the picture that an APNG
+shows instead of its animation, and in multi-picture JPEG (MPO, CIPA DC-007) previews, gain maps and
+depth maps. `sdmad.archive.tiffs` does the same for the pages of a TIFF.
 """
 
 import struct
 
 from PIL import GifImagePlugin, Image, MpoImagePlugin, PngImagePlugin, PsdImagePlugin
-from PIL.TiffImagePlugin import TiffImageFile
 
 from sdmad.archive.limits import (
     LARGEST_ANIMATION_PIXELS,
@@ -17,12 +16,11 @@ from sdmad.archive.limits import (
     DecodeError,
 )
 
-# TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2) of another page.
-SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 MP_ENTRIES = 0xB002
 # What the headers of gain maps and depth maps contain: Ultra HDR, ISO 21496-1, Apple, Google.
 AIDS = (b"hdrgm:", b"iso:ts:21496", b"AuxiliaryImageType", b"hdrgainmap", b"GDepth:")
 HEADER_BYTES = 64 << 10
+END_AND_START = b"\xff\xd9\xff\xd8\xff"
 
 
 def pages(image: Image.Image, content: bytes) -> list[int]:
@@ -38,8 +36,6 @@ def pages(image: Image.Image, content: bytes) -> list[int]:
         raise DecodeError(f"too many frames: {count}")
     if count == 1:
         return [0]
-    if isinstance(image, TiffImageFile):
-        return [page for page in range(count) if _is_page(image, page)] or [0]
     if isinstance(image, MpoImagePlugin.MpoImageFile):
         return [0, *(k for k in range(1, count) if _is_view(image, k, content))]
     width, height = image.size
@@ -83,16 +79,12 @@ def _frame_headers(content: bytes) -> int:
     return found
 
 
-def _is_page(image: TiffImageFile, page: int) -> bool:
-    image.seek(page)
-    return not int(image.tag_v2.get(SUBFILE_TYPE, 0)) & REDUCED_OR_MASK
-
-
 def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool:
     """Whether a further picture of a multi-picture JPEG is an image of its own.
 
     That is the case for the types of stereo, panorama and multi-angle pictures. A picture of no
-    type is one if it has the size of the first and is neither a gain map nor a depth map.
+    type is one if it has the size of the first and is neither a gain map nor a depth map, or if it
+    is there and the index does not lead to it: then it cannot be decoded, which is its reason.
     """
     entries = (image.mpinfo or {})[MP_ENTRIES]
     kind = entries[k]["Attribute"]["MPType"]
@@ -105,7 +97,8 @@ def _is_view(image: MpoImagePlugin.MpoImageFile, k: int, content: bytes) -> bool
     try:
         image.seek(k)
     except Exception:
-        # Programs that edit a picture drop what follows it and keep the index.
-        return content[image.offset : image.offset + 2] == b"\xff\xd8"
+        # Programs that edit a picture drop what follows it and keep the index. Pillow writes wrong
+        # positions from the fourth picture on.
+        return k <= content.count(END_AND_START)
     header = content[image.offset : image.offset + HEADER_BYTES]
     return image.size == first and not any(mark in header for mark in AIDS)

@@ -26,8 +26,8 @@ _EXTENDED = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
-# Folder lists and volume labels (GNU tar), access control lists, attributes (Solaris, star).
-_NO_FILES = frozenset((b"A", b"D", b"E", b"I", b"V"))
+# Folder lists, volume labels, old long names (GNU tar); attributes (Solaris, star).
+_NO_FILES = frozenset((b"A", b"D", b"E", b"I", b"N", b"V"))
 _CONTINUED = b"M"
 
 

@@ -55,6 +55,7 @@ class TiffFile:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.pillow: Image.Image | None = None
         try:
             self.tiff = tifffile.TiffFile(io.BytesIO(content))
             count = len(self.tiff.pages)
@@ -154,10 +155,14 @@ class TiffFile:
                 # libtiff believes the label: write the right one.
                 place = page.tags[_PHOTOMETRIC].valueoffset
                 label = held.to_bytes(2, "little" if self.tiff.byteorder == "<" else "big")
-                content = content[:place] + label + content[place + 2 :]
-        image = Image.open(io.BytesIO(content), formats=("TIFF",))
-        image.seek(number)
-        return image
+                relabelled = content[:place] + label + content[place + 2 :]
+                image = Image.open(io.BytesIO(relabelled), formats=("TIFF",))
+                image.seek(number)
+                return image
+        if self.pillow is None:
+            self.pillow = Image.open(io.BytesIO(content), formats=("TIFF",))
+        self.pillow.seek(number)
+        return self.pillow
 
     def _samples(self, page: tifffile.TiffPage) -> np.ndarray:
         """Stored values (H, W, samples)."""
@@ -198,10 +203,8 @@ def _tag(page: tifffile.TiffPage, code: int, default: int) -> int:
 
 
 def _is_reduced_or_mask(page: tifffile.TiffPage) -> bool:
-    kind = _tag(page, _NEW_SUBFILE_TYPE, -1)
-    if kind >= 0:
-        return bool(kind & _REDUCED_OR_MASK)
-    return _tag(page, _SUBFILE_TYPE, 0) == _REDUCED
+    flags = _tag(page, _NEW_SUBFILE_TYPE, 0)
+    return bool(flags & _REDUCED_OR_MASK) or _tag(page, _SUBFILE_TYPE, 0) == _REDUCED
 
 
 def _is_pillows(page: tifffile.TiffPage) -> bool:

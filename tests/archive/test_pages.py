@@ -163,6 +163,14 @@ def test_an_index_whose_second_picture_is_gone_leaves_one_image() -> None:
     ]
 
 
+def test_pictures_that_the_index_does_not_lead_to_have_a_reason() -> None:
+    """Pillow writes wrong positions from the fourth picture on."""
+    rows = read(save("MPO", [flat(grey) for grey in (10, 60, 120, 180, 240)]))
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row[1] for row in rows[:3]] == pytest.approx([10, 60, 120], abs=1)
+    assert all(mean or reason.startswith("damaged image") for _, mean, reason in rows)
+
+
 def test_the_layers_of_a_photoshop_file_are_not_images() -> None:
     rows = b"".join(bytes([grey]) * SIZE * SIZE for grey in (50, 60, 70))
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, SIZE, SIZE, 8, 3)

@@ -324,7 +324,7 @@ def test_masks_and_reduced_copies_are_no_images() -> None:
     small, smaller = BYTES[::2, ::2], BYTES[::4, ::4]
     for content in (
         pages(BYTES, small, smaller, subfile=1),
-        pages(BYTES, small, smaller, old=2),
+        pages(BYTES, BYTES, BYTES, old=2),
         pages(BYTES, small, smaller),  # do not say so, but are alike
         pages(BYTES, BYTES > 9, subfile=4),
     ):

@@ -1,9 +1,12 @@
 """A comparison on Ray: its metrics, what it skips, what it refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 import yaml
 
+from sdmad.comparison import run
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import compare, list_cells
@@ -66,9 +69,12 @@ def test_metrics_equal_those_computed_without_ray(
 
 
 def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
-    compared, archive
+    compared, archive, monkeypatch, tmp_path
 ) -> None:
-    output, results = compared
+    """On one actor, where the first cells were computed on as many as there are cores."""
+    before, results = compared
+    output = str(shutil.copytree(before, tmp_path / "compared"))
+    monkeypatch.setattr(run, "_actors", lambda *arguments: (1, 0.0))
     variants = {"lambda=1": {"learner": {"adapter": {"image": {"frozen_weight": 1.0}}}}}
     more = compare(config(archive, variants=variants), output)
     assert read_record(output)["cells_skipped"] == 4

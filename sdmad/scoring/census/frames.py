@@ -23,7 +23,10 @@ _STARTS = (
     *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
 )
 MOST_BLOCKS = 1 << 20
+MOST_SIZES = 64
 SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
+OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
+WIDTH, LENGTH = 256, 257
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -168,7 +171,8 @@ def _tiff(stream: IO[bytes]) -> Count:
     else:
         (position,) = struct.unpack(f"{order}I", start[4:])
     seen: set[int] = set()
-    pages = images = 0
+    sides: set[tuple[int, int]] = set()
+    pages = images = copies = 0
     while position:
         if position in seen:
             return None
@@ -180,18 +184,34 @@ def _tiff(stream: IO[bytes]) -> Count:
         if entries > 1 << 16:
             return None
         content = _exactly(stream, entries * entry_size)
-        kind = 0
+        tags = {}
         for k in range(entries):
             tag, size = struct.unpack_from(f"{order}HH", content, k * entry_size)
-            if tag == SUBFILE_TYPE:
-                at = (k + 1) * entry_size - (8 if big else 4)
-                kind = struct.unpack_from(f"{order}{'H' if size == 3 else 'I'}", content, at)[0]
+            at = (k + 1) * entry_size - (8 if big else 4)
+            tags[tag] = struct.unpack_from(f"{order}{'H' if size == 3 else 'I'}", content, at)[0]
         pages += 1
-        images += not kind & REDUCED_OR_MASK
+        reduced = tags.get(SUBFILE_TYPE, 0) & REDUCED_OR_MASK
+        if not reduced and tags.get(OLD_SUBFILE_TYPE) != OLD_REDUCED:
+            images += 1
+            page = tags.get(WIDTH, 0), tags.get(LENGTH, 0)
+            # Reduced copies may not say so: only their pixels tell.
+            copies += any(_is_fraction(page, other) for other in sides)
+            if len(sides) < MOST_SIZES:
+                sides.add(page)
         (position,) = struct.unpack(
             f"{order}{offset}", _exactly(stream, struct.calcsize(f"={offset}"))
         )
-    return frozenset((images if pages > 1 and images else 1,)) if pages else None
+    if not pages:
+        return None
+    return frozenset(range(max(1, images - copies), max(1, images) + 1))
+
+
+def _is_fraction(page: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether the sides of a page are a half, a third and so on of another's, give or take one of
+    its pixels."""
+    ratio = round(other[0] / page[0]) if page[0] else 0
+    apart = (abs(long - ratio * short) for long, short in zip(other, page, strict=True))
+    return ratio >= 2 and max(apart) <= ratio
 
 
 def _webp(stream: IO[bytes]) -> Count:
