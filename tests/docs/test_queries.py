@@ -177,13 +177,6 @@ def test_duckdb_reads_through_s3fs() -> None:
     assert np.allclose(names["best"]["anomaly_score"], [0.97, 0.96, 0.80])
 
 
-def test_the_query_of_the_readme_gives_the_right_answer(database) -> None:
-    blocks = code("README.md") + code("README.md", "sql")
-    [query] = [block for block in blocks if block.startswith("select ")]
-    found = rounded(database.execute(query).fetchall())
-    assert found == [(uri_of("a.tar", "1.png"), 0.97, ["effusion"])]
-
-
 @pytest.mark.usefixtures("hospital")
 def test_the_examples_for_pandas_give_the_right_answers() -> None:
     names: dict[str, Any] = {}
