@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from sdmad import Detector
+from sdmad import Detector, storage
 from sdmad.archive.selected import decode_members
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.inputs.labels import LabelTable, load_labels
@@ -102,7 +103,9 @@ def stored(test: ScoredTest, output: str) -> str:
         "per_seed": "true",
     }
     columns = ScoreColumns(names, len(test.seed_names), per_seed=True)
-    make_plan(test.metadata["archive"], output, metadata)
     rows = rows.select(columns.schema.names).cast(columns.schema)
-    commit_unit(output, "0" * 16, rows, empty_failures(), metadata)
+    for unit in make_plan(test.metadata["archive"], output, metadata).units:
+        (shard,) = {storage.name(entry.uri) for entry in unit.objects}
+        mine = rows.filter(pc.equal(rows["archive"], shard))
+        commit_unit(output, unit.id, mine, empty_failures(), metadata)
     return output

@@ -95,7 +95,7 @@ def test_the_bottleneck_depends_on_how_many_readers_and_detectors_fit() -> None:
     assert tally.bottleneck() == "model"
     tally.readers = 2
     assert tally.bottleneck() == "decode"
-    tally.seconds["write"] = 40.0
+    tally.seconds["write"] = 40.0 * tally.writers
     assert tally.bottleneck() == "write"
 
 
@@ -136,7 +136,8 @@ def test_a_stopped_and_a_killed_run_resume_without_reading_finished_units(
     events = [json.loads(line) for line in stopped.stderr.splitlines() if line.startswith("{")]
     assert {"progress", "unit committed"} <= {e["event"] for e in events}
     assert record(output)["status"] == "stopped"
-    assert record(output)["units_scored"] == len(finished(output)) == 2
+    before = len(finished(output))
+    assert record(output)["units_scored"] == before >= 2, "units are written in threads"
 
     killed = subprocess.run(
         score_command(*arguments, interrupted=("SIGKILL", 3)),
@@ -146,10 +147,10 @@ def test_a_stopped_and_a_killed_run_resume_without_reading_finished_units(
     )
     assert killed.returncode == -signal.SIGKILL
     assert record(output)["status"] == "running"
-    assert record(output)["units_skipped"] == 2
+    assert record(output)["units_skipped"] == before
     done = finished(output)
     failures = {path.name for path in (output / "failures").glob("part-*.parquet")}
-    assert len(done) == 2 + 2
+    assert before + 2 <= len(done) < 9
     assert len(failures - set(done)) >= 1, "a unit has its failures and not its scores"
 
     # Finished units must not be read again: make them unreadable, keeping size and time.
@@ -164,7 +165,8 @@ def test_a_stopped_and_a_killed_run_resume_without_reading_finished_units(
     config = PipelineConfig(batch_size=8, precision="single")
     score_archive(str(archive), str(training_run), str(output), config)
     run = record(output)
-    assert (run["units_skipped"], run["units_scored"], run["failures"]) == (4, 6, 0)
+    assert (run["units_skipped"], run["failures"]) == (len(done), 0)
+    assert run["units_scored"] == 10 - len(done)
     scores = tables(str(output), "scores")
     assert scores.num_rows == len(set(scores["member"].to_pylist())) == 9 * 6 + 1
     after = finished(output)
