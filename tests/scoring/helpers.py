@@ -15,6 +15,8 @@ from sdmad.phantoms.task import draw_example, encode_png
 INTERRUPTED = """
 import os, signal
 from sdmad import storage
+from sdmad.scoring import writing
+writing.THREADS = 1  # One unit after the other, so that the moment is known.
 write, written = storage.write_bytes, []
 def interrupted(uri, content):
     if "/scores/part-" in uri:
