@@ -6,6 +6,7 @@ The driver holds only the score rows of units in progress. Its cost grows with t
 import secrets
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -219,7 +220,7 @@ def _stream(
     def write(unit: str, rows: pa.Table) -> _Written:
         return _commit(output, unit, rows, columns, metadata)
 
-    def count(written: list[_Written]) -> None:
+    def count(written: Iterable[_Written]) -> None:
         for unit in written:
             _count(unit, tally, monitor, run, len(plan.todo))
         rate = (tally.images + tally.failures) / (time.monotonic() - begin)

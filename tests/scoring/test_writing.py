@@ -63,15 +63,26 @@ def test_an_error_of_the_driver_is_kept_and_units_in_progress_are_counted() -> N
         begun.wait(10)
         threading.Timer(0.05, go_on.set).start()
         raise ValueError("driver")
-    assert writer.done() == ["0"]
+    assert list(writer.done()) == ["0"]
 
 
-def test_a_stopped_job_does_not_wait_for_storage() -> None:
-    go_on = threading.Event()
-    writer = UnitWriter(lambda unit, rows: go_on.wait(30))
+def test_a_stopped_job_waits_briefly_for_units_in_progress(monkeypatch) -> None:
+    monkeypatch.setattr(writing, "STOP_SECONDS", 0.5)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(unit: str, rows: pa.Table) -> str:
+        begun.set()
+        assert unit == "quick" or go_on.wait(30)
+        time.sleep(0.05)
+        return unit
+
+    writer = UnitWriter(write)
     begin = time.monotonic()
     with pytest.raises(SystemExit), writer:
-        writer.add("0", ROWS)
+        for unit in ("quick", "slow"):
+            writer.add(unit, ROWS)
+        begun.wait(10)
         raise SystemExit(143)
-    assert time.monotonic() - begin < 10
+    assert 0.4 < time.monotonic() - begin < 10
+    assert list(writer.done()) == ["quick"]
     go_on.set()
