@@ -126,7 +126,9 @@ def fit(task: Task) -> Scorer:
     text = AdaptedTower(backbone.text, task.generator)
 
     def learning(images: FrozenImages) -> torch.Tensor:
-        features = texts.features(text(prompts))
+        rows = texts.rows_of_step(task.generator)
+        some = backbone.text.part(prompts, slice(None), rows)
+        features = texts.some(rows).features(text(some))
         return text_evidence(image(images.before_blocks()), features, scale)
 
     changes = [*image.parameters(), *text.parameters()]

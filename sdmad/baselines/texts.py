@@ -2,9 +2,12 @@
 
 CLIP (arXiv 2103.00020) compares an image with the text of each class, embedded as the unit mean
 over templates. Class 0 is normal, class c the c-th category of the catalog.
+
+[choice] Methods that train the text tower read one text of each sign in a training step, drawn
+anew, because the gradient of all texts costs several times as much. Every score uses all texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +44,19 @@ class ClassTexts:
         texts, owner = catalog.texts
         membership = np.vstack([catalog.normal_membership, catalog.membership])
         return ClassTexts(texts, torch.from_numpy(owner), torch.from_numpy(membership))
+
+    def rows_of_step(self, generator: torch.Generator) -> torch.Tensor:
+        """Rows (M,) of one text of each sign; of all texts where gradients are off."""
+        if not torch.is_grad_enabled():
+            return torch.arange(len(self.texts))
+        by_sign = torch.argsort(self.owner, stable=True)
+        counts = torch.bincount(self.owner, minlength=self.membership.shape[1])
+        draws = (torch.rand(len(counts), generator=generator) * counts).long()
+        return by_sign[counts.cumsum(0) - counts + draws]
+
+    def some(self, rows: torch.Tensor) -> "ClassTexts":
+        """The texts at `rows`, at least one of each sign."""
+        return replace(self, texts=[self.texts[row] for row in rows], owner=self.owner[rows])
 
     def features(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Class features (1 + C, E) from text embeddings (P, E).
