@@ -8,6 +8,7 @@ anew, because the gradient of all texts costs several times as much. Every score
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -71,7 +72,13 @@ class ClassTexts:
 
     def frozen_features(self, backbone: Backbone) -> torch.Tensor:
         """Class features (1 + C, E) of the frozen text tower."""
-        return self.features(backbone.embed_texts(self.texts))
+        return self.features(_embedded(backbone, tuple(self.texts)))
+
+
+@lru_cache(maxsize=2)
+def _embedded(backbone: Backbone, texts: tuple[str, ...]) -> torch.Tensor:
+    """Unit embeddings of texts, which are the same for every method and support."""
+    return backbone.embed_texts(list(texts))
 
 
 def text_evidence(units: torch.Tensor, features: torch.Tensor, scale: float) -> torch.Tensor:
