@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from sdmad import storage
 from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
-from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
 from sdmad.evaluation import protocols
 from sdmad.evaluation.protocols import Summary
@@ -47,13 +46,17 @@ HEADLINES = {
 """The headline metrics: (protocol, metric) to the name shown to readers."""
 
 
+ANOMALY_SEEDS = "anomaly_seeds"
+
+
 @dataclass(frozen=True)
 class ScoredTest:
     """The scored images of the test split: N images, C categories, S seeds.
 
-    `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) to each seed (S = 0
-    when the run was scored without `--per-seed`). `rows` is the score table in the same order.
-    `missing` is the number of test images without a score, and `notices` say which these are.
+    `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) and `anomaly_seeds`
+    (N, S) to each seed (S = 0 when the run was scored without `--per-seed`). `rows` is the score
+    table in the same order. `missing` is the number of test images without a score, and `notices`
+    say which these are.
     """
 
     name: str
@@ -61,6 +64,7 @@ class ScoredTest:
     scores: np.ndarray
     anomaly: np.ndarray
     seeds: np.ndarray
+    anomaly_seeds: np.ndarray
     seed_names: list[str]
     rows: pa.Table
     missing: int
@@ -90,6 +94,7 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     if not details:
         columns = ["archive", "member", "anomaly_score"]
         columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
+        columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
     parts, owners = _read_rows(run, held, position, columns)
     if not parts:
@@ -107,7 +112,8 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         table=test.where(mask),
         scores=np.stack([rows[f"score_{c}"].to_numpy() for c in categories], axis=1),
         anomaly=rows["anomaly_score"].to_numpy(),
-        seeds=_seed_scores(rows, categories),
+        seeds=np.stack([_each_seed(rows, f"seeds_{c}") for c in categories], axis=1),
+        anomaly_seeds=_each_seed(rows, ANOMALY_SEEDS),
         seed_names=metadata["seeds"].split(";"),
         rows=rows,
         missing=len(test) - int(mask.sum()),
@@ -158,15 +164,12 @@ def _read_rows(
     return parts, owners
 
 
-def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:
-    if f"seeds_{categories[0]}" not in rows.column_names:
-        return np.zeros((rows.num_rows, len(categories), 0), np.float32)
-    columns = []
-    for category in categories:
-        column = rows[f"seeds_{category}"].combine_chunks()
-        width = column.type.list_size
-        columns.append(column.flatten().to_numpy().reshape(-1, width))
-    return np.stack(columns, axis=1)
+def _each_seed(rows: pa.Table, column: str) -> np.ndarray:
+    """A column with a value of each seed, (N, S); S = 0 where the table lacks it."""
+    if column not in rows.column_names:
+        return np.zeros((rows.num_rows, 0), np.float32)
+    values = rows[column].combine_chunks()
+    return np.asarray(values.flatten().to_numpy().reshape(-1, values.type.list_size))
 
 
 def measure(test: ScoredTest) -> pd.DataFrame:
@@ -177,7 +180,7 @@ def measure(test: ScoredTest) -> pd.DataFrame:
     records = _metrics(test, test.scores, test.anomaly, ENSEMBLE)
     for k, seed in enumerate(test.seed_names[: test.seeds.shape[2]]):
         scores = test.seeds[:, :, k]
-        records += _metrics(test, scores, anomaly_score(scores, axis=1), seed)
+        records += _metrics(test, scores, test.anomaly_seeds[:, k], seed)
     return pd.DataFrame(records, columns=["protocol", "metric", "category", "seed", "value"])
 
 
