@@ -5,11 +5,12 @@
     f_ada = a(W2 a(W1 f_in)),    f_out = lambda f^_out + (1 - lambda) f_ada.
 
 [choice] The last block of each tower is adapted. a is GELU and there are no biases. W1 starts with
-Xavier's uniform distribution and W2 with zeros, so that training starts at the frozen model. Tokens
-are divided by their root mean square before W1, and f_ada is multiplied by that of f^_out, so that
-nothing depends on how long a backbone's tokens are. f_out is divided by lambda, which the head's
-normalisation would undo anyway: a block that has learned nothing hands on f^_out itself. One module
-holds the adapters of all seeds in a leading dimension S, so that one batch trains or scores all.
+Xavier's uniform distribution and W2 with zeros, so that training starts at the frozen model. With
+`match_norm`, tokens are divided by their root mean square before W1, f_ada is multiplied by that of
+f^_out, so that nothing depends on how long a backbone's tokens are, and f_out is divided by lambda,
+which a normalisation behind it would undo anyway: a block that has learned nothing hands on f^_out
+itself. One module holds the adapters of all seeds in a leading dimension S, so that one batch
+trains or scores all.
 """
 
 from collections.abc import Callable
@@ -98,11 +99,12 @@ class ShiftAdapter(nn.Module):
             f_in = f_in / _root_mean_square(f_in)
         hidden = a(torch.matmul(f_in, down[:, None]))  # (S, B, T, r)
         f_ada = a(torch.matmul(hidden, up[:, None]))  # (S, B, T, D)
+        weight = self.config.frozen_weight
         if self.config.match_norm:
             f_ada = f_ada * _root_mean_square(f_frozen)
-        weight = self.config.frozen_weight
-        mixed = weight * f_frozen + (1 - weight) * f_ada
-        return mixed / weight if weight else mixed
+            if weight:
+                return f_frozen + (1 / weight - 1) * f_ada
+        return weight * f_frozen + (1 - weight) * f_ada
 
 
 def _root_mean_square(tokens: torch.Tensor) -> torch.Tensor:

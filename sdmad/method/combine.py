@@ -60,7 +60,7 @@ def fit_weights(
             torch.cat([mean, mean.new_zeros(count)]),
             torch.cat([deviation, mean.new_full((count,), OFFSET_DEVIATION)]),
         )
-        parts[some] = found[:2].clamp_min(0)
+        parts[some] = found[:2].clamp_min(0) * (mean > 0)
         offset[some] = found[2:]
     return Weights(parts, offset)
 

@@ -275,16 +275,15 @@ class DecisionRule:
 def contrasts(categories: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
     """Contrasts (..., H) of the evidence for C categories (..., C) and for normal (...).
 
-        category c:    A_c - (A_0 + mean of A of the other categories) / 2
+        category c:    A_c - mean of A of the other categories
         any anomaly:   max_c A_c - A_0
 
-    What an image is compared with is half normal, half other anomalies; all normal where there is
-    one category.
+    The signs of a category are compared with those of other anomalies, and the gate with normal; a
+    catalog with one category compares with normal in both.
     """
     count = categories.shape[-1]
     against = normal[..., None]
     if count > 1:
-        others = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
-        against = (against + others) / 2
+        against = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
     every = categories.amax(-1, keepdim=True) - normal[..., None]
     return torch.cat([categories - against, every], dim=-1)
