@@ -27,7 +27,7 @@ from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 _PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
 
@@ -43,7 +43,7 @@ class Provenance(BaseModel):
     """What a fit was made from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     code_version: str
     backbone: BackboneConfig
     identity: BackboneIdentity

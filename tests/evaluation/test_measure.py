@@ -47,10 +47,13 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
     for k, values in enumerate(scores):
         row = {"uri": f"u{k}", "archive": "a.tar", "member": f"{k}.png"}
         row |= {"anomaly_score": float(values.max(0).mean())}
-        row |= {"findings": [], "uncertain": [], "signs": []}
+        row |= {"findings": [], "uncertain": [], "signs": [], "evidence": []}
+        if per_seed:
+            row["anomaly_seeds"] = values.max(0).tolist()
         for c, name in enumerate(CATEGORIES):
             row[f"score_{name}"] = float(values[c].mean())
             row[f"spread_{name}"] = float(values[c].std())
+            row[f"logit_{name}"] = 0.0
             if per_seed:
                 row[f"seeds_{name}"] = values[c].tolist()
         rows.append(row)
@@ -237,7 +240,8 @@ def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_colu
     test = load_scored_test(run, labels, details=False)
     assert len(test.table) == 50
     assert set(test.rows.column_names) == {
-        *("archive", "member", "anomaly_score", "score_one", "score_two", "seeds_one", "seeds_two")
+        *("archive", "member", "anomaly_score", "score_one", "score_two", "seeds_one", "seeds_two"),
+        "anomaly_seeds",
     }
     assert {"signs", "findings"} <= set(load_scored_test(run, labels).rows.column_names)
 

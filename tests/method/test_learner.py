@@ -88,9 +88,7 @@ def test_without_flips_the_sides_are_never_swapped() -> None:
 
 
 @pytest.mark.parametrize("shots", [4])
-def test_sd_mad_beats_zero_shot_over_eight_seeds(
-    shots, tmp_path, backbone, catalog
-) -> None:
+def test_sd_mad_beats_zero_shot_over_eight_seeds(shots, tmp_path, backbone, catalog) -> None:
     """On phantoms, with the embedded backbone and the default configuration."""
     from sdmad.evaluation import protocols
     from sdmad.fitting.worker import SupportRef
