@@ -56,8 +56,9 @@ def _pictures(image: Image.Image, content: bytes) -> int:
         return _gif_pictures(image)
     count = int(getattr(image, "n_frames", 1))
     if isinstance(image, PngImagePlugin.PngImageFile) and count > 1:
-        there = _frame_headers(content) + int(image.default_image)
-        return min(count, there + 1)
+        there = _frame_headers(content)
+        # An animation without frames is a still picture.
+        return min(count, there + int(image.default_image) + 1) if there else 1
     return count
 
 

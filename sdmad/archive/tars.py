@@ -29,6 +29,7 @@ _EXTENDED = (
 # Folder lists, volume labels, old long names (GNU tar); attributes (Solaris, star).
 _NO_FILES = frozenset((b"A", b"D", b"E", b"I", b"N", b"V"))
 _CONTINUED = b"M"
+_POSIX_MAGIC = b"ustar\0"
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -43,6 +44,10 @@ class StrictTarInfo(tarfile.TarInfo):
         try:
             info: Any = cls.frombuf(buffer, tar.encoding, tar.errors)
             info.offset = tar.fileobj.tell() - tarfile.BLOCKSIZE
+            if buffer[257:263] != _POSIX_MAGIC and info.type not in tarfile.GNU_TYPES:
+                # Where POSIX has a prefix of the name, GNU tar may have times.
+                name = tarfile.nts(buffer[:100], tar.encoding, tar.errors)  # type: ignore[attr-defined]
+                info.name = name.rstrip("/") if info.isdir() else name
             return info._proc_member(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             tar.ended = True

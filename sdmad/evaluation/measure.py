@@ -27,7 +27,7 @@ from sdmad.evaluation import protocols
 from sdmad.evaluation.protocols import Summary
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.inputs.matching import NameIndex
+from sdmad.inputs.matching import NameIndex, shown, told_apart
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
@@ -96,12 +96,10 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         raise nothing_scored(run, labels_uri, test, held)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
-    if len(set(owners)) < len(owners):
-        raise UserError(
-            f"{run} has two scores for one labelled image; check it with `sdmad verify` "
-            "(jobs/verify_scores.py)"
-        )
-    rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
+    order = np.argsort(owners, kind="stable")
+    rows = pa.concat_tables(parts).take(pa.array(order))
+    if mask.sum() < len(owners):
+        raise _scored_twice(run, rows, np.array(owners)[order])
     return ScoredTest(
         name="/".join(run.rstrip("/").split("/")[-2:]),
         table=test.where(mask),
@@ -113,6 +111,22 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
         notices=check_scored(run, labels_uri, test, mask, held),
+    )
+
+
+def _scored_twice(run: str, rows: pa.Table, owners: np.ndarray) -> UserError:
+    """The exception if two of the rows belong to one labelled image; `owners` are in order."""
+    first = int(np.flatnonzero(owners[1:] == owners[:-1])[0])
+    names = rows.slice(first, 2).select(["archive", "member"]).to_pylist()
+    one, other = sorted((name["archive"], name["member"]) for name in names)
+    if one == other:
+        return UserError(
+            f"{run} has two scores for {shown(one)}; `sdmad verify` (jobs/verify_scores.py) says "
+            "whether the archive has two images of this name"
+        )
+    return UserError(
+        f"{run} has scores for {told_apart(one, other)}, and both match one row of the label "
+        "table; rename or remove one of the two in the archive, then score it again"
     )
 
 

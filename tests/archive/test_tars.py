@@ -175,3 +175,12 @@ def test_the_names_of_a_shard_are_those_of_its_images(tmp_path) -> None:
     gnu_tar(tmp_path / "s.tar", folder)
     with (tmp_path / "s.tar").open("rb") as stream:
         assert list(tars.names(stream)) == [name for name, _, _ in tars.members(stream)]
+
+
+def test_times_in_the_headers_of_incremental_tars_are_no_part_of_names(tmp_path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(1))
+    option = f"--listed-incremental={tmp_path}/snapshot"
+    names = gnu_tar(tmp_path / "s.tar", folder, "--format=gnu", option)
+    assert read(tmp_path / "s.tar") == [(name, encoded(1), "") for name in names]

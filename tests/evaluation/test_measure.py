@@ -200,6 +200,44 @@ def test_names_match_despite_a_leading_dot_and_the_form_of_unicode(tmp_path, tru
     assert ("a.tar", "Mu.png") not in names
 
 
+COMPOSED, DECOMPOSED = "M\u00fc.png", "Mu\u0308.png"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("./0.png", "has scores for a.tar/./0.png and a.tar/0.png, and both match one row of the"),
+        ("0.png", "has two scores for a.tar/0.png; `sdmad verify` .* two images of this name"),
+    ],
+)
+def test_two_scores_for_one_label_are_refused_by_name(
+    tmp_path, truth, labels, second, message
+) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"59.png": second})
+    with pytest.raises(UserError, match=message):
+        load_scored_test(run, labels)
+
+
+def test_two_spellings_of_one_name_are_told_apart(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"0.png": COMPOSED, "59.png": DECOMPOSED})
+    renamed(labels, "a.tar,0.png", f"a.tar,{COMPOSED}")
+    with pytest.raises(UserError, match=r"'a.tar/Mu\\u0308.png' and 'a.tar/M\\xfc.png', and both"):
+        load_scored_test(run, labels)
+
+
+def rename_scored(run: str, names: dict[str, str]) -> None:
+    """Change the names of members in the score tables of a run."""
+    for unit in tables.done_units(run):
+        table = tables.read_part(run, "scores", unit)
+        members = [names.get(name, name) for name in table["member"].to_pylist()]
+        place = table.schema.get_field_index("member")
+        field = table.schema.field("member")
+        changed = table.set_column(place, field, pa.array(members))
+        commit_unit(run, unit, changed, empty_failures(), {})
+
+
 def test_the_terminal_names_test_images_without_a_score(tmp_path, truth, labels, capsys) -> None:
     scores = np.where(truth, 0.9, 0.1)[..., None]
     run = write_run(tmp_path / "run", scores[:45])

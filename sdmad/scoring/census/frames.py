@@ -79,22 +79,32 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _png(stream: IO[bytes]) -> Count:
-    """Frames of an animation are announced before the pixels; a picture that is not one of them
-    stands beside them."""
+    """The frames of an animation (PNG, third edition, 11.3.6) are announced in front of the pixels.
+
+    If the file has fewer, one more image stands for those that are missing. Without any frame, or
+    with two announcements, the file is a still picture.
+    """
     stream.seek(8)
-    frames, first_is_frame = 0, False
+    announced: list[int] = []
+    frames, pixels = 0, False
     for _ in range(MOST_BLOCKS):
-        size, kind = struct.unpack(">I4s", _exactly(stream, 8))
-        if kind == b"acTL":
-            frames = struct.unpack(">I", _exactly(stream, 8)[:4])[0]
-            size -= 8
-        first_is_frame |= kind == b"fcTL"
-        if kind in (b"IDAT", b"IEND"):
+        header = stream.read(8)
+        if len(header) < 8:
+            if not pixels:
+                raise UncountableError("the file ends before its pixels")
             break
+        size, kind = struct.unpack(">I4s", header)
+        pixels |= kind == b"IDAT"
+        if pixels and len(announced) != 1:
+            return ONE
+        frames += kind == b"fcTL"
+        if kind == b"acTL" and not pixels:
+            announced.append(struct.unpack(">I", _exactly(stream, 8)[:4])[0])
+            size -= 8
         stream.seek(size + 4, 1)
-    if not 1 <= frames <= 1 << 31:
+    if not frames or not announced or not 1 <= announced[0] <= 1 << 31:
         return ONE
-    return frozenset((frames,)) if first_is_frame else frozenset((frames, frames + 1))
+    return frozenset((min(announced[0], frames + 1),))
 
 
 def _jpeg(stream: IO[bytes]) -> Count:
