@@ -41,9 +41,10 @@ class Place:
         places = ("--archive", self.archive, "--output", self.output, "--detector", "d")
         return run_command(score, *places, *options)
 
-    def verify(self) -> tuple[int, list[str]]:
+    def verify(self, *options: str) -> tuple[int, list[str]]:
         """The exit code, and the lines after the counts."""
-        ended = run_command(verify, "--archive", self.archive, "--scores", self.output)
+        places = ("--archive", self.archive, "--scores", self.output)
+        ended = run_command(verify, *places, *options)
         return ended.returncode, ended.stdout.splitlines()[1:]
 
     def rows(self) -> list[str]:
@@ -184,9 +185,9 @@ def test_changed_objects(place) -> None:
     write_tar(place.archive / "s1.tar", {"1.png": encoded(9), "new.png": encoded()})
     (place.archive / "c.png").write_bytes(b"no image any more")
     changed = [f"  changed since it was planned: {name}" for name in ("c.png", "s1.tar")]
-    code, shown = place.verify()
-    assert code == 1
-    assert [line for line in shown if "changed" in line] == changed
+    again = "  the score job scores these again with --accept-changes"
+    assert place.verify() == (1, [*changed, again])
+    assert place.verify("--names-only") == (1, [*changed, again])
     for options in ((), ("--prune",)):
         ended = place.score(*options)
         assert ended.returncode == 2
@@ -200,6 +201,27 @@ def test_changed_objects(place) -> None:
     assert sorted(failed) == ["0x.png", "c.png"]
     assert place.verify() == (0, [])
     assert place.changes() == [{"changed": ["c.png", "s1.tar"]}]
+
+
+def test_changed_objects_of_a_manifest(place, tmp_path) -> None:
+    manifest = place.archive / "list.csv"
+    manifest.write_text("uri\ns0.tar\na.png\nb.png\n")
+    listed = Place(manifest, tmp_path / "other")
+    assert listed.score().returncode == 0
+    assert listed.verify() == (0, [])
+    write_tar(place.archive / "s0.tar", {"0.png": encoded(9)})
+    (place.archive / "b.png").write_bytes(encoded(4, (9, 9)))
+    assert listed.verify() == (
+        1,
+        [
+            "  changed since it was planned: b.png",
+            "  changed since it was planned: s0.tar",
+            "  the score job scores these again with --accept-changes",
+        ],
+    )
+    assert listed.score("--accept-changes").returncode == 0
+    assert listed.verify() == (0, [])
+    assert listed.rows() == ["a.png", "b.png", "s0.tar/0.png"]
 
 
 def test_both_options_together_and_one_run_after_another(place) -> None:

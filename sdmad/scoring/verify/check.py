@@ -10,6 +10,7 @@ from sdmad.scoring.census.frames import Count
 from sdmad.scoring.census.shards import count_loose, count_shard
 from sdmad.scoring.verify.jobs import Job, Jobs
 from sdmad.scoring.verify.verdict import Name, Verdict
+from sdmad.storage import ChangedError
 
 
 def check(job: Job, jobs: Jobs, open_files: bool) -> Verdict:
@@ -21,23 +22,31 @@ def check(job: Job, jobs: Jobs, open_files: bool) -> Verdict:
 
 
 class _Check:
-    """One job: the images `expected`, by file, and the shards that are `broken`."""
+    """One job: the images `expected`, by file, the shards that are `broken`, and objects whose
+    content has `changed` since their rows were written."""
 
     def __init__(self, job: Job, jobs: Jobs) -> None:
         self.job, self.jobs = job, jobs
         self.verdict = Verdict()
         self.expected: defaultdict[Name, list[Count]] = defaultdict(list)
         self.broken: set[str] = set()
+        self.changed = set(job.changed)
 
     def count(self, open_files: bool) -> None:
         """Count what could be an image in the objects of the job."""
         for entry, why in zip(self.job.objects, self.job.why, strict=True):
             name = self.jobs.name(entry)
             kind = "" if why else rules.shard_kind(entry.uri)
-            if kind:
-                census = count_shard(entry, kind, open_files)
-            else:
-                census = count_loose(entry, name, why, open_files)
+            try:
+                if kind:
+                    census = count_shard(entry, kind, open_files)
+                else:
+                    census = count_loose(entry, name, why, open_files)
+            except ChangedError:
+                # The listing of a manifest does not tell.
+                self.changed.add(name)
+                self.verdict.add("changed", name)
+                continue
             shard = name if kind else ""
             for member, count in census.images:
                 self.expected[shard, member].append(count)
@@ -92,6 +101,8 @@ class _Check:
             if owner in self.job.gone or (member in self.job.gone and not shard):
                 gone = owner if owner in self.job.gone else member
                 self.verdict.add("gone", gone, found.total)
+            elif owner in self.changed or (member in self.changed and not shard):
+                continue  # Rows of the content that it had.
             elif owner in named and (owner in self.broken or found.stand_for_all(shard, member)):
                 self.verdict.images += found.total
             else:

@@ -23,19 +23,20 @@ LISTED_TOGETHER = 4096
 class Job:
     """Objects whose rows are in the tables of `units`; `why` is for those that are no images.
 
-    With `pending`, some of their rows are not written yet. Rows of the objects `gone` may be in the
-    tables too.
+    With `pending`, some of their rows are not written yet. Rows of the objects `gone` and `changed`
+    may be in the tables too; both are names.
     """
 
     objects: tuple[StoredObject, ...] = ()
     why: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     gone: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
     pending: bool = False
 
 
 class _Index:
-    """The objects of a plan by the hashes of their names: which of them are still listed."""
+    """The objects of a plan by the hashes of their names: are they still listed, and the same?"""
 
     def __init__(self, objects: Iterable[tuple[str, StoredObject]]) -> None:
         keys, contents = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -46,6 +47,7 @@ class _Index:
         order = np.argsort(key, kind="stable")
         self.keys, self.contents = key[order], np.concatenate(contents)[order]
         self.listed = np.zeros(len(key), bool)
+        self.changed = np.zeros(len(key), bool)
 
     def places(self, names: list[str]) -> np.ndarray:
         """Where the names are; -1 for those that are not planned."""
@@ -62,15 +64,22 @@ class _Index:
         now = np.array([hash((e.size, e.etag)) for _, e in group], np.int64)
         known = np.array([e.size != UNKNOWN for _, e in group], bool)
         changed = planned & known & (self.contents[places] != now if len(self.keys) else planned)
-        for place in places[planned]:
+        for place, other in zip(places[planned], changed[planned], strict=True):
             # An object that is planned in parts is there more than once.
             stop = int(np.searchsorted(self.keys, self.keys[place], "right"))
             self.listed[place:stop] = True
+            self.changed[place:stop] = other
         return planned, changed
 
     def are_listed(self, names: list[str]) -> np.ndarray:
+        return self._at(names, self.listed)
+
+    def have_changed(self, names: list[str]) -> np.ndarray:
+        return self._at(names, self.changed)
+
+    def _at(self, names: list[str], flags: np.ndarray) -> np.ndarray:
         places = self.places(names)
-        return (places >= 0) & (self.listed[places] if len(self.keys) else False)
+        return (places >= 0) & (flags[places] if len(self.keys) else False)
 
 
 class Jobs:
@@ -149,16 +158,21 @@ class Jobs:
     ) -> Job:
         objects = units[0].objects
         names = [self.name(entry) for entry in objects]
-        listed = self._index.are_listed(names)
-        here = [entry for entry, there in zip(objects, listed, strict=True) if there]
+        listed, changed = self._index.are_listed(names), self._index.have_changed(names)
+        here = [e for e, same in zip(objects, listed & ~changed, strict=True) if same]
         finished = tuple(unit.id for unit in units if unit.id in done)
         for entry in here if units[0].kind != "objects" else ():
             before = gone_shards.get((entry.size, entry.etag))
             if before and finished:
                 self.found.add("renamed", (before, self.name(entry)))
-        gone = {name for name, there in zip(names, listed, strict=True) if not there}
-        pending = len(finished) < len(units)
-        return Job(tuple(here), ("",) * len(here), finished, frozenset(gone), pending)
+        return Job(
+            tuple(here),
+            ("",) * len(here),
+            finished,
+            gone=frozenset(n for n, there in zip(names, listed, strict=True) if not there),
+            changed=frozenset(n for n, other in zip(names, changed, strict=True) if other),
+            pending=len(finished) < len(units),
+        )
 
 
 def _by_object(units: Iterable[WorkUnit]) -> Iterator[list[WorkUnit]]:

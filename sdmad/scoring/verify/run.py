@@ -16,7 +16,7 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
 
     Without `open_files`, images in files of several frames are not counted: then the headers and
     directories of shards are enough, and loose objects are only listed. Memory does not grow with
-    the number of images; it grows by 25 bytes for each object (shard or loose image), and by the
+    the number of images; it grows by 26 bytes for each object (shard or loose image), and by the
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
     jobs = Jobs(archive, output)

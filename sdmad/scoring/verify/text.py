@@ -24,6 +24,8 @@ def lines(verdict: Verdict) -> Iterator[str]:
     objects = [f"{name} ({_images(number)})" for name, number in sorted(verdict.unscored.items())]
     yield from _shown("not scored yet: ", objects)
     yield from _shown("changed since it was planned: ", verdict.changed, count["changed"])
+    if verdict.changed:
+        yield "  the score job scores these again with --accept-changes"
     yield from _shown("cannot be read to its end: ", verdict.broken, count["broken"])
     gone = [f"{name} ({_rows(number)})" for name, number in sorted(verdict.gone.items())]
     yield from _shown("no longer in the archive, but in the tables: ", gone)

@@ -38,6 +38,7 @@ def test_changes_of_the_archive_are_named() -> None:
     assert list(lines(verdict))[1:] == [
         "  not scored yet: new.tar (2 images)",
         "  changed since it was planned: s.tar",
+        "  the score job scores these again with --accept-changes",
         "  no longer in the archive, but in the tables: old.tar (1 row)",
         "  renamed, so that its images are in the tables twice: old.tar is called now.tar now",
         "  the score job removes these rows with --prune",
