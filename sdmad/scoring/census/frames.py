@@ -27,6 +27,8 @@ MOST_SIZES = 64
 SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
 WIDTH, LENGTH = 256, 257
+# Types of pictures in a multi-picture file (CIPA DC-007).
+PREVIEWS, VIEWS = (0x10001, 0x10002), (0x20001, 0x20002, 0x20003)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -134,10 +136,8 @@ def _jpeg(stream: IO[bytes]) -> Count:
 
 
 def _views(content: bytes) -> frozenset[int]:
-    """How many images a multi-picture file may have: each of no type may be a depth map, or gone.
-
-    Previews (type 01....) are none.
-    """
+    """How many images a multi-picture file may have: each of no known type may be a depth map, or
+    gone. Previews are none."""
     order = "<" if content[:2] == b"II" else ">"
     (position,) = struct.unpack_from(f"{order}I", content, 4)
     (entries,) = struct.unpack_from(f"{order}H", content, position)
@@ -149,11 +149,11 @@ def _views(content: bytes) -> frozenset[int]:
         if tag == 0xB002:
             first = value
     kinds = [
-        (struct.unpack_from(f"{order}I", content, first + 16 * k)[0] >> 16) & 0xFF
+        struct.unpack_from(f"{order}I", content, first + 16 * k)[0] & 0xFFFFFF
         for k in range(1, pictures)
     ]
-    views, others = kinds.count(2), len(kinds) - kinds.count(1) - kinds.count(2)
-    return frozenset(range(1 + views, 2 + views + others))
+    views, previews = (sum(kind in some for kind in kinds) for some in (VIEWS, PREVIEWS))
+    return frozenset(range(1 + views, 2 + len(kinds) - previews))
 
 
 def _gif(stream: IO[bytes]) -> Count:

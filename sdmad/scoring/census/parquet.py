@@ -192,7 +192,7 @@ def _count(value: pa.Scalar) -> Count:
         return None
     if not isinstance(value, pa.ListScalar):
         content = value.as_buffer()
-        return frames.count(pa.BufferReader(content)) if content.size <= LARGEST else None
+        return frames.count(io.BytesIO(content)) if content.size <= LARGEST else None
     numbers = value.values
     if numbers.null_count or len(numbers) > LARGEST:
         return None
