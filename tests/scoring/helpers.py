@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from PIL import Image
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
+from sdmad.commands.score import score
+from sdmad.commands.verify import verify
 from sdmad.phantoms.task import draw_example, encode_png
 from sdmad.scoring.ledger import END_OF_UNIT
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import FAILURES, commit_unit
+from tests.helpers import Ended, run_command
 
 # The job as a process that sends itself a signal when it is about to write a file of scores: the
 # failures of that unit are written, its scores are not. Scores are written one after the other, so
@@ -115,3 +119,38 @@ def read_archive(archive: str, output: str, **options: bool) -> Plan:
     for unit in plan.todo:
         commit(output, unit)
     return plan
+
+
+@dataclass(frozen=True)
+class ScoredFolder:
+    """An archive in a folder, and the output of its runs."""
+
+    archive: Path
+    output: Path
+
+    def score(self, *options: str) -> Ended:
+        places = ("--archive", self.archive, "--output", self.output, "--detector", "d")
+        return run_command(score, *places, *options)
+
+    def verify(self, *options: str) -> tuple[int, list[str]]:
+        """The exit code, and the lines after the counts."""
+        places = ("--archive", self.archive, "--scores", self.output)
+        ended = run_command(verify, *places, *options)
+        return ended.returncode, ended.stdout.splitlines()[1:]
+
+    def rows(self) -> list[str]:
+        """The names in the tables."""
+        found = [row for kind in ("scores", "failures") for row in self._rows(kind)]
+        return sorted("/".join(filter(None, (row["archive"], row["member"]))) for row in found)
+
+    def _rows(self, kind: str) -> list[dict]:
+        return tables(str(self.output), kind).to_pylist()
+
+    def changes(self) -> list[dict]:
+        """What run.json records of changes, without the ids and times of runs."""
+        kept = []
+        for entry in record(self.output)["changes"]:
+            assert entry.pop("run")
+            assert entry.pop("time")
+            kept.append(entry)
+        return kept

@@ -35,6 +35,7 @@ from sdmad.scoring.census.listing import list_all
 from sdmad.scoring.census.shards import count_loose, count_shard
 from sdmad.scoring.verify import verify_scores
 from tests.archive.test_dicom import dataset, saved
+from tests.archive.test_members import fix_checksums
 from tests.helpers import encoded, write_tar
 from tests.scoring.helpers import animation, read_archive, tables
 
@@ -213,6 +214,7 @@ def test_compressed_and_concatenated_tars_and_their_endings(tmp_path) -> None:
         "at_header.tar": (plain[:third], ["0.png", "1.png", ""]),
         "in_header.tar": (plain[: third + 100], ["0.png", "1.png", ""]),
         "in_member.tar": (plain[: third + 560], ["0.png", "1.png", "2.png", ""]),
+        "owner.tar": (fix_checksums(plain[:108] + b"nobody!" + plain[115:]), [*members]),
         "no_end.tar": (plain[: plain.index(b"3.png") + 1024], [*members, ""]),
         "zeros.tar": (bytes(10240), []),
         "cut.tar.gz": (gzip.compress(os.urandom(9000) + plain)[:4000], [""]),
@@ -508,6 +510,7 @@ def announcing(number: int, **options: object) -> bytes:
 def test_animations_and_pages(tmp_path) -> None:
     still_beside = {"default_image": True}
     apng = chunks(animation("PNG"))
+    film = animation("WEBP", lossless=True)
     scan = dataset(np.zeros((3, 8, 8), np.uint16))
     files: dict[str, tuple[bytes, int]] = {
         **{f"3.{form.lower()}": (animation(form), 3) for form in ("GIF", "PNG", "WEBP", "AVIF")},
@@ -527,6 +530,7 @@ def test_animations_and_pages(tmp_path) -> None:
         "no_trailer.gif": (animation("GIF")[:-1], 3),
         "cut.webp": (animation("WEBP")[:-20], 1),
         "cut.avif": (animation("AVIF")[:-20], 1),
+        "last.webp": (film.replace(b"VP8L", b"JUNK").replace(b"JUNK", b"VP8L", 2), 3),
         "scan": (saved(scan), 3),
         "wrong.dcm": (saved(dataset(np.zeros((3, 8, 8), np.uint16), NumberOfFrames=9)), 1),
         "one.dcm": (saved(dataset(np.zeros((1, 8, 8), np.uint16))), 1),
