@@ -94,9 +94,9 @@ def _page(
 def standing(summary: pd.DataFrame, reference: str, variants: Collection[str] = ()) -> list[str]:
     """How often the reference is first, not distinguishable from the best, or among the worst."""
     rivals = summary[~summary.method.isin([name for name in variants if name != reference])]
-    if rivals.method.nunique() < 2:
-        return []
     rankings = rank_reference(rivals, reference)
+    if rivals.method.nunique() < 2 or rankings.empty:
+        return []
     few = rankings[rankings.shots <= FEW_SHOTS]
     groups = [("over all shots", rankings)]
     if 0 < len(few) < len(rankings):
@@ -121,10 +121,12 @@ def standing(summary: pd.DataFrame, reference: str, variants: Collection[str] = 
 
 def corrected(summary: pd.DataFrame) -> str:
     """How many comparisons the verdicts are corrected for."""
+    count = num_comparisons(summary)
+    if not count:
+        return "There are no verdicts: they need at least two methods and two seeds.\n"
     return (
-        f"Verdicts are paired t tests over seeds at a level of 5 %, corrected for "
-        f"{num_comparisons(summary)} comparisons (Holm): each method, number of shots and metric "
-        "is one.\n"
+        f"Verdicts are paired t tests over seeds at a level of 5 %, corrected for {count} "
+        "comparisons (Holm): each method, number of shots and metric is one.\n"
     )
 
 

@@ -110,4 +110,5 @@ def rank_reference(summary: pd.DataFrame, reference: str) -> pd.DataFrame:
                 "first_or_not_distinguishable": rank == 1 or best.verdict != WORSE,
             }
         )
-    return pd.DataFrame(rows)
+    columns = [*RANKING, "best", "methods", "rank", "first_or_not_distinguishable"]
+    return pd.DataFrame(rows, columns=columns)
