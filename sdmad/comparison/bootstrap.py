@@ -78,10 +78,11 @@ def draw_seeds(seeds: int, count: int) -> np.ndarray:
 
 
 def draw_patients(patients: int, count: int) -> np.ndarray:
-    """How often each replicate has each patient: uint16 (count, patients)."""
+    """How often each replicate has each patient: uint16 (patients, count)."""
     random = np.random.default_rng((1, patients))
     drawn = (random.integers(patients, size=patients) for _ in range(count))
-    return np.stack([np.bincount(some, minlength=patients).astype(np.uint16) for some in drawn])
+    times = [np.bincount(some, minlength=patients).astype(np.uint16) for some in drawn]
+    return np.stack(times, axis=1)
 
 
 def _of_cell(
@@ -92,9 +93,9 @@ def _of_cell(
     patients: np.ndarray,
 ) -> dict[tuple[str, str], np.ndarray]:
     """The metrics (R,) of one method on one support, for all replicates."""
-    rows = max(1, VALUES_AT_ONCE // len(truth))
+    together = max(1, VALUES_AT_ONCE // len(truth))
     blocks = []
-    for start in range(0, len(times), rows):
-        weights = times[start : start + rows, patients].astype(np.float32)
+    for start in range(0, times.shape[1], together):
+        weights = times[patients, start : start + together].astype(np.float32)
         blocks.append(resampled_metrics(truth, scores, anomaly, weights))
     return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}

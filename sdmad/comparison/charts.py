@@ -75,13 +75,13 @@ def verdicts(summary: pd.DataFrame, reference: str) -> str:
                 if np.isfinite(row.difference):
                     axes.text(x, y, f"{_points(row.difference)}", ha="center", va="center", size=6)
             axes.set(xlim=(-0.5, len(shots) - 0.5), ylim=(len(methods) - 0.5, -0.5))
-            axes.set_xticks(range(len(shots)), [str(s) for s in shots])
+            axes.set_xticks(range(len(shots)), [str(s) for s in shots], size=7)
             axes.set_yticks(range(len(methods)), methods if k % across == 0 else [], size=7)
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
             axes.set_title(name, size=8)
             if k >= across:
-                axes.set_xlabel("shots")
+                axes.set_xlabel("shots", size=8)
         handles = [
             Patch(color=shade, label=f"{reference} is {verdict}")
             for verdict, shade in SHADES.items()

@@ -80,13 +80,19 @@ def _page(
     replicates: Replicates | None,
 ) -> str:
     summary = summaries[0]
-    parts = [*standing(summary, reference, variants), corrected(summary), legend(reference)]
+    parts = standing(summary, reference, variants)
+    if parts:
+        parts.append(
+            "A ranking is of all methods by one metric at one number of shots; variants of "
+            f"{reference} do not count.\n"
+        )
+    parts += [corrected(summary), legend(reference)]
     parts += _tables(summary, reference, _means)
     if replicates:
         summary = summaries[1]
         parts.append("## Other supports and other patients\n")
-        parts += standing(summary, reference, variants)
         parts.append(other_patients(summary, reference, replicates))
+        parts += standing(summary, reference, variants)
         parts += _tables(summary, reference, _differences)
     return "\n".join(parts)
 
@@ -115,8 +121,7 @@ def standing(summary: pd.DataFrame, reference: str, variants: Collection[str] = 
             f"- {reference} is the worst or the worst but one in {len(last)} of {len(rankings)} "
             "rankings over all shots."
         )
-    meaning = "\nA ranking is of all methods by one metric at one number of shots; variants of"
-    return [*lines, f"{meaning} {reference} do not count.\n"]
+    return [*lines, ""]
 
 
 def corrected(summary: pd.DataFrame) -> str:
@@ -144,8 +149,8 @@ def legend(reference: str) -> str:
 def other_patients(summary: pd.DataFrame, reference: str, replicates: Replicates) -> str:
     """How to read the tables of the two-level bootstrap."""
     return (
-        "The verdicts above hold for these test images. Those of this part also allow for other "
-        f"test patients: a bootstrap with {replicates.count:,} replicates draws from "
+        "The verdicts above hold for these test images. Those below also allow for other test "
+        f"patients: a bootstrap with {replicates.count:,} replicates draws from "
         f"{replicates.seeds} seeds and {replicates.patients:,} patients. The tables show "
         f"{reference} minus method in points with the 95 % interval, and for {reference} itself "
         f"its mean with the interval. Verdicts are corrected for {num_comparisons(summary)} "

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sdmad.comparison.bootstrap import Replicates
 from sdmad.evaluation.statistics import (
+    ROUNDING,
     WORSE,
     Estimate,
     judge,
@@ -100,7 +101,7 @@ def rank_reference(summary: pd.DataFrame, reference: str) -> pd.DataFrame:
         if own.empty:
             continue
         best = group.sort_values("mean", kind="stable").iloc[-1]
-        rank = 1 + int((group["mean"] > own["mean"].item()).sum())
+        rank = 1 + int((group["mean"] > own["mean"].item() + ROUNDING).sum())
         rows.append(
             {
                 **dict(zip(RANKING, key, strict=True)),

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.05
 """The probability of one or more wrong verdicts in a family without any difference, at most."""
 POWER = 0.8
 BETTER, WORSE, NOT_DISTINGUISHABLE = "better", "worse", "not distinguishable"
-_ROUNDING = 1e-12  # Differences of equal metrics.
+QUANTILES = 2001
+ROUNDING = 1e-12  # Differences of equal metrics.
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Estimate:
     @property
     def p(self) -> float:
         """The two-sided p value of the hypothesis that the mean is 0."""
-        if self.error <= _ROUNDING:
-            return 1.0 if abs(self.mean) <= _ROUNDING else 0.0
+        if self.error <= ROUNDING:
+            return 1.0 if abs(self.mean) <= ROUNDING else 0.0
         return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
 
@@ -54,7 +55,7 @@ def over_seeds(values: np.ndarray) -> Estimate:
     count = len(values)
     if count < 2:
         return Estimate(float(values[0]) if count else math.nan, math.nan, math.nan)
-    return Estimate(float(values.mean()), float(stats.sem(values)), count - 1)
+    return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count), count - 1)
 
 
 def over_seeds_and_patients(values: np.ndarray, replicates: np.ndarray, patients: int) -> Estimate:
@@ -62,7 +63,7 @@ def over_seeds_and_patients(values: np.ndarray, replicates: np.ndarray, patients
 
     `replicates` are means over resampled seeds and resampled test patients
     (`sdmad.comparison.bootstrap`). The degrees of freedom are Satterthwaite's (1946): n - 1 for the
-    part of the variance that comes from seeds, `patients` - 1 for the rest.
+    part of the variance that comes from seeds, `patients` - 1 for the rest; rounded down.
     """
     seeds = over_seeds(values)
     variance = float(np.nanvar(replicates, ddof=1)) if len(replicates) > 1 else math.nan
@@ -72,7 +73,7 @@ def over_seeds_and_patients(values: np.ndarray, replicates: np.ndarray, patients
     rest = variance - from_seeds
     spread = from_seeds**2 / seeds.freedom + rest**2 / max(1, patients - 1)
     freedom = variance**2 / spread if spread else seeds.freedom
-    return Estimate(seeds.mean, math.sqrt(variance), freedom)
+    return Estimate(seeds.mean, math.sqrt(variance), math.floor(freedom + 1e-9))
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def detectable_difference(estimate: Estimate, comparisons: int) -> float:
     """
     if not math.isfinite(estimate.error):
         return math.nan
-    if estimate.error <= _ROUNDING:
+    if estimate.error <= ROUNDING:
         return 0.0
     return noncentrality(estimate.freedom, LEVEL / max(1, comparisons)) * estimate.error
 
@@ -145,9 +146,13 @@ def detectable_difference(estimate: Estimate, comparisons: int) -> float:
 def noncentrality(freedom: float, level: float, power: float = POWER) -> float:
     """The noncentrality with which a two-sided t test at `level` has this power."""
     critical = float(stats.t.isf(level / 2, freedom))
+    # The noncentral t distribution, as the mean of a normal one over the estimated error:
+    # `scipy.stats.nct` gives NaN far out in its tails.
+    borders = critical * _quantiles(freedom)
 
     def excess(shift: float) -> float:
-        return _power(shift, critical, freedom) - power
+        found = special.ndtr(shift - borders) + special.ndtr(-shift - borders)
+        return float(found.mean()) - power
 
     high = critical + 1.0
     while excess(high) < 0:
@@ -155,6 +160,7 @@ def noncentrality(freedom: float, level: float, power: float = POWER) -> float:
     return float(optimize.brentq(excess, 0.0, high))
 
 
-def _power(shift: float, critical: float, freedom: float) -> float:
-    upper = stats.nct.sf(critical, freedom, shift)
-    return float(upper + stats.nct.cdf(-critical, freedom, shift))
+def _quantiles(freedom: float) -> np.ndarray:
+    """Evenly spaced quantiles of s / sigma, the estimated over the true standard error."""
+    share = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    return np.sqrt(special.chdtri(freedom, 1 - share) / freedom)

@@ -43,7 +43,7 @@ def test_every_metric_is_that_of_the_resampled_arrays(random, decimals) -> None:
     _, patient = np.unique(patient, return_inverse=True)
     drawn = [random.integers(patient.max() + 1, size=patient.max() + 1) for _ in range(20)]
     times = np.stack([np.bincount(some, minlength=patient.max() + 1) for some in drawn])
-    found = resampled_metrics(truth, scores, anomaly, times[:, patient].astype(np.float32))
+    found = resampled_metrics(truth, scores, anomaly, times[:, patient].T.astype(np.float32))
     assert list(found) == list(HEADLINES)
     for replicate, some in enumerate(drawn):
         rows = np.concatenate([np.flatnonzero(patient == p) for p in some])
@@ -54,7 +54,7 @@ def test_every_metric_is_that_of_the_resampled_arrays(random, decimals) -> None:
 
 def test_every_image_once_is_the_metric_itself(random) -> None:
     truth, scores, anomaly = made(random, 2)
-    found = resampled_metrics(truth, scores, anomaly, np.ones((1, 120), np.float32))
+    found = resampled_metrics(truth, scores, anomaly, np.ones((120, 1), np.float32))
     for key, value in directly(truth, scores, anomaly).items():
         assert found[key].item() == pytest.approx(value, abs=1e-6), key
 
@@ -62,7 +62,7 @@ def test_every_image_once_is_the_metric_itself(random) -> None:
 def test_a_replicate_leaves_out_a_category_whose_images_it_lacks(random) -> None:
     truth, scores, anomaly = made(random, 6)
     without = ~truth[:, 2]
-    found = resampled_metrics(truth, scores, anomaly, without[None].astype(np.float32))
+    found = resampled_metrics(truth, scores, anomaly, without[:, None].astype(np.float32))
     expected = directly(truth[without][:, :2], scores[without][:, :2], anomaly[without])
     for key in HEADLINES:
         if key[1].startswith("macro"):
@@ -72,13 +72,13 @@ def test_a_replicate_leaves_out_a_category_whose_images_it_lacks(random) -> None
 def test_replicates_without_one_of_the_groups_have_no_value(random) -> None:
     truth, scores, anomaly = made(random, 6)
     normal = ~truth.any(axis=1)
-    weights = np.stack([normal, ~normal]).astype(np.float32)
+    weights = np.stack([normal, ~normal], axis=1).astype(np.float32)
     found = resampled_metrics(truth, scores, anomaly, weights)
     assert np.isnan(found["anomaly detection", "auroc"]).all()
     assert np.isnan(found["category discrimination", "macro_normal"]).all()
     assert np.isfinite(found["multi-label prediction", "hamming_score"]).all()
     rare = np.zeros((120, 3), bool)
     rare[:4] = True
-    values = resampled_metrics(rare, scores, anomaly, np.ones((2, 120), np.float32))
+    values = resampled_metrics(rare, scores, anomaly, np.ones((120, 2), np.float32))
     assert np.isnan(values["category discrimination", "macro_others"]).all()
     assert np.isnan(values["multi-label prediction", "macro_f1"]).all()
