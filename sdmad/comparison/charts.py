@@ -69,11 +69,12 @@ def verdicts(summary: pd.DataFrame, reference: str) -> str:
         for k, (key, name) in enumerate(HEADLINES.items()):
             axes = figure.add_subplot(2, across, k + 1)
             some = rows[(rows.protocol == key[0]) & (rows.metric == key[1])]
-            for row in some.itertuples():
-                x, y = shots.index(row.shots), methods.index(row.method)
-                axes.add_patch(_tile(x, y, SHADES[row.verdict]))
-                if np.isfinite(row.difference):
-                    axes.text(x, y, f"{_points(row.difference)}", ha="center", va="center", size=6)
+            columns = (some.shots, some.method, some.verdict, some.difference)
+            for number, method, verdict, difference in zip(*columns, strict=True):
+                x, y = shots.index(number), methods.index(method)
+                axes.add_patch(_tile(x, y, SHADES[verdict]))
+                if np.isfinite(difference):
+                    axes.text(x, y, _points(difference), ha="center", va="center", size=6)
             axes.set(xlim=(-0.5, len(shots) - 0.5), ylim=(len(methods) - 0.5, -0.5))
             axes.set_xticks(range(len(shots)), [str(s) for s in shots], size=7)
             axes.set_yticks(range(len(methods)), methods if k % across == 0 else [], size=7)

@@ -1,6 +1,7 @@
 """Pages of a comparison: a Markdown file with tables, their numbers as Parquet, and SVG plots."""
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -46,8 +47,8 @@ def write_pages(
         storage.write_bytes(storage.join(output, name), content.encode())
     named = zip(("seeds", "seeds and patients"), summaries, strict=False)
     table = pd.concat([summary.assign(over=over) for over, summary in named])
-    content = parquet.encode(pa.Table.from_pandas(table, preserve_index=False))
-    storage.write_bytes(storage.join(output, "differences.parquet"), content)
+    numbers = parquet.encode(pa.Table.from_pandas(table, preserve_index=False))
+    storage.write_bytes(storage.join(output, "differences.parquet"), numbers)
     return page
 
 
@@ -158,9 +159,7 @@ def other_patients(summary: pd.DataFrame, reference: str, replicates: Replicates
     )
 
 
-def _tables(
-    summary: pd.DataFrame, reference: str, shown: Callable[[pd.Series, bool], str]
-) -> list[str]:
+def _tables(summary: pd.DataFrame, reference: str, shown: Callable[[Any, bool], str]) -> list[str]:
     """A table for each number of shots, with what `shown` makes of each row of the summary."""
     parts = []
     for shots, group in summary.groupby("shots", sort=True):
@@ -174,7 +173,7 @@ def _seeds(group: pd.DataFrame) -> str:
     return f"{fewest} seeds" if fewest == most else f"{fewest} to {most} seeds"
 
 
-def _table(group: pd.DataFrame, reference: str, shown: Callable[[pd.Series, bool], str]) -> str:
+def _table(group: pd.DataFrame, reference: str, shown: Callable[[Any, bool], str]) -> str:
     lines = [
         f"| method | {' | '.join(HEADLINES.values())} |",
         "|---" * (len(HEADLINES) + 1) + "|",

@@ -109,7 +109,9 @@ def list_cells(output: str) -> set[tuple[str, int, int]]:
         match = _PATH.search(entry.uri)
         if match:
             found.add((match[3], int(match[1]), int(match[2])))
-    return {(name, *support) for name, *support in found if (name + SUFFIX, *support) in found}
+    return {
+        (name, shots, seed) for name, shots, seed in found if (name + SUFFIX, shots, seed) in found
+    }
 
 
 def stored_name(config: CompareConfig, method: str) -> str:

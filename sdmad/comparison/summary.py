@@ -3,6 +3,8 @@
 `results` has a row for each (method, shots, seed, protocol, metric) with `value`.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -36,7 +38,8 @@ def summarise_methods(
     ours = results[results.method == reference].rename(columns={"value": "ours"})
     both = results.merge(ours[[*RANKING, "seed", "ours"]], on=[*RANKING, "seed"])
     rows, differences = [], []
-    for (method, *ranking), group in both.groupby(["method", *RANKING], sort=False):
+    groups: Any = both.groupby(["method", *RANKING], sort=False)
+    for (method, *ranking), group in groups:
         value = _estimate(group.value.to_numpy(), replicates, ranking, method)
         low, high = value.interval
         rows.append(

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sdmad.comparison import run
+from sdmad.comparison.bootstrap import bootstrap
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, compare, list_cells, stored_name
@@ -74,6 +75,16 @@ def test_metrics_equal_those_computed_without_ray(
                 & (results.metric == metric)
             ]
             assert row.value.item() == pytest.approx(value, abs=2e-3), (method, metric)
+
+
+def test_the_bootstrap_resamples_the_stored_scores(compared, archive) -> None:
+    output, results = compared
+    found = bootstrap(config(archive, bootstrap=50), output)
+    for (method, shots, protocol, metric), means in found.means.items():
+        rows = results[(results.protocol == protocol) & (results.metric == metric)]
+        value = rows[(rows.method == method) & (rows.shots == shots)].value.mean()
+        assert means.mean() == pytest.approx(value, abs=0.05), (method, metric)
+        assert 0 < means.std() < 0.2
 
 
 def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
