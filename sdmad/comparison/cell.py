@@ -49,10 +49,10 @@ class Bench:
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int, int], SupportViews] | None = None
 
-    def measure(
+    def score(
         self, method: str, variant: Variant | None, support: SupportImages
-    ) -> dict[tuple[str, str], float]:
-        """The metrics of one method, by (protocol, metric).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N, C) and anomaly scores (N,) of the test images by one method.
 
         A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
@@ -60,7 +60,7 @@ class Bench:
             scores = self._baseline(method, support)
         else:
             scores = self._sd_mad(variant or Variant(), support)
-        return metrics(self.test.truth, scores)
+        return scores, anomaly_score(scores, axis=1)
 
     def _baseline(self, name: str, support: SupportImages) -> np.ndarray:
         key = (support.shots, support.seed)
@@ -98,9 +98,14 @@ class Bench:
         return self._prefixes[blocks]
 
 
-def metrics(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[str, str], float]:
-    """The metrics of all protocols, by (protocol, metric), from truth and scores (N, C)."""
-    first = protocols.anomaly_detection(truth, anomaly_score(scores, axis=1))
+def metrics(
+    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray
+) -> dict[tuple[str, str], float]:
+    """The metrics of all protocols, by (protocol, metric).
+
+    Truth and scores are (N, C), anomaly scores (N,).
+    """
+    first = protocols.anomaly_detection(truth, anomaly)
     second = protocols.category_discrimination(truth, scores)
     third = protocols.multilabel_prediction(truth, scores)
     found = {("anomaly detection", metric): value for metric, value in first.items()}

@@ -23,8 +23,9 @@ from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
 from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
-from sdmad.evaluation import protocols
+from sdmad.evaluation import protocols, statistics
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex, shown, told_apart
@@ -226,16 +227,27 @@ def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str
     }
 
 
-def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
-    """Ours minus theirs for each metric over all categories, paired by the seeds that both have."""
+def compare_runs(
+    ours: pd.DataFrame, others: dict[str, pd.DataFrame]
+) -> dict[str, dict[tuple[str, str], Judged]]:
+    """Ours minus each other run, by the other's name and (protocol, metric).
+
+    Compared are the metrics over all categories, paired by the seeds that both runs have. Verdicts
+    are corrected for all metrics of all other runs.
+    """
     keys = ["protocol", "metric", "category", "seed"]
-    both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
-    both = both[(both.category == "") & (both.seed != ENSEMBLE)]
-    difference = both.value - both.value_theirs
-    return {
-        (str(key[0]), str(key[1])): protocols.summarise(values.to_numpy())
-        for key, values in difference.groupby([both.protocol, both.metric], sort=False)
-    }
+    names, family = [], []
+    for name, theirs in others.items():
+        both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
+        both = both[(both.category == "") & (both.seed != ENSEMBLE)]
+        difference = both.value - both.value_theirs
+        for key, values in difference.groupby([both.protocol, both.metric], sort=False):
+            names.append((name, (str(key[0]), str(key[1]))))
+            family.append(statistics.over_seeds(values.to_numpy()))
+    found: dict[str, dict[tuple[str, str], Judged]] = {name: {} for name in others}
+    for (name, metric), judged in zip(names, statistics.judge(family), strict=True):
+        found[name][metric] = judged
+    return found
 
 
 def write_metrics(metrics: pd.DataFrame, output: str) -> None:

@@ -9,16 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.evaluation.measure import (
     ENSEMBLE,
+    compare_runs,
     load_scored_test,
     measure,
     over_seeds,
-    paired_difference,
 )
+from sdmad.evaluation.statistics import holm
 from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
@@ -125,11 +127,16 @@ def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:
         measure(load_scored_test(write_run(tmp_path / name, s), labels))
         for name, s in (("ours", ours), ("theirs", theirs))
     ]
-    difference = paired_difference(*metrics)["anomaly detection", "auroc"]
+    ours, theirs = metrics
+    found = compare_runs(ours, {"theirs": theirs, "itself": ours})
+    difference = found["theirs"]["anomaly detection", "auroc"]
     single = [over_seeds(f)["anomaly detection", "auroc"] for f in metrics]
     assert difference.mean == pytest.approx(single[0].mean - single[1].mean)
-    assert difference.seeds == 4
-    assert difference.std < max(s.std for s in single) * 1.5
+    values = [m[(m.metric == "auroc") & (m.seed != "ensemble")].value for m in metrics]
+    assert difference.p == pytest.approx(stats.ttest_rel(*values).pvalue)
+    assert {d.verdict for d in found["itself"].values()} == {"not distinguishable"}
+    p = [d.p for differences in found.values() for d in differences.values()]
+    assert difference.corrected_p == pytest.approx(holm(np.array(p))[p.index(difference.p)])
 
 
 def test_test_images_without_a_score_are_counted(tmp_path, truth, labels) -> None:
