@@ -35,13 +35,22 @@ def compare(
         str | None,
         typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
     ] = None,
+    bootstrap: Annotated[
+        int | None,
+        typer.Option(
+            help="Bootstrap replicates over seeds and test patients; 0 leaves them out. "
+            "Default: as configured, or 1000."
+        ),
+    ] = None,
 ) -> None:
     """Compare SD-MAD with CLIP-based baselines or with variants of itself.
 
     All methods use the same supports. Results that are already there are not
-    computed again. Writes results.parquet, comparison.md and plots.
+    computed again. Writes results.parquet, differences.parquet, comparison.md and
+    plots.
     """
     from sdmad import storage
+    from sdmad.comparison import bootstrap as two_level
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
@@ -53,9 +62,11 @@ def compare(
         "archive": archive,
         "labels": labels,
         "backbone": {"model": backbone} if backbone else None,
+        "bootstrap": bootstrap,
     }
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)
     results = compare(settings, target)
-    typer.echo(write_pages(results, settings, target))
+    replicates = two_level.bootstrap(settings, target)
+    typer.echo(write_pages(results, settings, target, replicates))
     typer.echo(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")

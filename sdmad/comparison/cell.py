@@ -48,18 +48,16 @@ class Bench:
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int, int], SupportViews] | None = None
 
-    def measure(
+    def score(
         self, method: str, variant: Variant | None, support: SupportImages
-    ) -> dict[tuple[str, str], float]:
-        """The metrics of one method, by (protocol, metric).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N, C) and anomaly scores (N,) of the test images by one method.
 
         A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
         if method in BASELINES:
-            scores = self._baseline(method, support)
-        else:
-            scores = self._sd_mad(variant or Variant(), support)
-        return metrics(self.test.truth, *scores)
+            return self._baseline(method, support)
+        return self._sd_mad(variant or Variant(), support)
 
     def _baseline(self, name: str, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
         key = (support.shots, support.seed)
@@ -99,8 +97,10 @@ class Bench:
 def metrics(
     truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray
 ) -> dict[tuple[str, str], float]:
-    """The metrics of all protocols, by (protocol, metric), from truth and scores (N, C) and from
-    anomaly scores (N,)."""
+    """The metrics of all protocols, by (protocol, metric).
+
+    Truth and scores are (N, C), anomaly scores (N,).
+    """
     first = protocols.anomaly_detection(truth, anomaly)
     second = protocols.category_discrimination(truth, scores)
     third = protocols.multilabel_prediction(truth, scores)

@@ -22,11 +22,12 @@ from sdmad import storage
 from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
-from sdmad.evaluation import protocols
+from sdmad.evaluation import protocols, statistics
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.inputs.matching import NameIndex
+from sdmad.inputs.matching import NameIndex, shown, told_apart
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
@@ -101,12 +102,10 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         raise nothing_scored(run, labels_uri, test, held)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
-    if len(set(owners)) < len(owners):
-        raise UserError(
-            f"{run} has two scores for one labelled image; check it with `sdmad verify` "
-            "(jobs/verify_scores.py)"
-        )
-    rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
+    order = np.argsort(owners, kind="stable")
+    rows = pa.concat_tables(parts).take(pa.array(order))
+    if mask.sum() < len(owners):
+        raise _scored_twice(run, rows, np.array(owners)[order])
     return ScoredTest(
         name="/".join(run.rstrip("/").split("/")[-2:]),
         table=test.where(mask),
@@ -119,6 +118,22 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
         notices=check_scored(run, labels_uri, test, mask, held),
+    )
+
+
+def _scored_twice(run: str, rows: pa.Table, owners: np.ndarray) -> UserError:
+    """The exception if two of the rows belong to one labelled image; `owners` are in order."""
+    first = int(np.flatnonzero(owners[1:] == owners[:-1])[0])
+    names = rows.slice(first, 2).select(["archive", "member"]).to_pylist()
+    one, other = sorted((name["archive"], name["member"]) for name in names)
+    if one == other:
+        return UserError(
+            f"{run} has two scores for {shown(one)}; `sdmad verify` (jobs/verify_scores.py) says "
+            "whether the archive has two images of this name"
+        )
+    return UserError(
+        f"{run} has scores for {told_apart(one, other)}, and both match one row of the label "
+        "table; rename or remove one of the two in the archive, then score it again"
     )
 
 
@@ -215,16 +230,27 @@ def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str
     }
 
 
-def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
-    """Ours minus theirs for each metric over all categories, paired by the seeds that both have."""
+def compare_runs(
+    ours: pd.DataFrame, others: dict[str, pd.DataFrame]
+) -> dict[str, dict[tuple[str, str], Judged]]:
+    """Ours minus each other run, by the other's name and (protocol, metric).
+
+    Compared are the metrics over all categories, paired by the seeds that both runs have. Verdicts
+    are corrected for all metrics of all other runs.
+    """
     keys = ["protocol", "metric", "category", "seed"]
-    both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
-    both = both[(both.category == "") & (both.seed != ENSEMBLE)]
-    difference = both.value - both.value_theirs
-    return {
-        (str(key[0]), str(key[1])): protocols.summarise(values.to_numpy())
-        for key, values in difference.groupby([both.protocol, both.metric], sort=False)
-    }
+    names, family = [], []
+    for name, theirs in others.items():
+        both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
+        both = both[(both.category == "") & (both.seed != ENSEMBLE)]
+        difference = both.value - both.value_theirs
+        for key, values in difference.groupby([both.protocol, both.metric], sort=False):
+            names.append((name, (str(key[0]), str(key[1]))))
+            family.append(statistics.over_seeds(values.to_numpy()))
+    found: dict[str, dict[tuple[str, str], Judged]] = {name: {} for name in others}
+    for (name, metric), judged in zip(names, statistics.judge(family), strict=True):
+        found[name][metric] = judged
+    return found
 
 
 def write_metrics(metrics: pd.DataFrame, output: str) -> None:

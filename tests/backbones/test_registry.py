@@ -204,5 +204,5 @@ def probabilities(model, rule, backbone: Backbone, config: LearnerConfig) -> np.
     with torch.inference_mode():
         activations, frozen = model.image_activations(backbone.pixels(pixels), lean=True)
         readings = model.read(activations, frozen, model.sign_embeddings())
-        logits, _ = rule.evidence(model, readings, config.selection, config.zero_shot_weight)
+        logits = rule.evidence(model, readings, config).logits
     return torch.sigmoid(logits).numpy()

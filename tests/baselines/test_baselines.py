@@ -19,8 +19,8 @@ from sdmad.method.losses import category_loss
 from tests.helpers import support_images
 
 QUICK = BaselineConfig(steps=5, augment=AugmentConfig(views=2))
-DRAWN = ("clip_adapter", "coop_names", "coop_signs", "mvfa", "aa_clip")
-TRAINED = (*DRAWN, "tip_adapter_f")
+DRAWN = ("clip_adapter", "coop_names", "coop_signs", "mvfa", "aa_clip", "clip_lora")
+TRAINED = (*DRAWN, "tip_adapter_f", "lp_plus_plus", "clap")
 BLIND = ("zero_shot_names", "coop_names")  # the embedded backbone was not trained on category names
 
 every_baseline = pytest.mark.parametrize("name", BASELINES)
@@ -148,7 +148,7 @@ def test_training_lowers_the_loss_on_the_support(
     assert trained < untrained
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "tip_adapter"])
+@pytest.mark.parametrize("name", ["linear_probe", "tip_adapter", "gda", "lp_plus_plus"])
 def test_the_loss_on_the_support_is_lower_than_zero_shot(name, scorers, four_shots) -> None:
     zero_shot = support_loss(scorers["zero_shot_signs"], four_shots)
     assert support_loss(scorers[name], four_shots) < zero_shot

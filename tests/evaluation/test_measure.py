@@ -9,16 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.evaluation.measure import (
     ENSEMBLE,
+    compare_runs,
     load_scored_test,
     measure,
     over_seeds,
-    paired_difference,
 )
+from sdmad.evaluation.statistics import holm
 from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
@@ -128,11 +130,16 @@ def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:
         measure(load_scored_test(write_run(tmp_path / name, s), labels))
         for name, s in (("ours", ours), ("theirs", theirs))
     ]
-    difference = paired_difference(*metrics)["anomaly detection", "auroc"]
+    ours, theirs = metrics
+    found = compare_runs(ours, {"theirs": theirs, "itself": ours})
+    difference = found["theirs"]["anomaly detection", "auroc"]
     single = [over_seeds(f)["anomaly detection", "auroc"] for f in metrics]
     assert difference.mean == pytest.approx(single[0].mean - single[1].mean)
-    assert difference.seeds == 4
-    assert difference.std < max(s.std for s in single) * 1.5
+    values = [m[(m.metric == "auroc") & (m.seed != "ensemble")].value for m in metrics]
+    assert difference.p == pytest.approx(stats.ttest_rel(*values).pvalue)
+    assert {d.verdict for d in found["itself"].values()} == {"not distinguishable"}
+    p = [d.p for differences in found.values() for d in differences.values()]
+    assert difference.corrected_p == pytest.approx(holm(np.array(p))[p.index(difference.p)])
 
 
 def test_test_images_without_a_score_are_counted(tmp_path, truth, labels) -> None:
@@ -201,6 +208,44 @@ def test_names_match_despite_a_leading_dot_and_the_form_of_unicode(tmp_path, tru
     assert ("./a.tar", "M\u00fc.png") in names
     assert names["a.tar", "./M\u00fc.png"] == 0
     assert ("a.tar", "Mu.png") not in names
+
+
+COMPOSED, DECOMPOSED = "M\u00fc.png", "Mu\u0308.png"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("./0.png", "has scores for a.tar/./0.png and a.tar/0.png, and both match one row of the"),
+        ("0.png", "has two scores for a.tar/0.png; `sdmad verify` .* two images of this name"),
+    ],
+)
+def test_two_scores_for_one_label_are_refused_by_name(
+    tmp_path, truth, labels, second, message
+) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"59.png": second})
+    with pytest.raises(UserError, match=message):
+        load_scored_test(run, labels)
+
+
+def test_two_spellings_of_one_name_are_told_apart(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"0.png": COMPOSED, "59.png": DECOMPOSED})
+    renamed(labels, "a.tar,0.png", f"a.tar,{COMPOSED}")
+    with pytest.raises(UserError, match=r"'a.tar/Mu\\u0308.png' and 'a.tar/M\\xfc.png', and both"):
+        load_scored_test(run, labels)
+
+
+def rename_scored(run: str, names: dict[str, str]) -> None:
+    """Change the names of members in the score tables of a run."""
+    for unit in tables.done_units(run):
+        table = tables.read_part(run, "scores", unit)
+        members = [names.get(name, name) for name in table["member"].to_pylist()]
+        place = table.schema.get_field_index("member")
+        field = table.schema.field("member")
+        changed = table.set_column(place, field, pa.array(members))
+        commit_unit(run, unit, changed, empty_failures(), {})
 
 
 def test_the_terminal_names_test_images_without_a_score(tmp_path, truth, labels, capsys) -> None:

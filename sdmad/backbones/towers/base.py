@@ -176,8 +176,10 @@ class Tower(ABC):
         """What blocks take besides the tokens of a seeds-major batch."""
         return activations.call
 
-    def part(self, activations: Activations, seeds: slice, inputs: slice) -> Activations:
-        """The activations of some seeds and inputs."""
+    def part(
+        self, activations: Activations, seeds: slice, inputs: slice | torch.Tensor
+    ) -> Activations:
+        """The activations of some seeds and inputs, these as a slice or as rows."""
         of_seeds = activations.f_in.dim() == 4
         rows = (seeds, inputs) if of_seeds else (inputs,)
         read, mask, patches = activations.read, activations.mask, activations.patches
@@ -191,7 +193,7 @@ class Tower(ABC):
             patches=patches[rows] if patches.numel() else patches,
         )
 
-    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+    def call_of_part(self, activations: Activations, inputs: slice | torch.Tensor) -> Call:
         """What blocks take besides the tokens of some inputs."""
         return activations.call
 
@@ -230,7 +232,7 @@ class TextTower(Tower):
             return activations.call
         return _of_masks(activations.call, lambda mask: torch.cat([mask] * seeds))
 
-    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+    def call_of_part(self, activations: Activations, inputs: slice | torch.Tensor) -> Call:
         count = activations.f_in.shape[-3]
 
         def some(mask: torch.Tensor) -> torch.Tensor:
