@@ -32,7 +32,7 @@ NUM_SHARDS = 20
 SHORT_SHARDS = 4
 FORMATS = {"jpg": ("JPEG", {"quality": 90}), "png": ("PNG", {})}
 ATTENTION_GAIN = 3.0
-FOUND_ALWAYS = 1e4
+FOUND_ALWAYS = -1e4
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def random_checkpoint(folder: Path, model: str) -> Path:
 def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) -> list[str]:
     """Write a zero-shot detector and the sign embeddings; returns the signs.
 
-    Every sign is a category, and its offset is so high that every image has every finding. Each row of
-    the score tables therefore has the similarities with all signs.
+    Every sign is a category, and the centre of its evidence is so low that every image has every
+    finding. Each row of the score tables therefore has the similarities with all signs.
     """
     shipped = load_catalog("phantoms")
     signs = [name for name in shipped.signs if name not in shipped.normal.signs]
@@ -116,7 +116,7 @@ def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) 
     config = BackboneConfig(model=model, pretrained=None if checkpoint is None else str(checkpoint))
     backbone, learner = load_backbone(config, "cpu"), zero_shot()
     fitted, rule = fit_batch(backbone, catalog, [_support(backbone.spec, len(signs))], learner)
-    rule = replace(rule, offset=torch.full_like(rule.offset, FOUND_ALWAYS))
+    rule = replace(rule, centre=torch.full_like(rule.centre, FOUND_ALWAYS))
     with torch.inference_mode():
         embeddings = fitted.sign_embeddings()[0]
     provenance = Provenance.of(
