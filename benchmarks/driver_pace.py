@@ -146,7 +146,7 @@ def pace(units: list[WorkUnit], ready: list[pa.Table], output: str, writer: type
 
 
 def main(
-    units: Annotated[int, typer.Option(help="Work units.")] = 400,
+    units: Annotated[int, typer.Option(help="Work units.")] = 200,
     rows: Annotated[int, typer.Option(help="Images of a unit.")] = 256,
     milliseconds: Annotated[
         float, typer.Option(help="Time that the server waits before it handles a request.")
