@@ -63,7 +63,7 @@ ARCHIVE, MANIFEST = f"s3://{BUCKET}/archive", f"s3://{BUCKET}/manifest"
 COMMITTER = "driver between failures and scores"
 KINDS = ("driver", COMMITTER, "reader", "detector", "node", "notice")
 TITLES = {"reader": "read_and_decode", "detector": "DetectorActor"}
-TRIAL_SECONDS = 240
+TRIAL_SECONDS = 600
 SHOWN = 5
 # Bytes of a block of Ray Data: its default, and less than 16 images.
 LARGE_BLOCK, SMALL_BLOCK = 128 << 20, 1 << 20
