@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdmad.commands.app import main
 from sdmad.phantoms.task import draw_example
-from tests.docs.pages import code
+from tests.docs import pages
 from tests.helpers import ROOT, captured
 
 BIN = Path(sys.executable).parent
@@ -32,13 +32,7 @@ def run(command: list[str]) -> str:
 
 
 def block(start: str) -> str:
-    """The code block of README.md that has a line with this start."""
-    (found,) = (
-        text
-        for text in code("README.md")
-        if any(line.startswith(start) for line in text.splitlines())
-    )
-    return found
+    return pages.block("README.md", start)
 
 
 def keep_few(archive: Path) -> None:
