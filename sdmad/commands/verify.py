@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdmad.commands.options import Scores
+
 if TYPE_CHECKING:
     from sdmad.scoring.verify import Verdict
 
@@ -16,9 +18,7 @@ SHOWN = 10
 
 def verify(
     archive: Annotated[str, typer.Option(help="Archive that was scored: path or s3:// URI.")],
-    scores: Annotated[
-        str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
-    ],
+    scores: Scores,
     names_only: Annotated[
         bool,
         typer.Option(
