@@ -98,8 +98,7 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     mask[owners] = True
     if len(set(owners)) < len(owners):
         raise UserError(
-            f"{run} has two scores for one labelled image; check it with `sdmad verify` "
-            "(jobs/verify_scores.py)"
+            f"{run} has two scores for one labelled image; check it with `sdmad verify`"
         )
     rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
     return ScoredTest(
