@@ -312,9 +312,74 @@ def test_loading_says_nothing_and_lets_others_speak(tmp_path) -> None:
 def test_a_folder_that_is_none_is_one_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match=r"has no open_clip_config\.json"):
         load(BackboneConfig(model=str(tmp_path)), "cpu")
-    (tmp_path / "open_clip_config.json").write_text("{}")
-    with pytest.raises(UserError, match="not a configuration of open_clip"):
-        load(BackboneConfig(model=str(tmp_path)), "cpu")
+    for content in ("{", "{}", '{"model_cfg": {"vision_cfg": [], "text_cfg": {}}}'):
+        (tmp_path / "open_clip_config.json").write_text(content)
+        with pytest.raises(UserError, match="not a configuration of open_clip"):
+            load(BackboneConfig(model=str(tmp_path)), "cpu")
+
+
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+CONVNEXT = {"image_size": 32, "timm_model_name": "convnext_tiny.fb_in22k", "timm_pool": ""}
+FASTVIT = {"image_size": 64, "timm_model_name": "fastvit_t8", "timm_pool": "avg"}
+
+
+def convolutions(folder: Path, vision: dict[str, object]) -> Path:
+    """A folder of a model with this image tower, and weights that cannot be read."""
+    folder.mkdir()
+    content = {"model_cfg": TINY | {"vision_cfg": vision}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    (folder / folders.WEIGHTS[0]).write_bytes(b"no weights")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("vision", "tower"), [(RESNET, "a ResNet"), (CONVNEXT, "timm's convnext")], ids=["own", "timm"]
+)
+def test_a_folder_of_convolutions_is_refused_from_its_configuration(
+    tmp_path, monkeypatch, vision, tower
+) -> None:
+    config = BackboneConfig(model=str(convolutions(tmp_path / "model", vision)))
+    monkeypatch.setattr(open_clip, "create_model", None)
+    for check in (loading.check_backbone, load):
+        with pytest.raises(UserError, match=f"{tower}, which ends in convolutions; use a") as told:
+            check(config)
+        assert str(told.value).startswith(f"the backbone {config.folder} cannot be adapted: its")
+
+
+def test_a_tower_without_attention_is_refused_before_its_weights_are_read(tmp_path) -> None:
+    """Some architectures of one module of timm end in attention, and some do not."""
+    config = BackboneConfig(model=str(convolutions(tmp_path / "model", FASTVIT)))
+    with pytest.raises(UserError, match=r"\(FastVit\) does not end in a list of"):
+        load(config, "cpu")
+
+
+def test_convolutions_in_a_bucket_or_on_a_hub_are_refused_before_their_weights_are_fetched(
+    s3, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SDMAD_CACHE", str(tmp_path / "cache"))
+    folder = convolutions(tmp_path / "model", RESNET)
+    uri = f"{s3}/{tmp_path.name}/resnet"
+    for path in folder.iterdir():
+        storage.write_bytes(f"{uri}/{path.name}", path.read_bytes())
+    opened: list[str] = []
+    original = storage.open_read
+
+    def counted(uri: str, **settings: object):
+        opened.append(uri)
+        return original(uri, **settings)
+
+    monkeypatch.setattr(storage, "open_read", counted)
+    with pytest.raises(UserError, match="a ResNet, which ends in convolutions"):
+        load(BackboneConfig(model=uri), "cpu")
+    assert opened == [f"{uri}/open_clip_config.json"]
+
+    def fetched(repository: str, name: str) -> str:
+        return str(folder / name)
+
+    monkeypatch.setattr(loading, "hf_hub_download", fetched)
+    monkeypatch.setattr(open_clip, "create_model", None)
+    with pytest.raises(UserError, match="hf-hub:some/resnet cannot be adapted"):
+        load(BackboneConfig(model="hf-hub:some/resnet"), "cpu")
 
 
 def test_every_quick_gelu_of_the_towers_is_counted(tiny) -> None:
