@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from sdmad import storage
 from sdmad.backbones import folders, loading
 from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.saving import save_backbone
 from sdmad.errors import UserError
@@ -41,11 +43,10 @@ SIGLIP: dict[str, object] = TINY | {
     "init_logit_bias": -10,
     "custom_text": True,
     "vision_cfg": {
-        "image_size": 32,
-        "timm_model_name": "vit_base_patch16_siglip_224",
-        "timm_model_pretrained": False,
-        "timm_pool": "map",
-        "timm_proj": "none",
+        "image_size": 64,
+        "timm_model_name": "sdmad_phantom_vit",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
     },
 }
 
@@ -198,49 +199,63 @@ def hugging_face_folder(folder: Path) -> Path:
 
 
 OFFLINE = """
-import socket, sys
+import logging, socket, sys
 def refuse(*arguments, **settings):
     raise AssertionError("the network was asked for something")
 socket.socket.connect = socket.getaddrinfo = refuse
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
-backbone = load_backbone(BackboneConfig(model=sys.argv[1]), "cpu")
-print(backbone.identity.weights, backbone.embed_texts(["a small crack"]).sum().item())
+for model in ("phantom", *sys.argv[1:]):
+    backbone = load_backbone(BackboneConfig(model=model), "cpu")
+    assert backbone.embed_texts(["a small crack"]).isfinite().all()
+    print(backbone.identity.weights)
+assert not logging.getLogger().handlers
+logging.basicConfig(level=logging.INFO)
+logging.info("mine")
 """
 
 
-def offline(folder: Path) -> list[str]:
-    """What a process without network loads from a folder."""
+@dataclass(frozen=True)
+class Offline:
+    """A folder of a Hugging Face text tower, what `save_backbone` made of it in full and in half
+    precision, and what a process without network says and loads."""
+
+    source: BackboneConfig
+    saved: dict[bool, Path]
+    identities: dict[bool, BackboneIdentity]
+    said: str
+    fingerprints: list[str]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Offline:
+    folder = tmp_path_factory.mktemp("offline")
+    source = BackboneConfig(model=str(hugging_face_folder(folder / "model")))
+    saved = {half: folder / f"half-{half}" for half in (False, True)}
+    identities = {half: save_backbone(source, str(path), half) for half, path in saved.items()}
     result = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(folder)],
+        [sys.executable, "-c", OFFLINE, str(folder / "model"), *map(str, saved.values())],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout.split()
+    return Offline(source, saved, identities, result.stderr, result.stdout.split())
 
 
-def test_a_folder_with_a_hugging_face_tower_asks_no_hub(tmp_path) -> None:
-    folder = hugging_face_folder(tmp_path / "model")
-    backbone = load(BackboneConfig(model=str(folder)), "cpu")
-    weights, _ = offline(folder)
-    assert weights == backbone.fingerprint
+def test_a_folder_with_a_hugging_face_tower_asks_no_hub(offline) -> None:
+    backbone = load(offline.source, "cpu")
+    assert offline.fingerprints[1] == backbone.fingerprint
     assert backbone.spec.mean == (0.4, 0.4, 0.4)
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_saved_backbone_is_the_same_without_a_hub(tmp_path, half) -> None:
-    source = BackboneConfig(model=str(hugging_face_folder(tmp_path / "model")))
-    identity = save_backbone(source, str(tmp_path / "saved"), half)
-    original, saved = (
-        load(source, "cpu"),
-        load(BackboneConfig(model=str(tmp_path / "saved")), "cpu"),
-    )
-    assert saved.identity == identity
-    weights, _ = offline(tmp_path / "saved")
-    assert weights == identity.weights
+def test_a_saved_backbone_is_the_same_without_a_hub(offline, half) -> None:
+    original = load(offline.source, "cpu")
+    saved = load(BackboneConfig(model=str(offline.saved[half])), "cpu")
+    assert saved.identity == offline.identities[half]
+    assert offline.fingerprints[2 + half] == saved.identity.weights
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     close = {"atol": 2e-3 if half else 0.0}
     assert torch.allclose(original.embed_images(pixels), saved.embed_images(pixels), **close)
@@ -248,7 +263,11 @@ def test_a_saved_backbone_is_the_same_without_a_hub(tmp_path, half) -> None:
     assert torch.allclose(original.embed_texts(texts), saved.embed_texts(texts), **close)
     assert (original.identity.difference(saved.identity) == "") != half
     with pytest.raises(UserError, match="is not empty"):
-        save_backbone(source, str(tmp_path / "saved"))
+        save_backbone(offline.source, str(offline.saved[half]))
+
+
+def test_loading_says_nothing_and_lets_others_speak(offline) -> None:
+    assert offline.said.splitlines() == ["INFO:root:mine"]
 
 
 def test_a_saved_name_and_its_tag_are_the_same_backbone(tiny, tmp_path, monkeypatch) -> None:
@@ -294,19 +313,6 @@ def test_loading_leaves_the_process_as_it_was(tmp_path) -> None:
     load(BackboneConfig(model=str(hugging_face_folder(tmp_path / "model"))), "cpu")
     assert (root.level, list(root.handlers), list(root.filters), list(warnings.filters)) == before
     assert dict(os.environ) == environment
-
-
-def test_loading_says_nothing_and_lets_others_speak(tmp_path) -> None:
-    script = (
-        "import logging, sdmad.backbones.loading as l\n"
-        "from sdmad.backbones.config import BackboneConfig\n"
-        "l.load_backbone(BackboneConfig(), 'cpu')\n"
-        "assert not logging.getLogger().handlers\n"
-        "logging.basicConfig(level=logging.INFO); logging.info('mine')\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.splitlines() == ["INFO:root:mine"]
 
 
 def test_a_folder_that_is_none_is_one_sentence(tmp_path) -> None:
