@@ -129,6 +129,17 @@ def test_a_missing_slope_is_1_and_a_missing_intercept_0() -> None:
     close(saved(made(RescaleSlope="2", **elements)), window(2048, 1000, RAMP * 2.0))
 
 
+@pytest.mark.parametrize("slope", ["0.25", "-0.25"])
+def test_percentiles_are_those_of_rescaled_values(slope) -> None:
+    """Of an image that is mostly dark, so that turning it over changes them."""
+    skewed = (RAMP.astype(int) ** 2 // 4096).astype(np.uint16)
+    values = skewed * float(slope) - 1024
+    content = saved(made(skewed, RescaleSlope=slope, RescaleIntercept="-1024"))
+    close(content, stretched(values))
+    own = InputConfig(stretch=(0, 80)).apply(SPEC)
+    close(content, between(values, *np.percentile(values, (0, 80))), own)
+
+
 def test_a_negative_slope_turns_the_window_over() -> None:
     content = saved(
         made(RescaleSlope="-1", RescaleIntercept="0", WindowCenter="-2048", WindowWidth="1000")
