@@ -60,7 +60,8 @@ class Backbone:
 
     def pixels(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 images (B, H, W, 3) -> the tower's normalised input (B, 3, H, W) on the device."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        writable = np.require(images, requirements=["C", "W"])  # PyTorch warns of others.
+        batch = torch.from_numpy(writable).to(self.device)
         batch = batch.permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(self.spec.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.spec.std, device=self.device).view(3, 1, 1)
