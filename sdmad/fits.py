@@ -154,9 +154,7 @@ def find_detector(uri: str) -> list[str]:
             found[key] = entry.uri
     shots = sorted({s for s, _ in found})
     if not found:
-        raise UserError(
-            f"there is no detector at {uri}; make one with sdmad train (jobs/train_seeds.py)"
-        )
+        raise UserError(f"there is no detector at {uri}; make one with `sdmad train`")
     if len(shots) > 1:
         choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
         numbers = " and ".join(map(str, shots))

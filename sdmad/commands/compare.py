@@ -7,34 +7,26 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.options import (
+    ConfiguredArchive,
+    ConfiguredBackbone,
+    ConfiguredLabels,
+    Seeds,
+    Shots,
+    configuration_changes,
+)
+
 
 def compare(
     config: Annotated[
         str, typer.Option(help="YAML configuration, path or s3:// URI; keys: docs/comparison.md.")
     ],
     output: Annotated[str, typer.Option(help="Where to write the results: path or s3:// URI.")],
-    seeds: Annotated[
-        str | None,
-        typer.Option(help="Seeds, e.g. 0:16 (0 to 15) or 0,3,5. Default: as configured."),
-    ] = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(help="Labelled images per category, e.g. 1,2,4,8. Default: as configured."),
-    ] = None,
-    archive: Annotated[
-        str | None,
-        typer.Option(help="Archive of images, path or s3:// URI. Default: as configured."),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="Label table, CSV or Parquet, path or s3:// URI. Default: as configured."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
-    ] = None,
+    seeds: Seeds = None,
+    shots: Shots = None,
+    archive: ConfiguredArchive = None,
+    labels: ConfiguredLabels = None,
+    backbone: ConfiguredBackbone = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(
@@ -54,16 +46,10 @@ def compare(
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
-    from sdmad.fitting.config import load_config, parse_numbers
+    from sdmad.fitting.config import load_config
 
-    changes = {
-        "seeds": seeds,
-        "shots": parse_numbers(shots, "shots") if shots else None,
-        "archive": archive,
-        "labels": labels,
-        "backbone": {"model": backbone} if backbone else None,
-        "bootstrap": bootstrap,
-    }
+    changes = configuration_changes(seeds, shots, archive, labels, backbone)
+    changes |= {"bootstrap": bootstrap}
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)
     results = compare(settings, target)

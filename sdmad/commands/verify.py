@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.options import Scores
+
 
 def verify(
     archive: Annotated[str, typer.Option(help="Archive that was scored: path or s3:// URI.")],
-    scores: Annotated[
-        str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
-    ],
+    scores: Scores,
     names_only: Annotated[
         bool,
         typer.Option(

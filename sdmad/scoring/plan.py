@@ -165,7 +165,7 @@ def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
     if not storage.exists(uri):
         raise UserError(
             f"there is no scoring run at {output}: plan.parquet is missing; score an archive to "
-            "this place first, with `sdmad score` (jobs/score_archive.py)"
+            "this place first, with `sdmad score`"
         )
     foreign = UserError(
         f"{uri} is not the plan of a scoring run; choose another output, or remove the file"

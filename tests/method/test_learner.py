@@ -44,7 +44,7 @@ def test_training_lowers_the_loss_and_reports_it(supports, backbone, catalog) ->
     fit_batch(
         backbone,
         catalog,
-        supports,
+        supports[:1],
         LearnerConfig(steps=40, augment=AugmentConfig(views=2)),
         on_step=lambda step, loss: losses.append(loss),
     )
