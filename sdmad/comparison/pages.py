@@ -198,10 +198,13 @@ def _means(row: pd.Series, is_reference: bool) -> str:
 
 def _differences(row: pd.Series, is_reference: bool) -> str:
     if is_reference:
-        return f"{100 * row['mean']:.1f} ({_interval(row, 'mean_low', 'mean_high', '.1f')})"
-    interval = _interval(row, "low", "high", "+.1f")
-    return f"{100 * row['difference']:+.1f} ({interval}) {MARKS[row['verdict']]}".strip()
+        return (
+            f"{100 * row['mean']:.1f} ({100 * row['mean_low']:.1f} to {100 * row['mean_high']:.1f})"
+        )
+    low, high = _signed(row["low"]), _signed(row["high"])
+    return f"{_signed(row['difference'])} ({low} to {high}) {MARKS[row['verdict']]}".strip()
 
 
-def _interval(row: pd.Series, low: str, high: str, digits: str) -> str:
-    return f"{100 * row[low]:{digits}} to {100 * row[high]:{digits}}"
+def _signed(difference: float) -> str:
+    """In points; never -0.0."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
