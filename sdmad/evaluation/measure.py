@@ -128,7 +128,7 @@ def _scored_twice(run: str, rows: pa.Table, owners: np.ndarray) -> UserError:
     one, other = sorted((name["archive"], name["member"]) for name in names)
     if one == other:
         return UserError(
-            f"{run} has two scores for {shown(one)}; `sdmad verify` (jobs/verify_scores.py) says "
+            f"{run} has two scores for {shown(one)}; `sdmad verify` says "
             "whether the archive has two images of this name"
         )
     return UserError(
