@@ -2,13 +2,18 @@
 
     python benchmarks/fuzz.py --files 10000
 
-Four fifths are images (PNG, JPEG, TIFF, DICOM and others), decoded as in quarantine: a crash or a
-hang of the decoder is a reason too, and is counted. The others are shards (tar, tar.gz, zip,
-Parquet), read as in a scoring run. Mutations: flipped bits; overwritten, removed and repeated
-ranges; wrong lengths; cuts; two files joined. Prints one line; the exit code is 0 only if nothing
-was raised and memory stayed below 8 GiB.
+Four fifths are images (PNG, JPEG, TIFF, DICOM, animations and others), decoded as in quarantine: a
+crash or a hang of the decoder is a reason too, and is counted. The others are shards (tars with
+hard and symbolic links, tar.gz, zip, Parquet of several types) and manifests, read as in a scoring
+run; a manifest may be refused with a sentence. Mutations: flipped bits; overwritten, removed and
+repeated ranges; wrong lengths; cuts; two files joined.
+
+In between, the decoder of an undamaged file of several frames is killed after one of them: all
+frames must come once, with the same pixels. Prints one line; the exit code is 0 only if nothing was
+raised, no frame was lost and memory stayed below 8 GiB.
 """
 
+import csv
 import io
 import random
 import resource
@@ -31,15 +36,18 @@ import typer
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+from sdmad.archive import decode
 from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_unit
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.quarantine import Decoder
 from sdmad.archive.units import cut_units
+from sdmad.errors import UserError
 
 SPEC = ImageSpec((64, 64), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 MEMORY_LIMIT = 8 << 30
 DECODE_SECONDS = 20
+KILL_EVERY = 100
 
 
 def images() -> list[bytes]:
@@ -60,14 +68,20 @@ def images() -> list[bytes]:
     ]
     made += [save(Image.fromarray(deep), "PNG"), save(Image.fromarray(deep), "TIFF")]
     made.append(save(Image.fromarray(deep.astype(np.float32)), "TIFF"))
-    pages = [Image.fromarray(grey)] * 3
-    made.append(save(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    made += stacks(colour)
     for mode in ("P", "CMYK", "RGBA", "LA", "1"):
         format = "JPEG" if mode == "CMYK" else "PNG"
         made.append(save(Image.fromarray(colour).convert(mode), format))
     made.append(imagecodecs.png_encode(deep_colour))
     made.append(imagecodecs.jpeg2k_encode(deep_colour, level=0, reversible=True))
     return made + tiffs(deep, deep_colour) + dicoms(deep)
+
+
+def stacks(colour: np.ndarray) -> list[bytes]:
+    """Files of several frames, each of another picture."""
+    first, *others = [Image.fromarray(np.roll(colour, 9 * k, axis=0)) for k in range(4)]
+    kinds = ("TIFF", "GIF", "PNG", "WEBP", "AVIF", "MPO")
+    return [save(first, kind, save_all=True, append_images=others) for kind in kinds]
 
 
 def tiffs(deep: np.ndarray, colour: np.ndarray) -> list[bytes]:
@@ -116,7 +130,7 @@ def dicoms(deep: np.ndarray) -> list[bytes]:
 
 
 def shards() -> dict[str, bytes]:
-    """Undamaged shards of small images, by suffix."""
+    """Undamaged shards of small images, and manifests, by the end of their names."""
     content = save(Image.new("L", (40, 40), 7), "PNG")
     made = {}
     for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz")):
@@ -132,10 +146,53 @@ def shards() -> dict[str, bytes]:
         for k in range(8):
             archive.writestr(f"{k}.png", content)
     made[".zip"] = sink.getvalue()
+    made["-links.tar"] = linked(content)
+    return made | tables(content) | manifests()
+
+
+def linked(content: bytes) -> bytes:
+    """A tar of hard and symbolic links: to a file, to a link, to nothing, and in a circle."""
     sink = io.BytesIO()
-    rows = [{"bytes": content, "path": f"{k}.png"} for k in range(8)]
-    pq.write_table(pa.table({"image": rows}), sink, row_group_size=3)
-    return made | {".parquet": sink.getvalue()}
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        info = tarfile.TarInfo("in/a.png")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+        for k, target in enumerate(("in/a.png", "0.png", "none.png", "4.png", "3.png", "in")):
+            info = tarfile.TarInfo(f"{k}.png")
+            info.type, info.linkname = (tarfile.LNKTYPE, tarfile.SYMTYPE)[k % 2], target
+            tar.addfile(info)
+    return sink.getvalue()
+
+
+def tables(content: bytes) -> dict[str, bytes]:
+    """Parquet files whose images or names are of other types than binary and string."""
+    names = [f"{k}.png" for k in range(8)]
+    large = pa.array(names, pa.large_string())
+    images = pa.array([content] * 8)
+    columns = {
+        "": {"image": pa.array([{"bytes": content, "path": name} for name in names])},
+        "-dictionary": {"image": images.dictionary_encode(), "path": large.dictionary_encode()},
+        "-fixed": {"image": pa.array([content] * 8, pa.binary(len(content))), "path": large},
+        "-lists": {"image": pa.array([list(content)] * 8, pa.list_(pa.uint8())), "path": large},
+    }
+    made = {}
+    for kind, table in columns.items():
+        sink = io.BytesIO()
+        pq.write_table(pa.table(table), sink, row_group_size=3)
+        made[f"{kind}.parquet"] = sink.getvalue()
+    return made
+
+
+def manifests() -> dict[str, bytes]:
+    """Manifests with empty sizes, duplicates and names that need quoting."""
+    uris = ["0.png", 'Doe, "J".png', "0.png", "in/x; y.tar", "café #1.png", "./b.zip"]
+    sizes = ["", "10240", "7", "", "0", "10240.0"]
+    text = io.StringIO()
+    csv.writer(text).writerows([("uri", "size", "etag"), *zip(uris, sizes, sizes, strict=True)])
+    sink = io.BytesIO()
+    numbers = [int(float(size)) if size else None for size in sizes]
+    pq.write_table(pa.table({"uri": pa.array(uris, pa.large_string()), "size": numbers}), sink)
+    return {".csv": text.getvalue().encode(), "-manifest.parquet": sink.getvalue()}
 
 
 def mutate(content: bytes, other: bytes, chance: random.Random) -> bytes:
@@ -173,19 +230,23 @@ def main(
     """Decode and read mutated files; print counts and peak memory."""
     chance = random.Random(seed)  # noqa: S311 - mutations, no secrets
     pictures, archives = images(), shards()
+    several = [content for content in pictures if decode.count_frames(content) > 1]
     outcome: Counter[str] = Counter()
     raised: list[str] = []
     begin = time.monotonic()
     with Decoder(SPEC, DECODE_SECONDS) as decoder, tempfile.TemporaryDirectory() as folder:
         for number in range(files):
             try:
+                if number % KILL_EVERY == 0:
+                    check_killed(decoder, chance.choice(several), chance)
+                    outcome["kills"] += 1
                 if number % 5 < 4:
                     content = mutate(chance.choice(pictures), chance.choice(pictures), chance)
                     reasons = [frame.reason for frame in decoder.frames(content)]
                 else:
                     suffix = chance.choice(sorted(archives))
                     content = mutate(archives[suffix], archives[suffix], chance)
-                    reasons = read_shard(Path(folder) / f"s{suffix}", content)
+                    reasons = read_archive(Path(folder) / f"s{suffix}", content)
             except Exception as error:
                 raised.append(f"file {number}: {type(error).__name__}: {error}")
                 continue
@@ -199,17 +260,38 @@ def main(
         print(line)
     print(
         f"{files} files, {outcome['images']} images, {outcome['reasons']} reasons, "
-        f"{outcome['crashes']} crashes and {outcome['hangs']} hangs quarantined, {len(raised)} "
+        f"{outcome['crashes']} crashes and {outcome['hangs']} hangs quarantined, "
+        f"{outcome['kills']} decoders killed between frames, {len(raised)} "
         f"raised, peak memory {here >> 20} MiB reading and {child >> 20} MiB decoding, "
         f"{time.monotonic() - begin:.0f} s"
     )
     sys.exit(bool(raised) or max(here, child) > MEMORY_LIMIT)
 
 
-def read_shard(path: Path, content: bytes) -> list[str]:
-    """The reason of each member of a shard, empty for those that can be read."""
+def check_killed(decoder: Decoder, content: bytes, chance: random.Random) -> None:
+    """Kill the decoder after one frame of a file; raises `AssertionError` if a frame is lost."""
+    wanted = list(decoder.frames(content))
+    at, found = chance.randrange(len(wanted)), []
+    for frame in decoder.frames(content):
+        if len(found) == at and decoder.child:
+            decoder.child.kill()
+        found.append(frame)
+    assert [frame.number for frame in found] == list(range(1, len(wanted) + 1))
+    for frame, other in zip(found, wanted, strict=True):
+        assert frame.reason == other.reason
+        assert np.array_equal(frame.pixels, other.pixels)
+
+
+def read_archive(path: Path, content: bytes) -> list[str]:
+    """The reason of each member of a shard or object of a manifest, empty for those that can be
+    read; of a manifest that is refused, the sentence."""
     path.write_bytes(content)
-    units = list(cut_units(str(path), list_archive(str(path))))
+    try:
+        units = list(cut_units(str(path), list_archive(str(path))))
+    except UserError as refusal:
+        if "manifest" not in str(refusal) and "is not a format of shards" not in str(refusal):
+            raise
+        return [str(refusal)]
     return [member.reason for unit in units for member in read_unit(unit)]
 
 

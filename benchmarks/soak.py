@@ -1,41 +1,51 @@
-"""Kill processes and nodes at random moments of scoring runs, and verify that no image is lost.
+"""Kill processes and nodes at random moments of scoring runs, and check that no image is lost.
 
     python benchmarks/soak.py --trials 50
 
 A local Ray cluster with a head without CPUs and two nodes serves all trials. Each trial scores an
-archive of phantoms and odd shards (links, several compressed streams, Parquet of other types,
-files of several frames, odd names) from S3 to a new output and kills one of: the driver (also
-during start-up and planning), the driver between writing the failures and the scores of a unit, a
-reader, a detector actor, a node without notice, a node with notice (SIGTERM). If the driver has
-died or failed, the same command runs again and must skip finished units. Then the scores are
-verified. Prints a line for each trial and a summary; the exit code is 0 only if no image is lost or
-doubled.
+archive from S3 to a new output: phantoms, links, several compressed streams, Parquet of other
+types, files of several frames, files that kill the process that decodes them at one of their
+frames, odd names (`odd_archive.py`). The archive is the prefix, a CSV manifest or a Parquet
+manifest, in turn. Each trial kills one of: the driver (also during start-up and planning), the
+driver between writing the failures and the scores of a unit, a reader, a detector actor, a node
+without notice, a node with notice (SIGTERM). If the driver has died or failed, the same command
+runs again and must skip finished units.
+
+Then the rows of the tables, read by boto3 and pyarrow alone, are compared with those that the
+archive was made with, and `sdmad verify` must agree. Prints a line for each trial and a summary;
+the exit code is 0 only if no image is lost, doubled or in the wrong table.
 """
 
-import gzip
-import io
 import json
-import lzma
 import os
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import boto3
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import typer
-from PIL import Image
+from odd_archive import (
+    SHARDS,
+    Made,
+    Name,
+    csv_manifest,
+    install_killer,
+    make_archive,
+    parquet_manifest,
+)
 from ray.cluster_utils import Cluster
 
 from sdmad import storage
@@ -44,20 +54,25 @@ from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.run import train_seeds
 from sdmad.method.augment import AugmentConfig
 from sdmad.method.learner import LearnerConfig
-from sdmad.phantoms.task import draw_example, encode_png, write_archive
+from sdmad.phantoms.task import write_archive
 from sdmad.scoring.verify import verify_scores
 
 ROOT = Path(__file__).parents[1]
-SHARDS, IMAGES, LOOSE = 40, 30, 50
-UNITS = SHARDS + 8  # seven odd shards, and the loose images
-ARCHIVE = "s3://soak/archive"
+BUCKET = "soak"
+ARCHIVE, MANIFEST = f"s3://{BUCKET}/archive", f"s3://{BUCKET}/manifest"
 COMMITTER = "driver between failures and scores"
 KINDS = ("driver", COMMITTER, "reader", "detector", "node", "notice")
 TITLES = {"reader": "read_and_decode", "detector": "DetectorActor"}
-TRIAL_SECONDS = 240
-DYING = """
+TRIAL_SECONDS = 600
+SHOWN = 5
+# Bytes of a block of Ray Data: its default, and less than 16 images.
+LARGE_BLOCK, SMALL_BLOCK = 128 << 20, 1 << 20
+JOB = """
+# score_archive
 import os, signal
+import ray.data
 from sdmad import storage
+ray.data.DataContext.get_current().target_max_block_size = {block}
 write, written = storage.write_bytes, []
 def dying(uri, content):
     if "/scores/part-" in uri:
@@ -79,9 +94,13 @@ class Soak:
     detector: str
     cluster: Cluster
     random: random.Random
+    made: Made
+    archives: dict[str, str]
     nodes: list = field(default_factory=list)
     lost: int = 0
     doubled: int = 0
+    misjudged: int = 0
+    refused: int = 0
     reruns: int = 0
     missed: int = 0
     images: int = 0
@@ -93,66 +112,65 @@ class Soak:
             self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=200 << 20))
 
 
-def fill() -> None:
-    """Fill the bucket with shards of phantoms, a damaged one in each, and loose images."""
-    content = [encode_png(draw_example(k, "test").image) for k in range(IMAGES)]
-    content[7] = content[7][:200]
-    for shard in range(SHARDS):
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as tar:
-            for k, image in enumerate(content):
-                info = tarfile.TarInfo(f"{shard}-{k}.png")
-                info.size = len(image)
-                tar.addfile(info, io.BytesIO(image))
-        storage.write_bytes(f"{ARCHIVE}/{shard:03d}.tar", buffer.getvalue())
-    for k in range(LOOSE):
-        storage.write_bytes(f"{ARCHIVE}/loose/{k}.png", content[k % IMAGES])
-    for name, odd in odd_objects(content).items():
-        storage.write_bytes(f"{ARCHIVE}/{name}", odd)
+def fill(made: Made) -> dict[str, str]:
+    """Fill the bucket; the three forms of the archive and what is in front of its names there."""
+    for key, content in made.objects.items():
+        storage.write_bytes(f"{ARCHIVE}/{key}", content)
+    uris = [f"{ARCHIVE}/{key}" for key in made.objects]
+    sizes = [len(content) for content in made.objects.values()]
+    etags = [storage.describe(uri).etag for uri in uris]
+    storage.write_bytes(f"{MANIFEST}.csv", csv_manifest(uris, sizes, etags))
+    storage.write_bytes(f"{MANIFEST}.parquet", parquet_manifest(uris, sizes, etags))
+    return {ARCHIVE: "", f"{MANIFEST}.csv": "archive/", f"{MANIFEST}.parquet": "archive/"}
 
 
-def odd_objects(images: list[bytes]) -> dict[str, bytes]:
-    """Shards and loose files of the kinds that are read in ways of their own, by name."""
-    frames = [Image.open(io.BytesIO(content)).convert("RGB") for content in images[:5]]
-    several = {form: io.BytesIO() for form in ("gif", "png", "webp", "tiff", "mpo")}
-    for form, sink in several.items():
-        first, *others = [frame.copy() for frame in frames]
-        first.save(sink, form.upper(), save_all=True, append_images=others)
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w") as tar:
-        members = {"a.png": images[0], "cine.gif": several["gif"].getvalue()}
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-        for name, kind, target in (
-            ("hard.png", tarfile.LNKTYPE, "a.png"),
-            ("soft.gif", tarfile.SYMTYPE, "cine.gif"),
-            ("loop.png", tarfile.SYMTYPE, "loop.png"),
-        ):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, target
-            tar.addfile(info)
-    whole = plain.getvalue()
-    half = len(whole) // 2
-    odd = {
-        "odd/concatenated.tar": whole + whole,
-        "odd/streams.tar.gz": gzip.compress(whole[:half]) + gzip.compress(whole[half:]),
-        "odd/named wrong.tar": lzma.compress(whole),
-        "odd/ha#sh 50%25.tar": whole,
-        "odd//empty folder.png": images[0],
-    }
-    bytes_ = pa.array(images)
-    for name, column in {
-        "dictionary": bytes_.dictionary_encode(),
-        "lists": pa.array([list(content) for content in images], pa.list_(pa.uint8())),
-        "structs": pa.array([{"bytes": content} for content in images]),
-    }.items():
-        sink = io.BytesIO()
-        names = pa.array([f"{name} {k}" for k in range(len(images))], pa.large_string())
-        pq.write_table(pa.table({"path": names, "image": column}), sink, row_group_size=7)
-        odd[f"odd/{name}.parquet"] = sink.getvalue()
-    return odd | {f"odd/frames.{form}": sink.getvalue() for form, sink in several.items()}
+def check_refusals(soak: Soak) -> None:
+    """Sizes that are no numbers of bytes end a run with one sentence that names the row."""
+    for k, size in enumerate(("10,240", "10 KB")):
+        manifest, output = f"s3://{BUCKET}/refused-{k}.csv", f"s3://{BUCKET}/refused-{k}"
+        lines = f'uri,size,etag\n{ARCHIVE}/000.tar,,\n{ARCHIVE}/loose/0.png,"{size}",x\n'
+        storage.write_bytes(manifest, lines.encode())
+        refused = subprocess.run(
+            job(soak, manifest, output), cwd=ROOT, capture_output=True, text=True
+        )
+        said = refused.stderr.strip().splitlines()
+        assert refused.returncode == 2, said
+        assert len(said) == 1, said
+        assert "row 3" in said[0], said
+        assert not list(storage.list_objects(output)), "nothing is written"
+
+
+def rows(output: str, kind: str) -> Counter[Name]:
+    """How many rows each (archive, member) has, read by boto3 and pyarrow alone."""
+    client, found = boto3.client("s3"), Counter[Name]()
+    prefix = f"{output.removeprefix(f's3://{BUCKET}/')}/{kind}/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    for entry in (entry for page in pages for entry in page.get("Contents", [])):
+        content = client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
+        table = pq.read_table(pa.BufferReader(content), columns=["archive", "member"])
+        found.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return found
+
+
+def compare(soak: Soak, output: str, before: str) -> tuple[int, int]:
+    """Add what is lost, doubled and misjudged to the totals; `before` is in front of names."""
+
+    def placed(name: Name) -> Name:
+        archive, member = name
+        return (before + archive, member) if archive else ("", before + member)
+
+    wanted = Counter({placed(name): number for name, number in soak.made.images.items()})
+    failures = {placed(name) for name in soak.made.failures}
+    scored, failed = rows(output, "scores"), rows(output, "failures")
+    lost, surplus = wanted - (scored + failed), (scored + failed) - wanted
+    misjudged = (failed.keys() ^ failures) - lost.keys() - surplus.keys()
+    for what, names in (("lost", lost), ("doubled", surplus), ("misjudged", misjudged)):
+        for name in list(names)[:SHOWN]:
+            print(f"  {what}: {name}", flush=True)
+    soak.images += wanted.total()
+    soak.lost, soak.doubled = soak.lost + lost.total(), soak.doubled + surplus.total()
+    soak.misjudged += len(misjudged)
+    return lost.total(), surplus.total()
 
 
 def parts(output: str) -> dict[str, str]:
@@ -160,11 +178,19 @@ def parts(output: str) -> dict[str, str]:
     return {storage.name(e.uri): e.etag for e in storage.list_objects(f"{output}/scores")}
 
 
-def start(soak: Soak, output: str, last_words: int = 0) -> subprocess.Popen:
-    """Start the job; with `last_words`, it kills itself before writing that many-th score table."""
-    job = ["-c", DYING.format(number=last_words)] if last_words else ["jobs/score_archive.py"]
-    command = [sys.executable, *job, "--archive", ARCHIVE]
-    command += ["--detector", soak.detector, "--output", output, "--batch-size", "16"]
+def job(
+    soak: Soak, archive: str, output: str, last_words: int = 0, block: int = LARGE_BLOCK
+) -> list[str]:
+    """The command; with `last_words`, it kills itself before writing that many-th score table.
+
+    `block` is Ray's block size: rows of small ones arrive before their reader dies.
+    """
+    script = JOB.format(number=last_words, block=block)
+    command = [sys.executable, "-c", script, "--archive", archive, "--detector", soak.detector]
+    return [*command, "--output", output, "--batch-size", "16"]
+
+
+def start(soak: Soak, command: list[str]) -> subprocess.Popen:
     environment = os.environ | {"RAY_ADDRESS": soak.cluster.address}
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
@@ -230,30 +256,32 @@ def watch_memory(soak: Soak) -> None:
 
 
 def trial(soak: Soak, number: int, kind: str) -> None:
-    """Score with one kill, repeat the command until it succeeds, and verify."""
-    output = f"s3://soak/scores-{number}"
+    """Score with one kill, repeat the command until it succeeds, and compare."""
+    output = f"s3://{BUCKET}/scores-{number}"
+    turn = number + number // len(KINDS)
+    archive, before = list(soak.archives.items())[turn % len(soak.archives)]
+    block = (LARGE_BLOCK, SMALL_BLOCK)[turn % 2]
     begin = time.monotonic()
     last_words = soak.random.randrange(1, SHARDS) if kind == COMMITTER else 0
-    driver = start(soak, output, last_words)
+    driver = start(soak, job(soak, archive, output, last_words, block))
     hit = kill(soak, kind, driver, output)
     soak.missed += not hit
     code = driver.wait(TRIAL_SECONDS)
     finished = parts(output)
     while code != 0:
         soak.reruns += 1
-        before = parts(output)
-        code = start(soak, output).wait(TRIAL_SECONDS)
+        earlier = parts(output)
+        code = start(soak, job(soak, archive, output, 0, block)).wait(TRIAL_SECONDS)
         record = json.loads(storage.read_bytes(f"{output}/run.json"))
-        assert record["units_skipped"] == len(before), "finished units are skipped"
-        assert before.items() <= parts(output).items(), "finished units are not written again"
-    verdict = verify_scores(ARCHIVE, output)
-    soak.images += verdict.images
-    gone = len(verdict.lost)
-    twice = len(verdict.doubled) + len(verdict.foreign)
-    soak.lost, soak.doubled = soak.lost + gone, soak.doubled + twice
+        assert record["units_skipped"] == len(earlier), "finished units are skipped"
+        assert earlier.items() <= parts(output).items(), "finished units are not written again"
+    gone, twice = compare(soak, output, before)
+    agreed = verify_scores(archive, output).passed
+    soak.refused += not agreed
     print(
-        f"trial {number}: {kind}{'' if hit else ' (too late)'}, {len(finished)} of {UNITS} "
-        f"units finished then, {gone} lost, {twice} doubled, {time.monotonic() - begin:.0f} s",
+        f"trial {number}: {kind}{'' if hit else ' (too late)'}, {storage.name(archive)}, "
+        f"{len(finished)} of {soak.made.units} units finished then, {gone} lost, {twice} doubled, "
+        f"verify {'agrees' if agreed else 'DISAGREES'}, {time.monotonic() - begin:.0f} s",
         flush=True,
     )
 
@@ -266,7 +294,7 @@ def main(
     """Kill processes and nodes of scoring runs at random moments, and verify the scores."""
     turns = kinds.split(",") if kinds else list(KINDS)
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    with local_s3("soak"), tempfile.TemporaryDirectory() as folder:
+    with local_s3(BUCKET), tempfile.TemporaryDirectory() as folder:
         labels = write_archive(f"{folder}/few", pool=200, test=10)
         quick = LearnerConfig(steps=5, augment=AugmentConfig(views=1))
         train = TrainConfig(
@@ -279,10 +307,14 @@ def main(
         )
         train_seeds(train, f"{folder}/train")
         ray.shutdown()
-        fill()
+        made = make_archive()
+        archives = fill(made)
+        os.environ["PYTHONPATH"] = os.pathsep.join([install_killer(Path(folder)), str(ROOT)])
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        soak = Soak(f"{folder}/train", cluster, random.Random(seed))  # noqa: S311 - not for security
+        chance = random.Random(seed)  # noqa: S311 - not for security
+        soak = Soak(f"{folder}/train", cluster, chance, made, archives)
         soak.refill()
+        check_refusals(soak)
         threading.Thread(target=watch_memory, args=(soak,), daemon=True).start()
         try:
             for number in range(trials):
@@ -291,9 +323,10 @@ def main(
             cluster.shutdown()
     print(
         f"{trials} trials ({soak.missed} too late to hit), {soak.images} images, {soak.lost} lost, "
-        f"{soak.doubled} doubled, {soak.reruns} reruns, largest process {soak.peak >> 20} MiB"
+        f"{soak.doubled} doubled, {soak.misjudged} misjudged, {soak.refused} refused by verify, "
+        f"{soak.reruns} reruns, largest process {soak.peak >> 20} MiB"
     )
-    sys.exit(bool(soak.lost or soak.doubled))
+    sys.exit(bool(soak.lost or soak.doubled or soak.misjudged or soak.refused))
 
 
 if __name__ == "__main__":

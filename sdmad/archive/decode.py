@@ -22,7 +22,7 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from sdmad.archive import dicom, tiffs
+from sdmad.archive import dicom, pngs, tiffs
 from sdmad.archive.deep import deep_image
 from sdmad.archive.formats import unknown
 from sdmad.archive.greys import grey
@@ -155,6 +155,9 @@ class _PillowFile:
     def __init__(self, content: bytes) -> None:
         self.image = Image.open(io.BytesIO(content), formats=_formats())
         self.pages = pages(self.image, content)
+        if self.image.format == "PNG" and self.count == 1:
+            # A damaged animation keeps its whole frames.
+            pngs.check(content)
         self.shown = self.pages[0] - 1
         self.damaged: int | None = None
 

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import FrameType
@@ -12,6 +14,12 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sdmad.errors import UserError
+
+# How long the main thread may take to leave after `end`.
+END_SECONDS = 10.0
+# Set while a command runs, and what ends it from another thread.
+_running = False
+_ending = ""
 
 
 def run_command(command: Callable[..., Any]) -> None:
@@ -24,14 +32,18 @@ def run_command(command: Callable[..., Any]) -> None:
 def run_app(app: typer.Typer) -> None:
     """Run a command line and report its errors.
 
-    A `UserError` or a storage error becomes one line on stderr and exit code 2. SIGTERM ends the
-    process with exit code 143.
+    A `UserError` or a storage error becomes one line on stderr and exit code 2, as does the loss of
+    the cluster's head. SIGTERM ends the process with exit code 143.
     """
+    global _running
     # `ray job stop` and drained nodes send SIGTERM; as an exception it lets `finally` blocks run.
     signal.signal(signal.SIGTERM, _stop)
+    _running = True
     try:
         app()
     except SystemExit as stop:
+        if _ending:
+            _abort(_ending)
         if stop.code == 128 + signal.SIGTERM:
             _leave(stop.code)
         raise
@@ -41,10 +53,32 @@ def run_app(app: typer.Typer) -> None:
         _fail(
             f"storage failed: {error}; check permissions and whether the credentials have expired"
         )
+    except Exception:
+        head = sys.modules.get("sdmad.runtime.head")
+        if sentence := head.lost() if head else "":
+            _abort(sentence)
+        raise
+    finally:
+        _running = False
+
+
+def in_charge() -> bool:
+    """Whether this process runs a command, rather than using the library."""
+    return _running
+
+
+def end(sentence: str) -> None:
+    """End the command from another thread, with one sentence and exit code 2."""
+    global _ending
+    _ending = sentence
+    # A signal, and not only an exception, because the main thread may wait in native code.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    _abort(sentence)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise SystemExit(2 if _ending else 128 + number)
 
 
 def _leave(code: int) -> None:
@@ -53,6 +87,16 @@ def _leave(code: int) -> None:
     ray = sys.modules.get("ray")
     if ray:
         ray.shutdown()
+    _exit(code)
+
+
+def _abort(sentence: str) -> None:
+    """Exit without a word to Ray, which would wait for its head."""
+    typer.echo(f"error: {sentence}", err=True)
+    _exit(2)
+
+
+def _exit(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 
 from sdmad import logs
 from sdmad.errors import UserError
+from sdmad.runtime import head
 
 # For processes that compute in several threads; OpenMP reads it when a process starts. Waiting
 # threads then sleep. By default they spin for milliseconds on cores that other processes need, and
@@ -50,7 +51,8 @@ def connect() -> Resources:
 
     Ray on this machine listens on the loopback interface only. Workers get the S3 endpoint and
     region of this process. They find credentials themselves (instance role, service account); Ray
-    never transports credentials. An empty `RAY_ADDRESS`, or `local`, is this machine.
+    never transports credentials. An empty `RAY_ADDRESS`, or `local`, is this machine. If the head
+    of a cluster is lost later, the job ends (`sdmad.runtime.head`).
 
     Raises `UserError` if Ray cannot be started, or the head cannot be reached within
     `HEAD_SECONDS`.
@@ -78,6 +80,8 @@ def connect() -> Resources:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
+        if not fixed:
+            head.watch(ray.get_runtime_context().gcs_address)
     total = ray.cluster_resources()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), fixed)
 

@@ -4,6 +4,7 @@ The driver holds only the score rows of units in progress. Its cost grows with t
 """
 
 import secrets
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -126,8 +127,7 @@ def score_archive(
     try:
         first = _stream(plan, source, columns, config, output, metadata, tally, record)
     except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        record["status"] = "stopped" if stopped else "failed"
+        record["status"] = "stopped" if _is_stop(error) else "failed"
         _finish(record, output, tally)
         raise
     record |= {
@@ -144,6 +144,13 @@ def score_archive(
     }
     _finish(record, output, tally)
     return tally
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether the user or the cluster has stopped the run; a lost head is a `SystemExit` of 2."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
+    )
 
 
 def _changes(archive: str, run: str, plan: Plan, accepted: bool) -> list[dict[str, Any]]:

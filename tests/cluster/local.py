@@ -40,6 +40,7 @@ class Head:
     address: str
     dashboard: str
     environment: dict[str, str]
+    pid: int
 
     def run(self, *command: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
         """A command of the environment's `bin`, as a user of this cluster gives it."""
@@ -50,6 +51,14 @@ class Head:
             text=True,
             timeout=timeout,
         )
+
+    def kill(self, what: str) -> None:
+        """SIGKILL the head's process of this name, or `all` of its processes."""
+        processes = [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]
+        for process in processes:
+            with suppress(psutil.Error):
+                if what in ("all", process.name()):
+                    process.kill()
 
     @contextmanager
     def node_watch(self) -> Iterator[Callable[[], list[dict[str, float]]]]:
@@ -123,7 +132,7 @@ def local_head(
         head = subprocess.Popen(command, env=starting, stdout=log, stderr=log)
     before = {process.pid for process in psutil.process_iter()}
     try:
-        found = Head(address, f"http://127.0.0.1:{dashboard}", environment)
+        found = Head(address, f"http://127.0.0.1:{dashboard}", environment, head.pid)
         _wait(found, head, folder)
         yield found
     finally:
@@ -177,6 +186,14 @@ def _wait(found: Head, head: subprocess.Popen[bytes], folder: Path) -> None:
             return
         time.sleep(1)
     raise TimeoutError((folder / "head.log").read_text())
+
+
+def end_marked(mark: str) -> None:
+    """End every process whose environment has the variable `SDMAD_TEST` with this value."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SDMAD_TEST") == mark:
+                process.kill()
 
 
 def _end(head: subprocess.Popen[bytes], port: int, before: set[int]) -> None:

@@ -1,10 +1,13 @@
 """`ray job submit` against a real head with token authentication."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -12,13 +15,17 @@ import pytest
 import yaml
 
 from sdmad import storage
+from sdmad.fits import list_fits
 from sdmad.phantoms.task import draw_example, encode_png
 from sdmad.scoring.verify import verify_scores
-from tests.cluster.local import BIN, Head, local_head
+from tests.cluster.local import BIN, Head, end_marked, local_head
+from tests.docs.pages import block
 from tests.helpers import ROOT, write_tar
 
 pytestmark = pytest.mark.cluster
 LARGEST_PACKAGE = 25_000_000
+# Where a head listens that is started without further options.
+DEFAULT_PORTS = (6379, 8265, 10001, 52365)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +52,53 @@ def status(head: Head, job: str) -> str:
     return match[0].upper() if match else "UNKNOWN"
 
 
-def test_training_and_scoring_succeed_and_are_verified(head, archive, s3, tmp_path) -> None:
-    base = f"{s3}/submitted"
+def upload(archive: Path, base: str) -> str:
+    """Put the archive on S3 with a configuration of two quick fits; the URI of that."""
     for path in archive.iterdir():
         storage.write_bytes(f"{base}/archive/{path.name}", path.read_bytes())
     learner = {"steps": 5, "augment": {"views": 1}}
     config = {"archive": f"{base}/archive", "labels": f"{base}/archive/labels.csv"}
     config |= {"catalog": "phantoms", "shots": [2], "seeds": "0:2", "learner": learner}
     storage.write_bytes(f"{base}/config.yaml", yaml.safe_dump(config).encode())
+    return f"{base}/config.yaml"
+
+
+def test_the_lines_of_the_readme_start_a_cluster_of_one_node_and_train(
+    archive, s3, tmp_path
+) -> None:
+    """As they stand on the page, in one shell, with real URIs for `s3://...`."""
+    for port in DEFAULT_PORTS:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                pytest.skip(f"something listens on port {port}, which a head takes by default")
+    base = f"{s3}/readme"
+    [line] = block("README.md", "ray job submit").splitlines()
+    for uri in (upload(archive, base), f"{base}/train"):
+        line = line.replace("s3://...", uri, 1)
+    assert "..." not in line
+    script = block("README.md", "export RAY_AUTH_MODE") + line
+    mark = uuid.uuid4().hex
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # The token is written to the home of the user.
+    environment |= {"HOME": str(tmp_path), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment |= {"SDMAD_TEST": mark, "RAY_USAGE_STATS_ENABLED": "0"}
+    shown = tmp_path / "shown"
+    try:
+        with shown.open("wb") as out:
+            done = subprocess.run(
+                ["bash", "-e", "-c", script], cwd=ROOT, env=environment, stdout=out, stderr=out,
+                timeout=400,
+            )  # fmt: skip
+    finally:
+        end_marked(mark)
+    assert done.returncode == 0, shown.read_text()
+    assert (tmp_path / ".ray" / "auth_token").is_file()
+    assert list_fits(f"{base}/train").keys() == {(2, 0), (2, 1)}
+
+
+def test_training_and_scoring_succeed_and_are_verified(head, archive, s3, tmp_path) -> None:
+    base = f"{s3}/submitted"
+    upload(archive, base)
     for job, *arguments in (
         ("train_seeds", "--config", f"{base}/config.yaml", "--output", f"{base}/train"),
         (

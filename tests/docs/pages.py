@@ -38,6 +38,14 @@ def commands(page: str) -> list[str]:
     return "".join(code(page)).replace("\\\n", " ").splitlines()
 
 
+def block(page: str, start: str) -> str:
+    """The only code block of a page that has a line with this start."""
+    (found,) = (
+        text for text in code(page) if any(line.startswith(start) for line in text.splitlines())
+    )
+    return found
+
+
 def first_column(page: str, below: str = "") -> list[str]:
     """The text of the first cell of every row of every table."""
     found = tokens(page, below)

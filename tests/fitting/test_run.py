@@ -1,7 +1,11 @@
 """Training runs end to end on Ray Train."""
 
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,7 +29,7 @@ from sdmad.fitting.worker import share_cores
 from sdmad.runtime.cluster import THREADS_SLEEP
 from sdmad.storage.run_record import read_record
 from tests.conftest import QUICK
-from tests.helpers import workers
+from tests.helpers import ROOT, workers
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -58,7 +62,13 @@ def threads(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(on_s3, s3, threads) -> str:
+def working_folder(tmp_path_factory) -> Path:
+    """The folder in which `trained` ran."""
+    return tmp_path_factory.mktemp("working")
+
+
+@pytest.fixture(scope="module")
+def trained(on_s3, s3, threads, working_folder) -> str:
     """The whole grid of `config`, from S3 to S3; its fits are never changed by tests."""
 
     def observed(settings: dict[str, Any]) -> None:
@@ -74,6 +84,7 @@ def trained(on_s3, s3, threads) -> str:
     output = f"{s3}/train-output"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "fit_loop", observed)
+        patch.chdir(working_folder)
         assert train_seeds(config(on_s3), output) == 6
     return output
 
@@ -129,6 +140,43 @@ def test_a_killed_worker_loses_only_its_unfinished_fits(archive, training_run, t
     assert Detector.load(str(output)).seeds == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("joined")
+def test_a_stopped_job_leaves_no_folder_behind(archive, tmp_path) -> None:
+    """SIGTERM while a worker fits: neither in the working directory, nor where temporary files or
+    Ray's results go."""
+    for name in ("here", "temporary", "home"):
+        (tmp_path / name).mkdir()
+    shared = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - only listed
+    before = set(shared.glob("sdmad-train*"))
+    slow = QUICK.model_copy(update={"steps": 2000})
+    compute = ComputeConfig(workers=1, cpus_per_worker=0.5)
+    settings = tmp_path / "config.yaml"
+    settings.write_text(config(archive, learner=slow, compute=compute).model_dump_json())
+    command = [sys.executable, str(ROOT / "jobs/train_seeds.py"), "--config", str(settings)]
+    places = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "temporary", "PYTHONPATH": ROOT}
+    job = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "train")],
+        cwd=tmp_path / "here",
+        env=os.environ | {name: str(path) for name, path in places.items()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 100
+    while not workers("RayTrainWorker"):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1)
+    job.terminate()
+    _, shown = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGTERM, shown
+    assert shown.splitlines()[-1] == "stopped; run the same command again to resume"
+    assert not list((tmp_path / "here").iterdir())
+    left = [path.name for name in ("temporary", "home") for path in (tmp_path / name).rglob("*")]
+    assert not [name for name in left if "sdmad" in name or "ray_results" in name]
+    assert set(shared.glob("sdmad-train*")) == before, "workers have another TMPDIR"
+
+
 def times(output: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in output.rglob("*.safetensors")}
 
@@ -147,6 +195,11 @@ def test_ranks_share_the_cores_of_their_node(ranks, monkeypatch) -> None:
         assert torch.get_num_threads() == max(1, cores // ranks)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_leaves_no_folder_behind(working_folder) -> None:
+    assert not list(working_folder.iterdir())
 
 
 @pytest.mark.usefixtures("trained")

@@ -157,19 +157,15 @@ class Tower(ABC):
 
     def block(self, index: int, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         """Output of one frozen block for tokens (B, T, D) or (S, B, T, D)."""
-        args, kwargs = self.call_for(activations, 1 if tokens.dim() == 3 else len(tokens))
-        output = self.run_block(index, tokens.flatten(0, -3), activations, args, kwargs)
+        call = self.call_for(activations, 1 if tokens.dim() == 3 else len(tokens))
+        output = self.run_block(index, tokens.flatten(0, -3), activations, call)
         return output.reshape(tokens.shape)
 
     def run_block(
-        self,
-        index: int,
-        tokens: torch.Tensor,
-        activations: Activations,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, index: int, tokens: torch.Tensor, activations: Activations, call: Call
     ) -> torch.Tensor:
         """Output of one block for tokens (N, T, D), in the block's own layout and back."""
+        args, kwargs = call
         return first(self.blocks[index](tokens, *args, **kwargs))
 
     def call_for(self, activations: Activations, seeds: int) -> Call:
