@@ -24,7 +24,18 @@ from sdmad.runtime.cluster import connect
 from sdmad.storage import s3 as s3_access
 from tests.helpers import S3_SECRET, killers, support_images
 
+# Fixtures of tests that run Ray, and files whose tests start it in processes of their own.
+RAY_FIXTURES = {"ray_cluster", "joined"}
+RAY_FILES = ("test_readme.py", "test_cluster.py", "test_chaos.py", "tests/demo/", "tests/cluster/")
 QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run Ray stay in one process, one after the other."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & RAY_FIXTURES or any(part in str(item.path) for part in RAY_FILES):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session", autouse=True)

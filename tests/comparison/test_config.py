@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 DATA = {"archive": "a", "labels": "b", "catalog": "phantoms"}
 
 
-@pytest.mark.parametrize("name", ["phantoms", "odir", "ablation"])
+@pytest.mark.parametrize("name", ["phantoms", "odir", "breast_ultrasound", "ablation"])
 def test_shipped_comparisons_are_valid(name) -> None:
     config = load_config(str(ROOT / f"configs/comparisons/{name}.yaml"), {}, CompareConfig)
     assert config.reference == "sd_mad"
