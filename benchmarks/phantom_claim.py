@@ -15,7 +15,6 @@ import typer
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.demo.run import zero_shot
-from sdmad.detector import anomaly_score
 from sdmad.evaluation import protocols
 from sdmad.fitting.config import parse_numbers
 from sdmad.inputs.catalog import load_catalog
@@ -66,10 +65,11 @@ def metrics(
     test = table.split == "test"
     activations, frozen = model.image_activations(backbone.pixels(pixels[test]))
     readings = model.read(activations, frozen, model.sign_embeddings())
-    logits, _ = rule.evidence(model, readings, config.selection, config.zero_shot_weight)
+    found = rule.evidence(model, readings, config)
     truth, rows_out = table.labels[test], []
-    for p in torch.sigmoid(logits).cpu().numpy():
-        one = protocols.anomaly_detection(truth, anomaly_score(p, axis=1))
+    probabilities, anomaly = (torch.sigmoid(x).numpy() for x in (found.logits, found.anomaly))
+    for p, of_any in zip(probabilities, anomaly, strict=True):
+        one = protocols.anomaly_detection(truth, of_any)
         two = protocols.category_discrimination(truth, p)
         three = protocols.multilabel_prediction(truth, p)
         macro = [np.nanmean(two["normal"]), np.nanmean(two["others"])]

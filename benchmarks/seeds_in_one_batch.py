@@ -38,6 +38,7 @@ from sdmad.method import losses
 from sdmad.method.augment import SupportImages, augment, random_generator
 from sdmad.method.learner import LearnerConfig, _schedule, fit_batch
 from sdmad.method.model import SignModel
+from sdmad.method.standard import Standard
 from sdmad.phantoms.task import CATEGORIES, draw_example
 from sdmad.runtime.cluster import THREADS_SLEEP
 
@@ -86,10 +87,11 @@ def plain_loop(
     support: SupportImages,
     config: LearnerConfig,
     start: torch.Tensor,
+    standard: Standard,
 ) -> SignModel:
     """One fit with a full forward pass of both towers in every step, the bias starting at `start`.
 
-    `start` has shape (1, C). Only augmented views are cached.
+    `start` has shape (1, C), `standard` is that of the fit (1, M). Only augmented views are cached.
     """
     model = SignModel(backbone, catalog, config.adapter, 1)
     generator = random_generator("weights", support.shots, support.seed)
@@ -116,11 +118,11 @@ def plain_loop(
         v = F.normalize(backbone.image.suffix(activations, model.image_adapters.layers), dim=-1)
         prompts = backbone.text.prefix(tokens, config.adapter.text.blocks)
         t = model._sign_means(backbone.text.suffix(prompts, model.text_adapters.layers))
-        z, y = v @ t.transpose(1, 2), labels[step][None]
-        evidence = losses.category_evidence(z, uniform, normal, model.scale)
+        z, y = standard.apply(v @ t.transpose(1, 2)), labels[step][None]
+        evidence = losses.category_evidence(z, uniform, normal)
         loss = losses.category_loss(evidence - model.bias[:, None], y)
         weight = config.objective.sign_weight
-        loss = loss + weight * losses.sign_loss(z, y, model.membership, model.normal, model.scale)
+        loss = loss + weight * losses.sign_loss(z, y, model.membership, model.normal)
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
@@ -138,7 +140,8 @@ def cosines(model: SignModel, pixels: np.ndarray) -> torch.Tensor:
 def fitting(task: Task, repeats: int) -> None:
     """Compare the three ways to fit; print ratios and differences."""
     backbone, catalog, drawn, config = task.backbone, task.catalog, task.drawn, task.config
-    start = fit_batch(backbone, catalog, drawn, config.model_copy(update={"steps": 0}))[0].bias
+    begun, rule = fit_batch(backbone, catalog, drawn, config.model_copy(update={"steps": 0}))
+    start, standard = begun.bias, rule.standard
     alone, plain = [], []
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -149,7 +152,8 @@ def fitting(task: Task, repeats: int) -> None:
         alone.append((time.perf_counter() - begin) / together)
         begin = time.perf_counter()
         loops = [
-            plain_loop(backbone, catalog, s, config, start[k : k + 1]) for k, s in enumerate(drawn)
+            plain_loop(backbone, catalog, s, config, start[k : k + 1], standard[k : k + 1])
+            for k, s in enumerate(drawn)
         ]
         plain.append((time.perf_counter() - begin) / together)
     line("one batch, against one fit after the other", alone)

@@ -14,7 +14,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +33,8 @@ from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
 from sdmad.fits import Fit, deserialize, find_detector, restore
 from sdmad.inputs.catalog import Catalog
-from sdmad.method.model import SignModel
+from sdmad.method.calibration import undecided
+from sdmad.method.model import Evidence, SignModel
 from sdmad.method.selection import SelectionConfig
 
 FINDING_THRESHOLD = 0.5
@@ -56,28 +57,40 @@ class SignEvidence:
 
 
 @dataclass(frozen=True)
+class FindingEvidence:
+    """What carries a finding: the parts of its logit from signs and from the patch probe.
+
+    Means over seeds. A finding that signs do not carry (`sign_logit` at most 0) is one by
+    appearance, and names no signs.
+    """
+
+    category: str
+    sign_logit: float
+    probe_logit: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of B images, for C categories, M signs and S seeds; all arrays are float32.
 
     `seeds` (B, C, S) are the probabilities of each seed, `categories` (B, C) their means and
-    `spread` (B, C) their standard deviations. `anomaly` (B,) is the anomaly score, in [0, 1] too.
+    `spread` (B, C) their standard deviations; `logits` (B, C) are means of their logits. `anomaly`
+    (B,) is the anomaly score, in [0, 1] too, `anomaly_seeds` (B, S) that of each seed.
     `similarities` (B, M) are cosine similarities of the adapted image and the signs, mean over
-    seeds. `findings`, `uncertain` and `signs` have one list for each image.
+    seeds. `findings`, `uncertain`, `signs` and `evidence` have one list for each image.
     """
 
     anomaly: np.ndarray
+    anomaly_seeds: np.ndarray
     categories: np.ndarray
+    logits: np.ndarray
     spread: np.ndarray
     seeds: np.ndarray
     similarities: np.ndarray
     findings: list[list[str]]
     uncertain: list[list[str]]
     signs: list[list[SignEvidence]]
-
-
-def anomaly_score(probabilities: np.ndarray, axis: int) -> np.ndarray:
-    """max_c p_c over the categories' axis [choice]; docs/method.md compares it with noisy-or."""
-    return probabilities.max(axis=axis)
+    evidence: list[list[FindingEvidence]]
 
 
 class Detector:
@@ -195,12 +208,11 @@ class Detector:
         # Half precision is only for the frozen part.
         adapted = self.scorer if self.half is None else self.model
         readings = adapted.read(activations, frozen, self.sign_embeddings)
-        weight = self.provenance.learner.zero_shot_weight
-        logits, by_sign = self.rule.evidence(self.model, readings, self.selection, weight)
-        plain, _ = self.rule.evidence(self.model, readings, SelectionConfig(mode="none"), weight)
-        p = torch.sigmoid(logits)
-        unselected = torch.sigmoid(plain).mean(0)
-        return self._collect(p, unselected, by_sign, readings.similarities)
+        learner = self.provenance.learner
+        found = self.rule.evidence(self.model, readings, learner, self.selection)
+        plain = self.rule.evidence(self.model, readings, learner, SelectionConfig(mode="none"))
+        unselected = torch.sigmoid(plain.logits).mean(0)
+        return self._collect(found, unselected, readings.similarities)
 
     def _frozen_part(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
         """Activations and unit embeddings (B, E) of normalised images, as single precision.
@@ -220,27 +232,36 @@ class Detector:
         return replace(activations, **tensors), frozen
 
     def _collect(
-        self, p: torch.Tensor, unselected: torch.Tensor, by_sign: torch.Tensor, z: torch.Tensor
+        self, evidence: Evidence, unselected: torch.Tensor, similarities: torch.Tensor
     ) -> Scores:
+        p = torch.sigmoid(evidence.logits)
         mean = p.mean(0)
-        band = self.rule.band.mean(0)
         found = mean > FINDING_THRESHOLD
-        uncertain = (mean > band[:, 0]) & (mean < band[:, 1])
+        uncertain = undecided(evidence.logits, self.rule.thresholds).float().mean(0) > 0.5
         uncertain |= found != (unselected > FINDING_THRESHOLD)
-        shares = torch.softmax(by_sign, dim=-1).mean(0).cpu().numpy()  # (B, C, M)
-        similarities = z.mean(0).cpu().numpy()
+        carried = evidence.signs[..., :-1].mean(0)
+        of_signs = torch.softmax(evidence.by_sign, dim=-1).mean(0)
+        shares = (of_signs * (carried > 0)[..., None]).cpu().numpy()  # (B, C, M)
         names = self.catalog.category_names
         found_rows, uncertain_rows = found.cpu().numpy(), uncertain.cpu().numpy()
-        seeds = p.permute(1, 2, 0).cpu().numpy()
+        anomaly = torch.sigmoid(evidence.anomaly)
+        z = similarities.mean(0).cpu().numpy()
+        parts = torch.stack([carried, evidence.appearance[..., :-1].mean(0)], -1).cpu().numpy()
         return Scores(
-            anomaly=anomaly_score(seeds, axis=1).mean(-1),
+            anomaly=anomaly.mean(0).cpu().numpy(),
+            anomaly_seeds=anomaly.T.cpu().numpy(),
             categories=mean.cpu().numpy(),
+            logits=evidence.logits.mean(0).cpu().numpy(),
             spread=p.std(0, correction=0).cpu().numpy(),
-            seeds=seeds,
-            similarities=similarities,
+            seeds=p.permute(1, 2, 0).cpu().numpy(),
+            similarities=z,
             findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
             uncertain=[[names[c] for c in np.flatnonzero(row)] for row in uncertain_rows],
-            signs=self._name_signs(found_rows, shares, similarities),
+            signs=self._name_signs(found_rows, shares, z),
+            evidence=[
+                [FindingEvidence(names[c], *map(float, logits[c])) for c in np.flatnonzero(row)]
+                for row, logits in zip(found_rows, parts, strict=True)
+            ],
         )
 
     def _name_signs(
@@ -248,7 +269,8 @@ class Detector:
     ) -> list[list[SignEvidence]]:
         """The signs named for each of B images: by finding, the largest share of evidence first.
 
-        `found` (B, C), `shares` (B, C, M) of the evidence, `similarities` (B, M).
+        `found` (B, C), `shares` (B, C, M) of the evidence (0 where signs do not carry it),
+        `similarities` (B, M).
         """
         signs, categories = self.catalog.sign_names, self.catalog.category_names
         images, columns = np.nonzero(found)
@@ -317,8 +339,10 @@ def load_fits(uri: str) -> list[Fit]:
 def concatenate(parts: list[Scores]) -> Scores:
     """Join the scores of several batches."""
     joined: dict[str, Any] = {}
-    for name in ("anomaly", "categories", "spread", "seeds", "similarities"):
-        joined[name] = np.concatenate([getattr(part, name) for part in parts])
-    for name in ("findings", "uncertain", "signs"):
-        joined[name] = [row for part in parts for row in getattr(part, name)]
+    for field in fields(Scores):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            joined[field.name] = np.concatenate(values)
+        else:
+            joined[field.name] = [row for value in values for row in value]
     return Scores(**joined)

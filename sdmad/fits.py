@@ -27,7 +27,7 @@ from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 _PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
 
@@ -43,7 +43,7 @@ class Provenance(BaseModel):
     """What a fit was made from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     code_version: str
     backbone: BackboneConfig
     identity: BackboneIdentity
@@ -154,9 +154,7 @@ def find_detector(uri: str) -> list[str]:
             found[key] = entry.uri
     shots = sorted({s for s, _ in found})
     if not found:
-        raise UserError(
-            f"there is no detector at {uri}; make one with sdmad train (jobs/train_seeds.py)"
-        )
+        raise UserError(f"there is no detector at {uri}; make one with `sdmad train`")
     if len(shots) > 1:
         choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
         numbers = " and ".join(map(str, shots))

@@ -61,12 +61,14 @@ def s3() -> Iterator[str]:
 def ray_cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of this machine; started after the S3 server, whose address workers inherit.
 
-    Its workers know the formats `CRASH` and `HANG`, and it exports counters every second.
+    Its workers know the formats `CRASH` and `HANG`. It exports counters every second and asks every
+    0.2 s whether the workers of a training run are done, which takes Ray 2 s by default.
     """
     with pytest.MonkeyPatch.context() as environment:
         # What workers know of it must come from the jobs.
         environment.delenv("OMP_WAIT_POLICY", raising=False)
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
+        environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         environment.setenv("PYTHONPATH", killers(tmp_path_factory.mktemp("formats")))
         connect()
     yield

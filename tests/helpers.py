@@ -14,11 +14,13 @@ from typing import Any
 from unittest import mock
 
 import psutil
+import torch
 from PIL import Image
 
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.fitting.worker import SupportRef
+from sdmad.method.adapter import TowerAdapters
 from sdmad.method.augment import SupportImages
 
 ROOT = Path(__file__).parents[1]
@@ -167,3 +169,14 @@ def run_job(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=300,
         env=os.environ | {"COLUMNS": "200"},
     )
+
+
+def draw_adapters(adapters: TowerAdapters, seeds: int) -> TowerAdapters:
+    """The adapters with other weights for each seed, as after training: W2 is not zero."""
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        adapters.initialise(seed, generator)
+        for layer in adapters.layers:
+            drawn = torch.randn(layer.up[seed].shape, generator=generator)
+            layer.up.data[seed] = 0.3 * drawn / len(drawn) ** 0.5
+    return adapters

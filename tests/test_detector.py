@@ -15,7 +15,9 @@ from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
 from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example
+from tests.conftest import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,10 @@ def test_scores_are_means_and_deviations_over_seeds(detector, images) -> None:
     assert scores.seeds.shape == (40, 6, 3)
     assert np.allclose(scores.categories, scores.seeds.mean(-1), atol=1e-6)
     assert np.allclose(scores.spread, scores.seeds.std(-1), atol=1e-6)
-    assert np.allclose(scores.anomaly, scores.seeds.max(axis=1).mean(-1), atol=1e-6)
+    assert np.allclose(scores.anomaly, scores.anomaly_seeds.mean(-1), atol=1e-6)
+    assert scores.anomaly_seeds.shape == (40, 3)
+    # One seed alone: its logit is that of its probability.
+    assert (np.sign(scores.logits) == np.sign(scores.categories - 0.5))[scores.spread < 0.01].all()
     for values in (scores.anomaly, scores.categories, scores.seeds):
         assert values.dtype == np.float32
         assert (values >= 0).all()
@@ -50,7 +55,52 @@ def test_findings_are_the_categories_above_one_half_with_their_own_signs(detecto
             assert evidence.category in expected
             assert evidence.sign in detector.catalog.categories[evidence.category].signs
             assert -1 <= evidence.similarity <= 1
-        assert {e.category for e in scores.signs[row]} == set(expected)
+        carried = {e.category for e in scores.evidence[row] if e.sign_logit > 0}
+        assert {e.category for e in scores.signs[row]} == carried
+        assert [e.category for e in scores.evidence[row]] == expected
+
+
+def test_parts_of_a_finding_add_up_to_its_logit(training_run, images) -> None:
+    """With one seed and without the gate: signs, patch probe and offset."""
+    single = Detector.load(str(training_run / "fits" / "shots=2" / "seed=1.safetensors"))
+    learner = single.provenance.learner.model_copy(update={"gate": 0.0})
+    single.provenance = single.provenance.model_copy(update={"learner": learner})
+    scores = single.score(images)
+    names = single.catalog.category_names
+    seen = 0
+    for row, found in enumerate(scores.evidence):
+        for part in found:
+            column = names.index(part.category)
+            offset = float(single.rule.offset[0, column])
+            total = part.sign_logit + part.probe_logit + offset
+            assert total == pytest.approx(scores.logits[row, column], abs=1e-3)
+            seen += 1
+    assert seen > 10
+
+
+def test_a_stated_prevalence_shifts_logits_by_its_log_odds(training_run, images) -> None:
+    detector = Detector.load(str(training_run))
+    before = detector.score(images)
+    names = detector.catalog.category_names
+    learner = detector.provenance.learner.model_copy(update={"prevalence": {names[1]: 0.1}})
+    detector.provenance = detector.provenance.model_copy(update={"learner": learner})
+    shift = detector.score(images).logits - before.logits
+    assert np.allclose(shift[:, 1], np.log(0.1 / 0.9), atol=1e-3)
+    assert not np.delete(shift, 1, axis=1).any()
+
+
+def test_scores_do_not_depend_on_the_logit_scale_of_the_backbone(
+    backbone, catalog, supports, images
+) -> None:
+    pixels = backbone.pixels(supports[0].pixels)
+    found = []
+    for factor in (1.0, 5.0):
+        scaled = replace(backbone, logit_scale=factor * backbone.logit_scale)
+        model, rule = fit_batch(scaled, catalog, supports[:1], QUICK)
+        with torch.no_grad():
+            readings = model.read(*model.image_activations(pixels), model.sign_embeddings())
+            found.append(rule.evidence(model, readings, QUICK).logits)
+    assert torch.equal(*found)
 
 
 def test_seeds_scored_together_equal_each_fit_alone(detector, images, training_run) -> None:

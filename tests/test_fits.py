@@ -18,7 +18,7 @@ def test_a_fit_is_read_as_it_was_written(training_run, fitted, catalog) -> None:
     for index, fit in enumerate(fits):
         assert fit.provenance.seed == index
         assert fit.provenance.catalog == catalog
-        assert torch.equal(fit.tensors["bias"], rule.bias[index])
+        assert torch.equal(fit.tensors["parts"], rule.parts[index])
         assert torch.equal(fit.tensors["image.0.down"], model.image_adapters.layers[0].down[index])
 
 
@@ -50,7 +50,7 @@ def test_other_files_are_not_fits() -> None:
 
 def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
     path = find_detector(str(training_run))[0]
-    content = Path(path).read_bytes().replace(rb'"format\":3', rb'"format\":2')
+    content = Path(path).read_bytes().replace(rb'"format\":4', rb'"format\":3')
     with pytest.raises(UserError, match="fit it again"):
         deserialize(content, path)
 

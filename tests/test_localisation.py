@@ -17,6 +17,7 @@ from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.model import SignModel
 from sdmad.phantoms.task import draw_example
 from tests.backbones.test_towers import EMBED, TEXT, VIT, biomed_clip, own_clip, token_ids
+from tests.helpers import draw_adapters
 
 TINY = parse_catalog(
     {
@@ -125,8 +126,7 @@ def test_every_kind_of_tower_has_maps(kind, blocks, tmp_path) -> None:
     backbone = wrap(made["clip"], lambda texts: token_ids()[: len(texts)], BackboneConfig(), "cpu")
     towers = TowerAdapterConfig(blocks=blocks, bottleneck=8)
     model = SignModel(backbone, TINY, AdapterConfig(image=towers, text=towers), 2)
-    for seed in range(2):
-        model.image_adapters.initialise(seed, torch.Generator().manual_seed(seed))
+    draw_adapters(model.image_adapters, 2)
     images = torch.randn(2, 3, *backbone.spec.size)
     with torch.no_grad():
         signs = model.sign_embeddings()

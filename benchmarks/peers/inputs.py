@@ -101,8 +101,8 @@ def random_checkpoint(folder: Path, model: str) -> Path:
 def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) -> list[str]:
     """Write a zero-shot detector and the sign embeddings; returns the signs.
 
-    Every sign is a category, and its bias is so low that every image has every finding. Each row of
-    the score tables therefore has the similarities with all signs.
+    Every sign is a category, and the centre of its evidence is so low that every image has every
+    finding. Each row of the score tables therefore has the similarities with all signs.
     """
     shipped = load_catalog("phantoms")
     signs = [name for name in shipped.signs if name not in shipped.normal.signs]
@@ -116,8 +116,7 @@ def _detector(model: str, checkpoint: Path | None, output: Path, prompts: Path) 
     config = BackboneConfig(model=model, pretrained=None if checkpoint is None else str(checkpoint))
     backbone, learner = load_backbone(config, "cpu"), zero_shot()
     fitted, rule = fit_batch(backbone, catalog, [_support(backbone.spec, len(signs))], learner)
-    low = torch.full_like(rule.bias, FOUND_ALWAYS)
-    rule = replace(rule, bias=low, temperature=torch.ones_like(rule.temperature))
+    rule = replace(rule, centre=torch.full_like(rule.centre, FOUND_ALWAYS))
     with torch.inference_mode():
         embeddings = fitted.sign_embeddings()[0]
     provenance = Provenance.of(

@@ -180,7 +180,9 @@ class DicomFile:
         values = pixel_array(self.plain, index=index, raw=True)
         if head.floating:
             return values
-        values = values >> (head.high + 1 - head.stored)
+        below = head.high + 1 - head.stored
+        if below:
+            values = values >> below
         if head.samples == 3 and dicom_colours.is_luminance(self.syntax, compressed, head):
             return dicom_colours.to_rgb(values, head)
         return values

@@ -43,7 +43,7 @@ def grey_levels(
     if header.allocated == 1:
         return (stored > 0).astype(np.uint8) * 255
     sources = _sources(dataset, index)
-    values, step = _modality(stored, sources, header)
+    values, step, rising = _modality(stored, sources, header)
     if spec.windows:
         return windowed(values, spec.windows)
     shown = _file_window(values, sources, step)
@@ -53,7 +53,8 @@ def grey_levels(
         counted = _no_padding(stored, dataset, header)
         if left_out is not None:
             counted = ~left_out if counted is None else counted & ~left_out
-        shown = stretch(values, spec.stretch, counted)
+        # Rescaling changes nothing in a stretch, and stored values have fewer bits.
+        shown = stretch(stored if rising else values, spec.stretch, counted)
     return shown
 
 
@@ -69,21 +70,23 @@ def _sources(dataset: Dataset, index: int) -> list[Dataset]:
 
 def _modality(
     stored: np.ndarray, sources: list[Dataset], header: Header
-) -> tuple[np.ndarray, float]:
-    """Values after the modality transformation, and the step between neighbours (0: unknown)."""
+) -> tuple[np.ndarray, float, bool]:
+    """Values after the modality transformation, the step between neighbours (0: unknown), and
+    whether the transformation is linear and increasing."""
     step = 0.0 if header.floating else 1.0
     for source in sources:
         for item in items(source, "ModalityLUTSequence"):
             table = lut(item, header.signed)
             if table:
-                return table(stored).astype(np.int32), step
+                return table(stored).astype(np.int32), step, False
         slope, intercept = number(source, "RescaleSlope"), number(source, "RescaleIntercept")
         if slope or intercept is not None:
             slope, intercept = slope or 1.0, intercept or 0.0
             if (slope, intercept) == (1, 0):
-                return stored, step
-            return stored.astype(np.float64) * slope + intercept, step * abs(slope)
-    return stored, step
+                return stored, step, True
+            values = stored.astype(np.float64) * slope + intercept
+            return values, step * abs(slope), slope > 0
+    return stored, step, True
 
 
 def _file_window(values: np.ndarray, sources: list[Dataset], step: float) -> np.ndarray | None:

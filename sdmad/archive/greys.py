@@ -25,16 +25,40 @@ def stretch(
     apart, such as air and soft tissue, keeps both and little contrast within each: only a window
     can help there. Raises `DecodeError` when no value is finite.
     """
-    finite = np.isfinite(values)
-    chosen = values[finite if counted is None else finite & counted]
+    chosen = _finite(values if counted is None else values[counted])
     if not chosen.size:
-        chosen = values[finite]
+        chosen = _finite(values)
     if not chosen.size:
         raise DecodeError("no finite pixel values")
-    low, high = (float(value) for value in np.percentile(chosen, percentiles))
+    low, high = _percentiles(chosen, percentiles)
     if low == high:
         low, high = float(chosen.min()), float(chosen.max())
     return linear(values, low, high)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values
+
+
+def _percentiles(values: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """`numpy.percentile`; integers of up to 16 bits are counted, which is several times as fast.
+
+    NumPy subtracts integers in their own type, which may overflow between two values far apart.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+        floats = values.astype(np.result_type(values, np.float32), copy=False)
+        low, high = np.percentile(floats, percentiles)
+        return float(low), float(high)
+    least = int(values.min())
+    counts = np.bincount(values.ravel().astype(np.int32) - least)
+    # `places` are fractional positions among the sorted values, and `ends[k]` is the number of
+    # values up to `least + k`.
+    places, ends = np.array(percentiles) / 100 * (values.size - 1), np.cumsum(counts)
+    before = np.floor(places)
+    lower = np.searchsorted(ends, before, side="right") + least
+    upper = np.searchsorted(ends, np.minimum(before + 1, values.size - 1), side="right") + least
+    low, high = lower + (upper - lower) * (places - before)
+    return float(low), float(high)
 
 
 def windowed(values: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
@@ -53,8 +77,9 @@ def linear(values: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled -= low
     scaled *= 255 / max(high - low, 1e-12)
     scaled += 0.5
-    scaled[~np.isfinite(values)] = 0
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    if values.dtype.kind == "f":
+        scaled[~np.isfinite(values)] = 0
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def depth(largest: int, bits: int) -> int:

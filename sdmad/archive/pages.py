@@ -7,7 +7,14 @@ depth maps. `sdmad.archive.tiffs` does the same for the pages of a TIFF.
 
 import struct
 
-from PIL import GifImagePlugin, Image, MpoImagePlugin, PngImagePlugin, PsdImagePlugin
+from PIL import (
+    GifImagePlugin,
+    Image,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PsdImagePlugin,
+    WebPImagePlugin,
+)
 
 from sdmad.archive.limits import (
     LARGEST_ANIMATION_PIXELS,
@@ -56,8 +63,12 @@ def _pictures(image: Image.Image, content: bytes) -> int:
         return _gif_pictures(image)
     count = int(getattr(image, "n_frames", 1))
     if isinstance(image, PngImagePlugin.PngImageFile) and count > 1:
-        there = _frame_headers(content) + int(image.default_image)
-        return min(count, there + 1)
+        there = _frame_headers(content)
+        # An animation without frames is a still picture.
+        return min(count, there + int(image.default_image) + 1) if there else 1
+    if isinstance(image, WebPImagePlugin.WebPImageFile):
+        # libwebp does not count a damaged last frame.
+        return max(count, _webp_frames(content))
     return count
 
 
@@ -76,6 +87,18 @@ def _frame_headers(content: bytes) -> int:
         size, kind = struct.unpack_from(">I4s", content, position)
         found += kind == b"fcTL"
         position += size + 12
+    return found
+
+
+def _webp_frames(content: bytes) -> int:
+    """The number of frames of an animated WebP (RFC 9649, 2.7.1); 0 for a still picture."""
+    if content[12:16] != b"VP8X" or not content[20] & 0b10:
+        return 0
+    found, position = 0, 12
+    while position + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, position)
+        found += kind == b"ANMF"
+        position += 8 + size + size % 2
     return found
 
 

@@ -3,7 +3,8 @@
 The images are in a column of bytes, of lists of 8-bit integers, or of structs with such a field,
 usually called `bytes`. If there are several such columns, it is the one called `image` (or
 `content`, `bytes`, ...). Names are in the field `path` of the struct, or in a column `member`,
-`path`, `file_name`, .... A row without a name is called `row=<number>`, counted from 0.
+`path`, `file_name`, .... A row without a name is called `row=<number>`, counted from 0. Upper and
+lower case in names of columns and fields are the same.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,8 +46,9 @@ def columns(schema: pa.Schema) -> Columns | None:
     if isinstance(chosen, Columns) or chosen is None:
         return chosen
     image, path = found[chosen]
-    lower = {field.name.lower(): field.name for field in schema if _is_text(field.type)}
-    named = [lower[name] for name in NAME_COLUMNS if name in lower and lower[name] != chosen]
+    texts = [field.name for field in schema if field.name != chosen and _is_text(field.type)]
+    lower = {name.lower(): name for name in texts}
+    named = [lower[name] for name in NAME_COLUMNS if name in lower]
     return Columns(image, (*filter(None, [path]), *named[:1]))
 
 
@@ -62,41 +64,51 @@ def _choice(schema: pa.Schema, found: dict[str, tuple[str, str]]) -> str | Colum
     known = [lower[name] for name in IMAGE_COLUMNS if name in lower]
     if known:
         return known[0]
-    unread = [f for f in schema if f.name.lower() in ALWAYS_IMAGES and types.is_nested(f.type)]
-    unread += [f for f in schema if _holds_several(f.type)]
+    several = [field for field in schema if _holds_several(field.type)]
+    for field in several:
+        if field.name.lower() in ALWAYS_IMAGES:
+            return _unread(field)
+    nested = [field for field in schema if types.is_nested(_plain(field.type))]
+    unread = [field for field in nested if field.name.lower() in ALWAYS_IMAGES] + several
     others = [name for name in found if name.lower() not in NAME_COLUMNS] or list(found)
-    compact = [name for name in others if not _is_list(schema.field(name).type)] or others
+    compact = [n for n in others if not _is_list(_plain(schema.field(n).type))] or others
     if len(compact) == 1:
         return compact[0]
     if compact:
         listed = ", ".join(compact)
         return Columns("", (), f"several columns of bytes ({listed}), and none is called image")
-    if unread:
-        kind = f"the column {unread[0].name} is of type {unread[0].type}"
-        return Columns("", (), f"{kind}, which is not read; write one image a row, as bytes")
-    return None
+    return _unread(unread[0]) if unread else None
+
+
+def _unread(field: pa.Field) -> Columns:
+    kind = f"the column {field.name} is of type {field.type}"
+    return Columns("", (), f"{kind}, which is not read; write one image a row, as bytes")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without dictionary and extension around it."""
+    while types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
+    return kind
 
 
 def _leaf(field: pa.Field) -> tuple[str, str] | None:
     """The columns of bytes and of paths (empty: none) in a field that may hold images."""
-    if not types.is_struct(field.type):
+    kind = _plain(field.type)
+    if not types.is_struct(kind):
         known = field.name.lower() in IMAGE_COLUMNS
-        return (field.name, "") if _is_bytes(field.type, known) else None
-    inner = {child.name: child.type for child in field.type}
-    bytes_ = [name for name in ("bytes", *IMAGE_COLUMNS) if _is_bytes(inner.get(name), True)]
-    paths = [name for name in NAME_COLUMNS if name in inner and _is_text(inner[name])]
-    if not bytes_:
-        return None
-    path = "path" if "path" in paths else next(iter(paths), "")
-    return f"{field.name}.{bytes_[0]}", f"{field.name}.{path}" if path else ""
+        return (field.name, "") if _is_bytes(kind, known) else None
+    inner = {child.name.lower(): child for child in kind}
+    held = [inner[name] for name in ("bytes", *IMAGE_COLUMNS) if name in inner]
+    images = [f"{field.name}.{child.name}" for child in held if _is_bytes(child.type, True)]
+    told = [inner[name] for name in ("path", *NAME_COLUMNS) if name in inner]
+    paths = [f"{field.name}.{child.name}" for child in told if _is_text(child.type)]
+    return (images[0], paths[0] if paths else "") if images else None
 
 
-def _is_bytes(kind: pa.DataType | None, known: bool) -> bool:
+def _is_bytes(kind: pa.DataType, known: bool) -> bool:
     """Whether a type can hold an encoded image; `known` if the name of its column says so."""
-    if kind is None:
-        return False
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = _plain(kind)
     if types.is_fixed_size_binary(kind):
         return known or kind.byte_width > WIDEST_HASH
     binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
@@ -109,14 +121,15 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _holds_several(kind: pa.DataType) -> bool:
     """Whether a type is a list of encoded images."""
+    kind = _plain(kind)
     return _is_list(kind) and _leaf(pa.field("image", kind.value_type)) is not None
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = _plain(kind)
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return text or types.is_binary(kind) or types.is_large_binary(kind)
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return text or binary
 
 
 def parts(stream: IO[bytes]) -> list[tuple[int, int]] | None:
@@ -167,7 +180,12 @@ def _values(file: pq.ParquetFile, group: int, column: str) -> Iterator[pa.Scalar
 
 def _inner(values: pa.Array) -> pa.Array:
     """The values themselves, or those of the only field of structs."""
-    return values.flatten()[0] if types.is_struct(values.type) else values
+    values = _stored(values)
+    return _stored(values.flatten()[0]) if types.is_struct(values.type) else values
+
+
+def _stored(values: pa.Array) -> pa.Array:
+    return values.storage if isinstance(values, pa.ExtensionArray) else values
 
 
 def _entry(name: str, value: pa.Scalar) -> Entry:

@@ -29,6 +29,8 @@ _EXTENDED = (
 # Folder lists, volume labels, old long names (GNU tar); attributes (Solaris, star).
 _NO_FILES = frozenset((b"A", b"D", b"E", b"I", b"N", b"V"))
 _CONTINUED = b"M"
+_UNUSED_FIELDS = ((100, 124), (136, 148), (329, 345))
+_POSIX_MAGIC = b"ustar\0"
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -41,8 +43,15 @@ class StrictTarInfo(tarfile.TarInfo):
         if ended and len(buffer) < tarfile.BLOCKSIZE and not buffer.strip(b"\x00"):
             buffer = b""  # Padding that is no whole block.
         try:
-            info: Any = cls.frombuf(buffer, tar.encoding, tar.errors)
+            try:
+                info: Any = cls.frombuf(buffer, tar.encoding, tar.errors)
+            except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]
+                info = cls.frombuf(_mended(buffer), tar.encoding, tar.errors)
             info.offset = tar.fileobj.tell() - tarfile.BLOCKSIZE
+            if buffer[257:263] != _POSIX_MAGIC and info.type not in tarfile.GNU_TYPES:
+                # Where POSIX has a prefix of the name, GNU tar may have times.
+                name = tarfile.nts(buffer[:100], tar.encoding, tar.errors)  # type: ignore[attr-defined]
+                info.name = name.rstrip("/") if info.isdir() else name
             return info._proc_member(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             tar.ended = True
@@ -58,6 +67,21 @@ class StrictTarInfo(tarfile.TarInfo):
         if self.size < 0:
             raise tarfile.ReadError(f"member of negative size: {self.size} bytes")
         return super()._proc_member(tarfile_)  # type: ignore[misc]
+
+
+def _mended(header: bytes) -> bytes:
+    """A header without the fields that do not matter here: mode, owner, times, device.
+
+    tarfile gives up at one that is no number, even if the checksum is right.
+    """
+    told = tarfile.nti(header[148:156])  # type: ignore[attr-defined]
+    if told not in tarfile.calc_chksums(header):  # type: ignore[attr-defined]
+        return header
+    kept = bytearray(header)
+    for start, stop in _UNUSED_FIELDS:
+        kept[start:stop] = bytes(stop - start)
+    kept[148:156] = b"%06o\0 " % tarfile.calc_chksums(kept)[0]  # type: ignore[attr-defined]
+    return bytes(kept)
 
 
 def _what(error: Exception, buffer: bytes, offset: int, ended: bool) -> str:

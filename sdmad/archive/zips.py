@@ -110,7 +110,7 @@ def _in_order(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _is_image(info: zipfile.ZipInfo) -> bool:
-    return not info.is_dir() and not naming.is_sidecar(member_name(info))
+    return not info.filename.endswith("/") and not naming.is_sidecar(member_name(info))
 
 
 def _hides_members(stream: IO[bytes], infos: list[zipfile.ZipInfo]) -> bool:
@@ -143,6 +143,8 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[bytes | 
         return None, reason
     if info.flag_bits & ENCRYPTED:
         return None, "cannot be unpacked: it is encrypted"
+    if info.header_offset < 0:
+        return None, "cannot be unpacked: the directory places it before the start of the zip"
     if info.compress_type in METHODS:
         return None, f"cannot be unpacked: the method {METHODS[info.compress_type]} is not read"
     try:

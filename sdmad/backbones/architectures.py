@@ -6,6 +6,8 @@ Nothing is built or downloaded for the answer: open_clip's configuration says wh
 architecture has. All text towers of open_clip's registry are transformers.
 """
 
+from typing import Any
+
 import open_clip
 import timm
 
@@ -30,8 +32,11 @@ TRANSFORMERS = frozenset(
 def refusal(name: str) -> str | None:
     """Why open_clip's architecture `name` cannot be adapted; None when it can, or is not known."""
     config = open_clip.get_model_config(name)
-    if config is None:
-        return None
+    return None if config is None else refusal_of(config)
+
+
+def refusal_of(config: dict[str, Any]) -> str | None:
+    """The same for a configuration of open_clip's."""
     vision = config["vision_cfg"]
     if isinstance(vision.get("layers"), list | tuple):
         return "its image tower is a ResNet, which ends in convolutions"
@@ -46,9 +51,19 @@ def refusal(name: str) -> str | None:
 
 def check_architecture(name: str) -> None:
     """Raise `UserError` for an architecture of open_clip that cannot be adapted; loads nothing."""
-    reason = refusal(name)
+    config = open_clip.get_model_config(name)
+    if config is not None:
+        check_config(config, name)
+
+
+def check_config(config: dict[str, Any], shown: str) -> None:
+    """Raise `UserError` for a configuration of open_clip's whose model cannot be adapted.
+
+    `shown` is the name of the model in the message.
+    """
+    reason = refusal_of(config)
     if reason is not None:
-        raise UserError(f"the backbone {name} cannot be adapted: {reason}; {USE_A_TRANSFORMER}")
+        raise UserError(f"the backbone {shown} cannot be adapted: {reason}; {USE_A_TRANSFORMER}")
 
 
 def refused() -> dict[str, list[str]]:

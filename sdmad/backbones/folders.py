@@ -22,6 +22,7 @@ from filelock import FileLock
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from sdmad import storage
+from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import LOCAL
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
@@ -49,7 +50,7 @@ def fetch(uri: str) -> Path:
     """A local copy of what is at an s3:// URI, a folder or one file; a local path as it is.
 
     Processes of one node copy it once: the first holds a lock. A changed object gets a copy of its
-    own. Raises `UserError` when nothing is there.
+    own. Raises `UserError` when nothing is there, or a model that cannot be adapted.
     """
     if not storage.is_s3(uri):
         return Path(uri)
@@ -69,13 +70,16 @@ def fetch(uri: str) -> Path:
 def _copy(entries: list[StoredObject], base: str, target: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        for entry in entries:
+        # The configuration first: it may say that the weights are of no use.
+        for entry in sorted(entries, key=lambda entry: storage.name(entry.uri) != HF_CONFIG_NAME):
             place = scratch / storage.relative(entry.uri, base)
             if not place.resolve().is_relative_to(scratch.resolve()):
                 raise UserError(f"{entry.uri}: a backbone's files stand below its folder")
             place.parent.mkdir(parents=True, exist_ok=True)
             with storage.open_read(entry.uri, planned=entry) as source, place.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 22)
+            if place == scratch / HF_CONFIG_NAME:
+                read_config(scratch, base)
         scratch.replace(target)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -83,7 +87,10 @@ def _copy(entries: list[StoredObject], base: str, target: Path) -> None:
 
 
 def read_config(folder: Path, shown: str) -> dict[str, Any]:
-    """`open_clip_config.json` of a folder, `shown` to people as its name."""
+    """`open_clip_config.json` of a folder, `shown` to people as its name.
+
+    Raises `UserError` for a folder without one, and for a model that cannot be adapted.
+    """
     path = folder / HF_CONFIG_NAME
     if not path.is_file():
         raise UserError(
@@ -92,9 +99,12 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text())
-        content["model_cfg"]["vision_cfg"], content["model_cfg"]["text_cfg"]
+        towers = [content["model_cfg"][part] for part in ("vision_cfg", "text_cfg")]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{shown}/{HF_CONFIG_NAME} is not a configuration of open_clip") from None
+        towers = [None]
+    if not all(isinstance(tower, dict) for tower in towers):
+        raise UserError(f"{shown}/{HF_CONFIG_NAME} is not a configuration of open_clip")
+    check_config(content["model_cfg"], shown)
     return content
 
 

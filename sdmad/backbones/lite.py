@@ -14,6 +14,9 @@ from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from sdmad.phantoms.backbone import transformer_behind
+
+SIZE = 256
 STRIDE = 32
 # Channels of a token: the last stage, then mean and maximum of the stride-16 stage.
 CHANNELS = 320 + 2 * 112
@@ -26,7 +29,7 @@ class LiteStem(nn.Module):
     features.
     """
 
-    def __init__(self, img_size: int = 256, embed_dim: int = 256, **_: Any) -> None:
+    def __init__(self, img_size: int = SIZE, embed_dim: int = 256, **_: Any) -> None:
         super().__init__()
         self.net: Any = timm.create_model("tf_efficientnet_lite0")
         for name in ("conv_head", "bn2", "classifier"):
@@ -49,21 +52,7 @@ class LiteStem(nn.Module):
 
 @register_model
 def sdmad_lite_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Six blocks of width 256 behind the stem, learned positions, no class token."""
+    """Blocks of width 256 over an 8 x 8 grid."""
     if pretrained:
         raise ValueError("sdmad_lite_vit has no weights of its own: load a folder that has them")
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
-    settings: dict[str, Any] = {
-        "img_size": 256,
-        "patch_size": STRIDE,
-        "embed_dim": 256,
-        "depth": 6,
-        "num_heads": 4,
-        "embed_layer": LiteStem,
-        "class_token": False,
-        "global_pool": "avg",
-    }
-    model: Any = VisionTransformer(**(settings | kwargs))
-    model.default_cfg = {"input_size": (3, 256, 256), "pool_size": None}
-    return model
+    return transformer_behind(LiteStem, SIZE, STRIDE, width=256, settings=kwargs)

@@ -24,10 +24,11 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 import sdmad.backbones.lite  # noqa: F401 - registers its architecture with timm
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones import folders, identity, published
+from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
-from sdmad.backbones.towers import ImageTower, Tower, image_tower, text_tower
+from sdmad.backbones.towers import ImageTower, Tower, check_towers, image_tower, text_tower
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
 
@@ -182,13 +183,16 @@ def _load(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
     if config.folder is not None:
         return _load_folder(folders.fetch(config.folder), config.folder)
     if config.model.startswith(HUB):
+        model_config = hub_config(config.model)
+        check_config(model_config, config.model)
         clip = open_clip.create_model(config.model, weights_only=True, pretrained_text=False)
-        return clip, open_clip.get_tokenizer(config.model), hub_config(config.model)
+        return clip, open_clip.get_tokenizer(config.model), model_config
     return _load_named(config)
 
 
 def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
     clip, model_config = folders.create(folder, shown)
+    check_towers(clip)
     open_clip.load_checkpoint(clip, str(folders.find_weights(folder, shown)), weights_only=True)
     return clip, folders.tokenizer_of(folder), model_config
 
@@ -225,7 +229,7 @@ def create_named(model: str, facts: published.Facts, device: str = "cpu") -> Any
 
 
 def hub_config(model: str) -> dict[str, Any]:
-    """open_clip's configuration of a model on the hub; it has been fetched by then."""
+    """open_clip's configuration of a model on the hub."""
     path = hf_hub_download(model.removeprefix(HUB), HF_CONFIG_NAME)
     return json.loads(Path(path).read_text())["model_cfg"]
 

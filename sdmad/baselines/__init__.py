@@ -15,7 +15,19 @@ is used for nothing else.
 from collections.abc import Callable
 
 from sdmad.backbones.loading import Backbone
-from sdmad.baselines import aa_clip, clip_adapter, coop, linear_probe, mvfa, tip_adapter, zero_shot
+from sdmad.baselines import (
+    aa_clip,
+    clap,
+    clip_adapter,
+    clip_lora,
+    coop,
+    gda,
+    linear_probe,
+    lp_plus,
+    mvfa,
+    tip_adapter,
+    zero_shot,
+)
 from sdmad.baselines.base import BaselineConfig, FrozenImages, Scorer, SupportViews, Task
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
@@ -27,6 +39,9 @@ BASELINES: dict[str, Callable[[Task], Scorer]] = {
     "zero_shot_names": zero_shot.fit_names,
     "zero_shot_signs": zero_shot.fit_signs,
     "linear_probe": linear_probe.fit,
+    "lp_plus_plus": lp_plus.fit,
+    "clap": clap.fit,
+    "gda": gda.fit,
     "clip_adapter": clip_adapter.fit,
     "tip_adapter": tip_adapter.fit,
     "tip_adapter_f": tip_adapter.fit_trained,
@@ -34,6 +49,7 @@ BASELINES: dict[str, Callable[[Task], Scorer]] = {
     "coop_signs": coop.fit_signs,
     "mvfa": mvfa.fit,
     "aa_clip": aa_clip.fit,
+    "clip_lora": clip_lora.fit,
 }
 
 

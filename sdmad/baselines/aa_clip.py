@@ -80,7 +80,9 @@ def _fit_text(task: Task) -> torch.Tensor:
     latest: list[torch.Tensor] = []
 
     def evidence(images: FrozenImages) -> torch.Tensor:
-        latest[:] = [texts.features(text(prompts))]
+        rows = texts.rows_of_step(task.generator)
+        some = backbone.text.part(prompts, slice(None), rows)
+        latest[:] = [texts.some(rows).features(text(some))]
         return text_evidence(images.embeddings, latest[0], backbone.logit_scale)
 
     def entangled() -> torch.Tensor:

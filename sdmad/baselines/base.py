@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
-from sdmad.detector import anomaly_score
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.calibration import fit_temperature
@@ -36,10 +36,15 @@ class BaselineConfig(BaseModel):
     augment: AugmentConfig = AugmentConfig()
 
 
+BEFORE_BLOCKS = -1
+
+
 class FrozenImages:
     """Images with the outputs of the frozen image tower, each computed once, at its first use.
 
-    Scorers that are given the same object share its embeddings and activations.
+    Scorers that are given the same object share its embeddings and activations. What was computed
+    for an early block is the start for later ones: once `before_blocks` was used, the pixels are
+    not read again.
     """
 
     def __init__(self, backbone: Backbone, pixels: np.ndarray) -> None:
@@ -52,24 +57,49 @@ class FrozenImages:
         return len(self._pixels)
 
     @cached_property
+    @torch.no_grad()
     def embeddings(self) -> torch.Tensor:
         """Unit embeddings (B, E)."""
-        return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
+        if not self._after:
+            return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
+        tower, kept = self.backbone.image, next(iter(self._after.values()))
+        parts = [tower.head(tokens, kept) for tokens in self._continued(len(tower.blocks) - 1)]
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    def before_blocks(self) -> Activations:
+        """The input (B, T, D) of the first block, as `f_in` and `f_frozen`."""
+        return self.after_block(BEFORE_BLOCKS)
 
     def after_block(self, block: int) -> Activations:
-        """The output (B, T, D) of block `block` (0 is the first), as `f_frozen`.
+        """The output (B, T, D) of block `block` (0 is the first), as `f_in` and `f_frozen`.
 
-        For the last block only the tokens that the head reads.
+        For the last block at least the tokens that the head reads.
         """
         if block not in self._after:
-            tower = self.backbone.image
-            parts = [
-                tower.prefix(self.backbone.pixels(part), len(tower.blocks) - block)
-                for part in self._parts()
-            ]
-            tokens = torch.cat([part.f_frozen for part in parts])
-            self._after[block] = parts[0].of_images(tokens, tokens)
+            self._after[block] = self._compute(block)
         return self._after[block]
+
+    @torch.no_grad()
+    def _compute(self, block: int) -> Activations:
+        tower = self.backbone.image
+        if any(earlier < block for earlier in self._after):
+            tokens = torch.cat(self._continued(block))
+            like = next(iter(self._after.values()))
+            return like.of_images(tokens, tokens)
+        depth = len(tower.blocks) - max(block, 0)
+        parts = [tower.prefix(self.backbone.pixels(part), depth) for part in self._parts()]
+        tokens = torch.cat([part.f_in if block < 0 else part.f_frozen for part in parts])
+        return parts[0].of_images(tokens, tokens)
+
+    def _continued(self, block: int) -> list[torch.Tensor]:
+        """Outputs of `block`, batch by batch, from the latest block up to it that is kept."""
+        start = max(earlier for earlier in self._after if earlier <= block)
+        kept, outputs = self._after[start], []
+        for tokens in kept.f_frozen.split(IMAGES_AT_ONCE):
+            for later in range(start + 1, block + 1):
+                tokens = self.backbone.image.block(later, tokens, kept)
+            outputs.append(tokens)
+        return outputs
 
     def take(self, rows: torch.Tensor) -> "FrozenImages":
         """The images at `rows`; they share the outputs of all images."""
@@ -138,6 +168,12 @@ class SupportViews:
         )
 
     @property
+    def classes(self) -> torch.Tensor:
+        """Labels (N x V, 1 + C) with normal as the first class."""
+        normal = self.labels.sum(1, keepdim=True) == 0
+        return torch.cat([normal.float(), self.labels], dim=1)
+
+    @property
     def first(self) -> torch.Tensor:
         """The rows (N,) of the first views, which are the unchanged images."""
         return torch.arange(0, len(self.labels), self.num_views)
@@ -179,8 +215,8 @@ class Scorer:
 
     @staticmethod
     def anomaly(scores: np.ndarray) -> np.ndarray:
-        """Anomaly scores (B,), by the detector's rule, from probabilities (B, C)."""
-        return anomaly_score(scores, axis=1)
+        """Anomaly scores (B,): the largest of the probabilities (B, C)."""
+        return np.asarray(scores.max(axis=1))
 
 
 @torch.no_grad()

@@ -49,13 +49,15 @@ class PromptLearner(nn.Module):
         drawn = torch.empty(CONTEXT, self.tower.width).normal_(0, 0.02, generator=generator)
         self.context = nn.Parameter(drawn.to(backbone.device))
 
-    def features(self) -> torch.Tensor:
-        """Class features (1 + C, E) of the prompts with their context."""
-        tokens = self.prompts.f_in.clone()
-        tokens[self.where] += self.context.repeat(len(tokens), 1)
-        output = self.tower.block(0, tokens, self.prompts)
-        prompts = replace(self.prompts, f_in=tokens, f_frozen=output)
-        return self.texts.features(adapted_tower(self.tower, prompts, {}))
+    def features(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Class features (1 + C, E) of the prompts with their context, of those at `rows`."""
+        rows = torch.arange(len(self.texts.texts)) if rows is None else rows
+        prompts = self.tower.part(self.prompts, slice(None), rows)
+        tokens = prompts.f_in.clone()
+        tokens[self.where[rows]] += self.context.repeat(len(tokens), 1)
+        output = self.tower.block(0, tokens, prompts)
+        prompts = replace(prompts, f_in=tokens, f_frozen=output)
+        return self.texts.some(rows).features(adapted_tower(self.tower, prompts, {}))
 
 
 def fit_names(task: Task) -> Scorer:
@@ -73,7 +75,8 @@ def _fit(task: Task, texts: ClassTexts) -> Scorer:
     scale = task.backbone.logit_scale
 
     def learning(images: FrozenImages) -> torch.Tensor:
-        return text_evidence(images.embeddings, learner.features(), scale)
+        features = learner.features(texts.rows_of_step(task.generator))
+        return text_evidence(images.embeddings, features, scale)
 
     bias = train(task, learning, [learner.context], LEARNING_RATE)
     with torch.no_grad():

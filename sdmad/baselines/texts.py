@@ -2,9 +2,13 @@
 
 CLIP (arXiv 2103.00020) compares an image with the text of each class, embedded as the unit mean
 over templates. Class 0 is normal, class c the c-th category of the catalog.
+
+[choice] Methods that train the text tower read one text of each sign in a training step, drawn
+anew, because the gradient of all texts costs several times as much. Every score uses all texts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -42,6 +46,19 @@ class ClassTexts:
         membership = np.vstack([catalog.normal_membership, catalog.membership])
         return ClassTexts(texts, torch.from_numpy(owner), torch.from_numpy(membership))
 
+    def rows_of_step(self, generator: torch.Generator) -> torch.Tensor:
+        """Rows (M,) of one text of each sign; of all texts where gradients are off."""
+        if not torch.is_grad_enabled():
+            return torch.arange(len(self.texts))
+        by_sign = torch.argsort(self.owner, stable=True)
+        counts = torch.bincount(self.owner, minlength=self.membership.shape[1])
+        draws = (torch.rand(len(counts), generator=generator) * counts).long()
+        return by_sign[counts.cumsum(0) - counts + draws]
+
+    def some(self, rows: torch.Tensor) -> "ClassTexts":
+        """The texts at `rows`, at least one of each sign."""
+        return replace(self, texts=[self.texts[row] for row in rows], owner=self.owner[rows])
+
     def features(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Class features (1 + C, E) from text embeddings (P, E).
 
@@ -55,7 +72,13 @@ class ClassTexts:
 
     def frozen_features(self, backbone: Backbone) -> torch.Tensor:
         """Class features (1 + C, E) of the frozen text tower."""
-        return self.features(backbone.embed_texts(self.texts))
+        return self.features(_embedded(backbone, tuple(self.texts)))
+
+
+@lru_cache(maxsize=2)
+def _embedded(backbone: Backbone, texts: tuple[str, ...]) -> torch.Tensor:
+    """Unit embeddings of texts, which are the same for every method and support."""
+    return backbone.embed_texts(list(texts))
 
 
 def text_evidence(units: torch.Tensor, features: torch.Tensor, scale: float) -> torch.Tensor:

@@ -87,7 +87,6 @@ def _searched(task: Task) -> tuple[Cache, torch.Tensor, torch.Tensor]:
 def _entries(support: SupportViews) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys (N, E) and values (N, 1 + C); each column of the values sums to the shots."""
     v = support.views.embeddings.unflatten(0, (-1, support.num_views))
-    labels = support.labels[support.first]
-    values = torch.cat([(labels.sum(1, keepdim=True) == 0).float(), labels], dim=1)
+    values = support.classes[support.first]
     values = support.shots * values / values.sum(0).clamp_min(1)
     return F.normalize(v.mean(1), dim=-1), values

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.options import Scores
+
 
 def evaluate(
-    scores: Annotated[
-        str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
-    ],
+    scores: Scores,
     labels: Annotated[str, typer.Option(help="Label table, CSV or Parquet: path or s3:// URI.")],
     output: Annotated[
         str, typer.Option(help="Where to write report and metrics: path or s3:// URI.")

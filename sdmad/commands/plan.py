@@ -5,6 +5,8 @@ sdmad plan --images 1e8 --kilobytes 300 --run s3://bucket/scores/run.json \
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,32 +64,37 @@ def plan(
     Also prints which part limits the speed: readers, detectors, network or
     driver. docs/scale.md explains the estimate and what it leaves out.
     """
-    from sdmad.errors import UserError
     from sdmad.scoring.capacity import Archive, Cluster, estimate
 
-    needed = {"read": read_ms, "decode": decode_ms, "model": model_ms}
-    try:
-        pace = _pace(run, needed | {"driver": driver_ms, "commit": commit_ms})
-        found = estimate(
-            Archive(
-                images=int(images),
-                bytes_per_image=1000 * kilobytes,
-                images_per_object=images_per_object,
-            ),
-            pace,
-            Cluster(
-                cores=cores,
-                detectors=detectors,
-                gigabits=gigabits,
-                dollars=dollars,
-                start_minutes=start_minutes,
-            ),
+    times = {"read": read_ms, "decode": decode_ms, "model": model_ms}
+    with _options_named():
+        pace = _pace(run, times | {"driver": driver_ms, "commit": commit_ms})
+        archive = Archive(
+            images=int(images),
+            bytes_per_image=1000 * kilobytes,
+            images_per_object=images_per_object,
         )
+        cluster = Cluster(
+            cores=cores,
+            detectors=detectors,
+            gigabits=gigabits,
+            dollars=dollars,
+            start_minutes=start_minutes,
+        )
+    _show(estimate(archive, pace, cluster), pace, start_minutes)
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """A value out of range becomes a `UserError` that names its option."""
+    from sdmad.errors import UserError
+
+    try:
+        yield
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"])).replace("_", "-")
         raise UserError(f"{name}: {problem['msg']}") from None
-    _show(found, pace, start_minutes)
 
 
 def _show(found: "Estimate", pace: "Pace", start_minutes: float) -> None:

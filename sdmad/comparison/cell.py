@@ -10,7 +10,6 @@ from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, SupportViews
 from sdmad.comparison.config import Variant
-from sdmad.detector import anomaly_score
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import SupportImages
@@ -49,40 +48,37 @@ class Bench:
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int, int], SupportViews] | None = None
 
-    def measure(
+    def score(
         self, method: str, variant: Variant | None, support: SupportImages
-    ) -> dict[tuple[str, str], float]:
-        """The metrics of one method, by (protocol, metric).
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N, C) and anomaly scores (N,) of the test images by one method.
 
         A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
         if method in BASELINES:
-            scores = self._baseline(method, support)
-        else:
-            scores = self._sd_mad(variant or Variant(), support)
-        return metrics(self.test.truth, scores)
+            return self._baseline(method, support)
+        return self._sd_mad(variant or Variant(), support)
 
-    def _baseline(self, name: str, support: SupportImages) -> np.ndarray:
+    def _baseline(self, name: str, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
         key = (support.shots, support.seed)
         if self._views is None or self._views[0] != key:
             views = SupportViews.of(self.backbone, support, self.budget.augment)
             self._views = (key, views)
         scorer = baselines.fit(name, self.backbone, self.catalog, self._views[1], self.budget)
-        return scorer.scores(self._images)
+        scores = scorer.scores(self._images)
+        return scores, scorer.anomaly(scores)
 
-    def _sd_mad(self, variant: Variant, support: SupportImages) -> np.ndarray:
+    def _sd_mad(self, variant: Variant, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
         learner = variant.changed(self.learner)
         model, rule = fit_batch(self.backbone, variant.catalog(self.catalog), [support], learner)
-        parts = []
+        scores, anomaly = [], []
         with torch.no_grad():
             signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
-                readings = model.read(activations, frozen, signs)
-                logits, _ = rule.evidence(
-                    model, readings, learner.selection, learner.zero_shot_weight
-                )
-                parts.append(torch.sigmoid(logits[0]).cpu().numpy())
-        return np.concatenate(parts)
+                found = rule.evidence(model, model.read(activations, frozen, signs), learner)
+                scores.append(torch.sigmoid(found.logits[0]).cpu().numpy())
+                anomaly.append(torch.sigmoid(found.anomaly[0]).cpu().numpy())
+        return np.concatenate(scores), np.concatenate(anomaly)
 
     @torch.no_grad()
     def _prefix(self, model: SignModel) -> list[tuple[Activations, torch.Tensor]]:
@@ -98,9 +94,14 @@ class Bench:
         return self._prefixes[blocks]
 
 
-def metrics(truth: np.ndarray, scores: np.ndarray) -> dict[tuple[str, str], float]:
-    """The metrics of all protocols, by (protocol, metric), from truth and scores (N, C)."""
-    first = protocols.anomaly_detection(truth, anomaly_score(scores, axis=1))
+def metrics(
+    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray
+) -> dict[tuple[str, str], float]:
+    """The metrics of all protocols, by (protocol, metric).
+
+    Truth and scores are (N, C), anomaly scores (N,).
+    """
+    first = protocols.anomaly_detection(truth, anomaly)
     second = protocols.category_discrimination(truth, scores)
     third = protocols.multilabel_prediction(truth, scores)
     found = {("anomaly detection", metric): value for metric, value in first.items()}

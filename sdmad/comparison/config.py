@@ -55,6 +55,9 @@ class CompareConfig(BaseModel):
     methods: list[str] = Field(default=[SD_MAD, *BASELINES], min_length=1)
     variants: dict[str, Variant] = {}
     reference: str = SD_MAD
+    bootstrap: int = Field(
+        default=1000, ge=0, description="replicates of the two-level bootstrap; 0 leaves it out"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> "CompareConfig":

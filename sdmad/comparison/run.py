@@ -1,8 +1,9 @@
 """A comparison on Ray: actors hold the test images and take one (shots, seed) after another.
 
-`cells/shots=<k>/seed=<n>/<method>-<digest>.parquet` has the metrics of one method on one support;
-the digest is over the method's settings. Cells that exist are not computed again. So the same
-command resumes, and after a method is added or changed only its cells are computed.
+`cells/shots=<k>/seed=<n>/<method>-<digest>.parquet` has the metrics of one method on one support,
+and `<method>-<digest>.scores.parquet` beside it the scores of the test images; the digest is over
+the method's settings. Cells that exist are not computed again. So the same command resumes, and
+after a method is added or changed only its cells are computed.
 """
 
 import re
@@ -19,8 +20,9 @@ import torch
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
-from sdmad.comparison.cell import Bench, TestImages
+from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
+from sdmad.comparison.scores import SUFFIX, write_scores, write_test
 from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.fitting.config import parse_numbers
@@ -62,7 +64,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     run_record.check_identity(output, _identity(config, archive, catalog, labels), "cells")
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
-    names = {method: _stored_name(config, method) for method in config.names}
+    names = {method: stored_name(config, method) for method in config.names}
     wanted = {(name, s.shots, s.seed) for s in supports for name in names.values()}
     done = list_cells(output) & wanted
     record: dict[str, Any] = {
@@ -76,6 +78,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
         "cells_skipped": len(done),
     }
     run_record.write_record(output, record)
+    write_test(output, labels.where(labels.split == "test"))
     todo = [
         (s, [m for m, name in names.items() if (name, s.shots, s.seed) not in done])
         for s in supports
@@ -100,16 +103,19 @@ def cell_uri(output: str, method: str, shots: int, seed: int) -> str:
 
 
 def list_cells(output: str) -> set[tuple[str, int, int]]:
-    """The (method with digest, shots, seed) of all cells that exist."""
+    """The (method with digest, shots, seed) of all cells that have metrics and scores."""
     found = set()
     for entry in storage.list_objects(storage.join(output, "cells")):
         match = _PATH.search(entry.uri)
         if match:
             found.add((match[3], int(match[1]), int(match[2])))
-    return found
+    return {
+        (name, shots, seed) for name, shots, seed in found if (name + SUFFIX, shots, seed) in found
+    }
 
 
-def _stored_name(config: CompareConfig, method: str) -> str:
+def stored_name(config: CompareConfig, method: str) -> str:
+    """The method's name with the digest of its settings."""
     return f"{method}-{config.digest(method)}"
 
 
@@ -165,14 +171,16 @@ class Comparer:
         images = support.with_pixels(fetch(support.images, self.pixels))
         for method in methods:
             variant = self.config.variants.get(method)
-            found = self.bench.measure(method, variant, images)
+            scores, anomaly = self.bench.score(method, variant, images)
+            found = metrics(self.bench.test.truth, scores, anomaly)
             rows = [
                 (method, support.shots, support.seed, protocol, metric, value)
                 for (protocol, metric), value in found.items()
             ]
             columns = ["method", "shots", "seed", "protocol", "metric", "value"]
-            stored = _stored_name(self.config, method)
+            stored = stored_name(self.config, method)
             uri = cell_uri(self.output, stored, support.shots, support.seed)
+            write_scores(uri, self.bench.catalog.category_names, scores, anomaly)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)
 

@@ -1,4 +1,4 @@
-"""Comparison in pairs: differences of two methods on the same supports, with intervals.
+"""Comparison in pairs: differences of two methods on the same supports, with verdicts.
 
 `results` has a row for each (method, shots, seed, protocol, metric) with `value`.
 """
@@ -7,88 +7,112 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-RESAMPLES = 10_000
-VERDICTS = ("better", "tied", "worse")
+from sdmad.comparison.bootstrap import Replicates
+from sdmad.evaluation.statistics import (
+    ROUNDING,
+    WORSE,
+    Estimate,
+    judge,
+    over_seeds,
+    over_seeds_and_patients,
+)
 
-
-def paired_interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences, by percentile bootstrap over supports.
-
-    NaN for fewer than two differences. Every call draws the same resamples.
-    """
-    differences = np.asarray(differences, float)
-    if len(differences) < 2:
-        return float("nan"), float("nan")
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    found: Any = stats.bootstrap(
-        (differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+RANKING = ["shots", "protocol", "metric"]
 
 
-def summarise_methods(results: pd.DataFrame, reference: str) -> pd.DataFrame:
+def summarise_methods(
+    results: pd.DataFrame, reference: str, replicates: Replicates | None = None
+) -> pd.DataFrame:
     """A row for each (method, shots, protocol, metric).
 
-    Columns are mean, std (n - 1) and seeds of the method, the mean `difference` of reference minus
-    method over the seeds of both, `low` and `high` of its interval, and the `verdict` on the
-    reference.
+    - `mean`, `std` (n - 1) and `seeds` of the method; `mean_low` and `mean_high` of the 95 %
+      interval of its mean
+    - the mean `difference` of reference minus method over the seeds of both; `low` and `high` of
+      its 95 % interval; `p` and `corrected_p` (Holm, over all rows); the `detectable` difference;
+      the `verdict` on the reference
+
+    Intervals and p values are Student's over seeds, or with `replicates` those of the two-level
+    bootstrap. Rows of the reference itself have no p value and no verdict.
     """
-    keys = ["shots", "protocol", "metric"]
     ours = results[results.method == reference].rename(columns={"value": "ours"})
-    both = results.merge(ours[[*keys, "seed", "ours"]], on=[*keys, "seed"])
-    rows = []
-    for key, group in both.groupby(["method", *keys], sort=False):
-        method, shots, protocol, metric = key
-        difference = (group.ours - group.value).to_numpy()
-        low, high = paired_interval(difference)
+    both = results.merge(ours[[*RANKING, "seed", "ours"]], on=[*RANKING, "seed"])
+    rows, differences = [], []
+    groups: Any = both.groupby(["method", *RANKING], sort=False)
+    for (method, *ranking), group in groups:
+        value = _estimate(group.value.to_numpy(), replicates, ranking, method)
+        low, high = value.interval
         rows.append(
             {
                 "method": method,
-                "shots": shots,
-                "protocol": protocol,
-                "metric": metric,
-                "mean": group.value.mean(),
+                **dict(zip(RANKING, ranking, strict=True)),
+                "mean": value.mean,
                 "std": group.value.std(ddof=1) if len(group) > 1 else 0.0,
                 "seeds": len(group),
-                "difference": difference.mean(),
-                "low": low,
-                "high": high,
-                "verdict": verdict(low, high),
+                "mean_low": low,
+                "mean_high": high,
             }
         )
+        if method != reference:
+            change = (group.ours - group.value).to_numpy()
+            differences.append(_estimate(change, replicates, ranking, reference, method))
+    judged = iter(judge(differences))
+    for row in rows:
+        if row["method"] == reference:
+            row |= {"difference": 0.0, "low": np.nan, "high": np.nan, "p": np.nan}
+            row |= {"corrected_p": np.nan, "detectable": np.nan, "verdict": ""}
+            continue
+        found = next(judged)
+        row |= {"difference": found.mean, "low": found.low, "high": found.high, "p": found.p}
+        row |= {"corrected_p": found.corrected_p, "detectable": found.detectable}
+        row["verdict"] = found.verdict
     return pd.DataFrame(rows)
 
 
-def verdict(low: float, high: float) -> str:
-    """The verdict on the reference from the interval of (reference - method).
+def _estimate(
+    values: np.ndarray,
+    replicates: Replicates | None,
+    ranking: list,
+    method: str,
+    minus: str | None = None,
+) -> Estimate:
+    """The mean of `values` (n,) of seeds: a metric of `method`, or its difference to `minus`."""
+    if replicates is None:
+        return over_seeds(values)
+    means = replicates.means[(method, *ranking)]
+    if minus is not None:
+        means = means - replicates.means[(minus, *ranking)]
+    return over_seeds_and_patients(values, means, replicates.patients)
 
-    "tied" if the interval contains 0, else "better" or "worse".
-    """
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "tied"
+
+def num_comparisons(summary: pd.DataFrame) -> int:
+    """The number of comparisons that the verdicts of a summary are corrected for."""
+    return int(summary.p.notna().sum())
 
 
-def first_or_tied(summary: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Whether the reference is first or tied, for each (shots, protocol, metric).
+def rank_reference(summary: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Where the reference stands in each ranking of all methods: (shots, protocol, metric).
 
-    Columns are shots, protocol, metric, `best` (the method with the highest mean) and
-    `first_or_tied`: the reference is the best method, or not "worse" than it in the paired
-    comparison.
+    Columns are shots, protocol, metric; `best`, the method with the highest mean; `methods`, their
+    number; `rank` of the reference by its mean, 1 for the highest, where equal means share the
+    better rank; `first_or_not_distinguishable`: the reference is the best method, or not "worse"
+    than it. Metrics that are not defined on this test split have no ranking.
     """
     rows = []
-    for key, group in summary.groupby(["shots", "protocol", "metric"], sort=False):
+    for key, group in summary[summary["mean"].notna()].groupby(RANKING, sort=False):
+        own = group[group.method == reference]
+        if own.empty:
+            continue
         best = group.sort_values("mean", kind="stable").iloc[-1]
+        rank = 1 + int((group["mean"] > own["mean"].item() + ROUNDING).sum())
         rows.append(
             {
-                "shots": key[0],
-                "protocol": key[1],
-                "metric": key[2],
-                "best": best.method,
-                "first_or_tied": bool(best.method == reference or best.verdict != "worse"),
+                **dict(zip(RANKING, key, strict=True)),
+                "best": reference if rank == 1 else best.method,
+                "methods": len(group),
+                "rank": rank,
+                "first_or_not_distinguishable": rank == 1 or best.verdict != WORSE,
             }
         )
-    return pd.DataFrame(rows)
+    columns = [*RANKING, "best", "methods", "rank", "first_or_not_distinguishable"]
+    return pd.DataFrame(rows, columns=columns)

@@ -30,16 +30,17 @@ DETECTORS = ("sd-mad", "zero-shot")
 def zero_shot() -> LearnerConfig:
     """The frozen backbone with the same signs: without adapters, sign selection and patch probe.
 
-    Only the bias of each category comes from the support.
+    Only the scale of the evidence comes from the support.
     """
     frozen = TowerAdapterConfig(blocks=0)
     return LearnerConfig(
         steps=0,
         zero_shot_weight=0.0,
+        gate=0.0,
         adapter=AdapterConfig(image=frozen, text=frozen),
         augment=AugmentConfig(views=1),
         selection=SelectionConfig(mode="none"),
-        probe=ProbeConfig(weight_per_shot=0),
+        probe=ProbeConfig(weight=0),
     )
 
 

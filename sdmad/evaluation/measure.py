@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from sdmad import storage
 from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
-from sdmad.detector import anomaly_score
 from sdmad.errors import UserError
-from sdmad.evaluation import protocols
+from sdmad.evaluation import protocols, statistics
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
-from sdmad.inputs.matching import NameIndex
+from sdmad.inputs.matching import NameIndex, shown, told_apart
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
@@ -47,13 +47,17 @@ HEADLINES = {
 """The headline metrics: (protocol, metric) to the name shown to readers."""
 
 
+ANOMALY_SEEDS = "anomaly_seeds"
+
+
 @dataclass(frozen=True)
 class ScoredTest:
     """The scored images of the test split: N images, C categories, S seeds.
 
-    `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) to each seed (S = 0
-    when the run was scored without `--per-seed`). `rows` is the score table in the same order.
-    `missing` is the number of test images without a score, and `notices` say which these are.
+    `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) and `anomaly_seeds`
+    (N, S) to each seed (S = 0 when the run was scored without `--per-seed`). `rows` is the score
+    table in the same order. `missing` is the number of test images without a score, and `notices`
+    say which these are.
     """
 
     name: str
@@ -61,6 +65,7 @@ class ScoredTest:
     scores: np.ndarray
     anomaly: np.ndarray
     seeds: np.ndarray
+    anomaly_seeds: np.ndarray
     seed_names: list[str]
     rows: pa.Table
     missing: int
@@ -90,29 +95,45 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     if not details:
         columns = ["archive", "member", "anomaly_score"]
         columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
+        columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
     parts, owners = _read_rows(run, held, position, columns)
     if not parts:
         raise nothing_scored(run, labels_uri, test, held)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
-    if len(set(owners)) < len(owners):
-        raise UserError(
-            f"{run} has two scores for one labelled image; check it with `sdmad verify` "
-            "(jobs/verify_scores.py)"
-        )
-    rows = pa.concat_tables(parts).take(pa.array(np.argsort(owners)))
+    order = np.argsort(owners, kind="stable")
+    rows = pa.concat_tables(parts).take(pa.array(order))
+    if mask.sum() < len(owners):
+        raise _scored_twice(run, rows, np.array(owners)[order])
     return ScoredTest(
         name="/".join(run.rstrip("/").split("/")[-2:]),
         table=test.where(mask),
         scores=np.stack([rows[f"score_{c}"].to_numpy() for c in categories], axis=1),
         anomaly=rows["anomaly_score"].to_numpy(),
-        seeds=_seed_scores(rows, categories),
+        seeds=np.stack([_each_seed(rows, f"seeds_{c}") for c in categories], axis=1),
+        anomaly_seeds=_each_seed(rows, ANOMALY_SEEDS),
         seed_names=metadata["seeds"].split(";"),
         rows=rows,
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
         notices=check_scored(run, labels_uri, test, mask, held),
+    )
+
+
+def _scored_twice(run: str, rows: pa.Table, owners: np.ndarray) -> UserError:
+    """The exception if two of the rows belong to one labelled image; `owners` are in order."""
+    first = int(np.flatnonzero(owners[1:] == owners[:-1])[0])
+    names = rows.slice(first, 2).select(["archive", "member"]).to_pylist()
+    one, other = sorted((name["archive"], name["member"]) for name in names)
+    if one == other:
+        return UserError(
+            f"{run} has two scores for {shown(one)}; `sdmad verify` says "
+            "whether the archive has two images of this name"
+        )
+    return UserError(
+        f"{run} has scores for {told_apart(one, other)}, and both match one row of the label "
+        "table; rename or remove one of the two in the archive, then score it again"
     )
 
 
@@ -158,15 +179,12 @@ def _read_rows(
     return parts, owners
 
 
-def _seed_scores(rows: pa.Table, categories: list[str]) -> np.ndarray:
-    if f"seeds_{categories[0]}" not in rows.column_names:
-        return np.zeros((rows.num_rows, len(categories), 0), np.float32)
-    columns = []
-    for category in categories:
-        column = rows[f"seeds_{category}"].combine_chunks()
-        width = column.type.list_size
-        columns.append(column.flatten().to_numpy().reshape(-1, width))
-    return np.stack(columns, axis=1)
+def _each_seed(rows: pa.Table, column: str) -> np.ndarray:
+    """A column with a value of each seed, (N, S); S = 0 where the table lacks it."""
+    if column not in rows.column_names:
+        return np.zeros((rows.num_rows, 0), np.float32)
+    values = rows[column].combine_chunks()
+    return np.asarray(values.flatten().to_numpy().reshape(-1, values.type.list_size))
 
 
 def measure(test: ScoredTest) -> pd.DataFrame:
@@ -177,7 +195,7 @@ def measure(test: ScoredTest) -> pd.DataFrame:
     records = _metrics(test, test.scores, test.anomaly, ENSEMBLE)
     for k, seed in enumerate(test.seed_names[: test.seeds.shape[2]]):
         scores = test.seeds[:, :, k]
-        records += _metrics(test, scores, anomaly_score(scores, axis=1), seed)
+        records += _metrics(test, scores, test.anomaly_seeds[:, k], seed)
     return pd.DataFrame(records, columns=["protocol", "metric", "category", "seed", "value"])
 
 
@@ -212,16 +230,27 @@ def over_seeds(metrics: pd.DataFrame, category: str = "") -> dict[tuple[str, str
     }
 
 
-def paired_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[tuple[str, str], Summary]:
-    """Ours minus theirs for each metric over all categories, paired by the seeds that both have."""
+def compare_runs(
+    ours: pd.DataFrame, others: dict[str, pd.DataFrame]
+) -> dict[str, dict[tuple[str, str], Judged]]:
+    """Ours minus each other run, by the other's name and (protocol, metric).
+
+    Compared are the metrics over all categories, paired by the seeds that both runs have. Verdicts
+    are corrected for all metrics of all other runs.
+    """
     keys = ["protocol", "metric", "category", "seed"]
-    both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
-    both = both[(both.category == "") & (both.seed != ENSEMBLE)]
-    difference = both.value - both.value_theirs
-    return {
-        (str(key[0]), str(key[1])): protocols.summarise(values.to_numpy())
-        for key, values in difference.groupby([both.protocol, both.metric], sort=False)
-    }
+    names, family = [], []
+    for name, theirs in others.items():
+        both = ours.merge(theirs, on=keys, suffixes=("", "_theirs"))
+        both = both[(both.category == "") & (both.seed != ENSEMBLE)]
+        difference = both.value - both.value_theirs
+        for key, values in difference.groupby([both.protocol, both.metric], sort=False):
+            names.append((name, (str(key[0]), str(key[1]))))
+            family.append(statistics.over_seeds(values.to_numpy()))
+    found: dict[str, dict[tuple[str, str], Judged]] = {name: {} for name in others}
+    for (name, metric), judged in zip(names, statistics.judge(family), strict=True):
+        found[name][metric] = judged
+    return found
 
 
 def write_metrics(metrics: pd.DataFrame, output: str) -> None:

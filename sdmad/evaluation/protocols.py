@@ -14,6 +14,8 @@ from scipy import stats
 from sklearn import metrics
 
 LEAST_POSITIVES = 5
+FINDING = 0.5
+"""A category is a finding when its probability is above this."""
 
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
@@ -49,7 +51,7 @@ def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[
     Hamming score is the mean of |Y n Y^| / |Y u Y^|, 1 when both are empty. The others are
     1 - Hamming loss, subset accuracy, and macro F1 over categories with at least five images.
     """
-    found = probabilities > 0.5
+    found = probabilities > FINDING
     union = (truth | found).sum(axis=1)
     common = (truth & found).sum(axis=1)
     hamming = np.where(union == 0, 1.0, common / np.maximum(union, 1))

@@ -6,6 +6,7 @@ Unicode normal form do not count.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from unicodedata import normalize
 
 from sdmad.archive.naming import comparable
 
@@ -37,6 +38,14 @@ def _comparable(name: Name) -> Name:
 def shown(name: Name) -> str:
     """A name as it is shown to a person."""
     return "/".join(filter(None, name))
+
+
+def told_apart(one: Name, other: Name) -> str:
+    """Two names as a person can tell them apart; those that look alike have Unicode escapes."""
+    texts = shown(one), shown(other)
+    if normalize("NFC", texts[0]) == normalize("NFC", texts[1]):
+        texts = ascii(texts[0]), ascii(texts[1])
+    return " and ".join(texts)
 
 
 def some(names: Iterable[Name]) -> str:

@@ -4,10 +4,13 @@
 
     f_ada = a(W2 a(W1 f_in)),    f_out = lambda f^_out + (1 - lambda) f_ada.
 
-[choice] The last block of each tower is adapted. a is GELU, there are no biases, and W1 and W2
-start with Xavier's uniform distribution. f_ada is rescaled, token by token, to the norm of f^_out
-(as in AA-CLIP). One module holds the adapters of all seeds in a leading dimension S, so that one
-batch trains or scores all seeds.
+[choice] The last block of each tower is adapted. a is GELU and there are no biases. W1 starts with
+Xavier's uniform distribution and W2 with zeros, so that training starts at the frozen model. With
+`match_norm`, tokens are divided by their root mean square before W1, f_ada is multiplied by that of
+f^_out, so that nothing depends on how long a backbone's tokens are, and f_out is divided by lambda,
+which a normalisation behind it would undo anyway: a block that has learned nothing hands on f^_out
+itself. One module holds the adapters of all seeds in a leading dimension S, so that one batch
+trains or scores all.
 """
 
 from collections.abc import Callable
@@ -23,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "relu": F.relu,
 }
+# W2 at the start, as a share of Xavier's distribution.
+START = {"gelu": 0.0, "leaky_relu": 0.01, "relu": 0.01}
 
 
 class TowerAdapterConfig(BaseModel):
@@ -44,7 +49,7 @@ class TowerAdapterConfig(BaseModel):
     activation: Literal["gelu", "leaky_relu", "relu"] = "gelu"
     match_norm: bool = Field(
         default=True,
-        description="rescale each output token of the adapter to the norm of the frozen one",
+        description="measure tokens in units of their root mean square, before and after",
     )
 
 
@@ -67,12 +72,17 @@ class ShiftAdapter(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed_index: int, generator: torch.Generator) -> None:
-        """Draw the weights of one seed from Xavier's uniform distribution."""
-        for weight in (self.down[seed_index], self.up[seed_index]):
+        """Draw W1 of one seed, and set W2 to zero.
+
+        Where that could not be trained, W2 is drawn too: with an activation that has no slope at
+        zero, and without a frozen path.
+        """
+        start = START[self.config.activation] if self.config.frozen_weight else 1.0
+        for weight, factor in ((self.down[seed_index], 1.0), (self.up[seed_index], start)):
             bound = (6 / sum(weight.shape)) ** 0.5
             # Drawn on the CPU, so that every device starts with the same weights.
             drawn = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-            weight.copy_(drawn)
+            weight.copy_(factor * drawn)
 
     def forward(
         self, f_in: torch.Tensor, f_frozen: torch.Tensor, seeds: slice = slice(None)
@@ -85,13 +95,20 @@ class ShiftAdapter(nn.Module):
         a = ACTIVATIONS[self.config.activation]
         if f_in.dim() == 3:
             f_in, f_frozen = f_in[None], f_frozen[None]
+        if self.config.match_norm:
+            f_in = f_in / _root_mean_square(f_in)
         hidden = a(torch.matmul(f_in, down[:, None]))  # (S, B, T, r)
         f_ada = a(torch.matmul(hidden, up[:, None]))  # (S, B, T, D)
-        if self.config.match_norm:
-            target = f_frozen.norm(dim=-1, keepdim=True)
-            f_ada = f_ada * (target / f_ada.norm(dim=-1, keepdim=True).clamp_min(1e-6)).detach()
         weight = self.config.frozen_weight
+        if self.config.match_norm:
+            f_ada = f_ada * _root_mean_square(f_frozen)
+            if weight:
+                return f_frozen + (1 / weight - 1) * f_ada
         return weight * f_frozen + (1 - weight) * f_ada
+
+
+def _root_mean_square(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
 class TowerAdapters(nn.ModuleList):

@@ -19,8 +19,8 @@ class AugmentConfig(BaseModel):
         default=8, ge=1, description="versions of each support image, the original included"
     )
     flip: bool = Field(
-        default=True,
-        description="mirror half of the views left to right; `false` where sides differ (chest)",
+        default=False,
+        description="mirror half of the views left to right; only where sides do not matter",
     )
     shift: float = Field(
         default=0.06,

@@ -1,37 +1,60 @@
-"""Temperature and undecided band of the probabilities, from the support alone [choice].
+"""Probabilities and undecided images, from the support alone [choice].
 
-Shapes: S seeds, N support images (all views), C categories.
+Shapes: S seeds, B images, N support images, C categories.
 """
 
 import torch
+import torch.nn.functional as F
 
 from sdmad.method.losses import category_loss
 
 TEMPERATURES = torch.logspace(-1, 1.5, 101)
-TAIL = 0.05
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The temperature T (S,) with the lowest L_cat of logits / T, of 101 from 0.1 to 31.6.
 
     Logits and labels are (S, N, C). T changes how close a probability is to 0.5, not its side.
+    Baselines use it.
     """
     grid = TEMPERATURES.to(logits.device)
     losses = torch.stack([category_loss(logits / t, labels) for t in grid])  # (T, S)
     return grid[losses.argmin(0)]
 
 
-def undecided_band(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The undecided band of probabilities: its ends (S, C, 2), the lower first.
+def gated(logits: torch.Tensor, anomaly: torch.Tensor, exponent: float) -> torch.Tensor:
+    """Logits (..., C) of p_c = sigmoid(logit_c) sigmoid(anomaly)^exponent.
 
-    The ends are the 5 % quantile over images with the category and the 95 % quantile over images
-    without it, so the band is the overlap of the two groups or the gap between them. It is
-    extended, where needed, to include 0.5. `probabilities` and `labels` are (S, N, C).
+    `anomaly` (...) is the logit of any anomaly. An image without signs of any anomaly so has none
+    of a category either.
     """
-    present = labels.bool()
-    nan = torch.tensor(float("nan"), device=probabilities.device)
-    with_category = torch.where(present, probabilities, nan).nanquantile(TAIL, dim=1)
-    without = torch.where(present, nan, probabilities).nanquantile(1 - TAIL, dim=1)
-    ends = torch.stack([with_category, without], dim=-1).nan_to_num(0.5)
-    low = ends.amin(-1).clamp(max=0.5)
-    return torch.stack([low, ends.amax(-1).clamp(min=0.5)], dim=-1)
+    log_p = F.logsigmoid(logits) + exponent * F.logsigmoid(anomaly)[..., None]
+    return -torch.log(torch.expm1(-log_p).clamp_min(1e-30))
+
+
+def conformal_thresholds(
+    logits: torch.Tensor, labels: torch.Tensor, coverage: float
+) -> torch.Tensor:
+    """Thresholds (C, 2) of conformal prediction, class by class, from left-out images (N, C).
+
+    A logit at or above the first leaves "with the category" possible, one at or below the second
+    "without it"; each keeps at least `coverage` of the images that it is true of (Vovk, ACML 2012,
+    conditional validity; split conformal quantiles). They are -inf and inf where the support is too
+    small: `coverage` needs n images with n + 1 >= 1 / (1 - coverage), 9 for 90 %.
+    """
+    ends = torch.tensor([-torch.inf, torch.inf]).repeat(logits.shape[1], 1)
+    for c, (values, present) in enumerate(zip(logits.T, labels.T > 0.5, strict=True)):
+        for side, (some, sign) in enumerate(((values[present], 1), (values[~present], -1))):
+            known = (sign * some[torch.isfinite(some)]).sort().values
+            rank = int((1 - coverage) * (len(known) + 1) + 1e-9)
+            if rank >= 1:
+                ends[c, side] = sign * known[rank - 1]
+    return ends.to(logits)
+
+
+def undecided(logits: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Whether both answers are possible, or neither: (S, B, C) from logits (S, B, C) and
+    thresholds (S, C, 2)."""
+    with_it = logits >= thresholds[:, None, :, 0]
+    without = logits <= thresholds[:, None, :, 1]
+    return with_it == without

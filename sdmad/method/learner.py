@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
@@ -18,35 +18,27 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory
 from sdmad.method.adapter import AdapterConfig
 from sdmad.method.augment import AugmentConfig, SupportImages, random_generator
-from sdmad.method.calibration import fit_temperature, undecided_band
+from sdmad.method.calibration import conformal_thresholds, gated
+from sdmad.method.combine import fit_weights
 from sdmad.method.losses import ObjectiveConfig
-from sdmad.method.model import DecisionRule, Readings, SignModel
-from sdmad.method.probe import ProbeConfig, fit_probe
-from sdmad.method.selection import (
-    SelectionConfig,
-    backbone_trust,
-    pairwise_auc,
-    reliability_weights,
-)
+from sdmad.method.model import DecisionRule, EvidenceConfig, Readings, SignModel
+from sdmad.method.probe import ProbeConfig, fit_probe, with_any
+from sdmad.method.selection import pairwise_auc, reliability_weights
+from sdmad.method.standard import Standard, fit_standard
 from sdmad.method.views import SupportCache, encode, groups_in_memory
 
 
-class LearnerConfig(BaseModel):
+class LearnerConfig(EvidenceConfig):
     """Settings of the learner: all that a fit depends on besides backbone, catalog and support."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     steps: int = Field(default=100, ge=0)
     learning_rate: float = Field(default=1e-2, gt=0)
     images_per_class: int = Field(
         default=2, ge=1, description="images of each category, and of normal, in a training step"
     )
-    zero_shot_weight: float = Field(
-        default=0.5, ge=0, description="weight of the frozen model's logit in the decision"
-    )
     adapter: AdapterConfig = AdapterConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig = AugmentConfig()
-    selection: SelectionConfig = SelectionConfig()
     probe: ProbeConfig = ProbeConfig()
 
 
@@ -89,9 +81,9 @@ def fit_batch(
         # The same weights in memory: what is trained here is trained in `model`.
         some, theirs = model.part(fits), supports[fits]
         cache = encode(some, theirs, config.augment)
-        _start_bias(some, cache, theirs)
-        _optimise(some, cache, theirs, config, on_step)
-        rules += _decide(some, cache, theirs, config)
+        standard = _start(some, cache, theirs)
+        _optimise(some, cache, theirs, standard, config, on_step)
+        rules += _decide(some, cache, theirs, standard, config)
     names = [field.name for field in fields(DecisionRule)]
     joined = {name: torch.cat([getattr(rule, name) for rule in rules]) for name in names}
     return model, DecisionRule(**joined)
@@ -119,20 +111,30 @@ def _read_support(
 
 
 @torch.no_grad()
-def _start_bias(model: SignModel, cache: SupportCache, supports: list[SupportImages]) -> None:
+def _start(model: SignModel, cache: SupportCache, supports: list[SupportImages]) -> Standard:
+    """The standard (S, M) of the frozen similarities; biases start at the support's midpoint."""
     uniform = losses.uniform_log_weights(model.membership)
     normal = losses.uniform_log_weights(model.normal)
+    found = []
     for index, support in enumerate(supports):
-        z = _read_support(model.seed(index), cache, index, [0]).similarities
-        evidence = losses.category_evidence(z, uniform, normal, model.scale)
-        labels = torch.from_numpy(support.labels)[None].float()
-        model.bias[index] = losses.midpoint_bias(evidence, labels.to(evidence.device))[0]
+        readings = _read_support(model.seed(index), cache, index, [0])
+        standard = fit_standard(readings.frozen_similarities)
+        labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
+        z = standard.apply(readings.similarities)
+        evidence = losses.category_evidence(z, uniform, normal)
+        model.bias[index] = losses.midpoint_bias(evidence, labels)[0]
+        found.append(standard)
+    return Standard(
+        torch.cat([standard.mean for standard in found]),
+        torch.cat([standard.deviation for standard in found]),
+    )
 
 
 def _optimise(
     model: SignModel,
     cache: SupportCache,
     supports: list[SupportImages],
+    standard: Standard,
     config: LearnerConfig,
     on_step: Callable[[int, float], None] | None,
 ) -> None:
@@ -143,7 +145,7 @@ def _optimise(
     labels = torch.stack([s[2] for s in schedules]).to(model.bias.device)
     at_once = _seeds_at_once(model, cache, rows.shape[-1])
     trained = [
-        (seeds, _Training(model.part(seeds), config))
+        (seeds, _Training(model.part(seeds), standard[seeds], config))
         for seeds in memory.parts(len(supports), at_once)
     ]
     for step in range(config.steps):
@@ -166,8 +168,9 @@ def _seeds_at_once(model: SignModel, cache: SupportCache, images: int) -> int:
 class _Training:
     """The training of some seeds: losses of seeds are added, so each trains as if alone."""
 
-    def __init__(self, model: SignModel, config: LearnerConfig) -> None:
+    def __init__(self, model: SignModel, standard: Standard, config: LearnerConfig) -> None:
         self.model = model
+        self.standard = standard
         self.settings = config.objective
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.decay = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -189,12 +192,12 @@ class _Training:
         model, settings = self.model, self.settings
         v = model.image_embeddings(activations)
         t = model.sign_embeddings()
-        z = v @ t.transpose(1, 2)
-        evidence = losses.category_evidence(z, self.uniform, self.normal, model.scale)
+        z = self.standard.apply(v @ t.transpose(1, 2))
+        evidence = losses.category_evidence(z, self.uniform, self.normal)
         loss = losses.category_loss(evidence - model.bias[:, None], y)
         if settings.sign_weight:
             loss = loss + settings.sign_weight * losses.sign_loss(
-                z, y, model.membership, model.normal, model.scale
+                z, y, model.membership, model.normal
             )
         if settings.discrepancy_weight:
             loss = loss + settings.discrepancy_weight * losses.discrepancy_loss(
@@ -205,32 +208,70 @@ class _Training:
 
 @torch.no_grad()
 def _decide(
-    model: SignModel, cache: SupportCache, supports: list[SupportImages], config: LearnerConfig
+    model: SignModel,
+    cache: SupportCache,
+    supports: list[SupportImages],
+    standard: Standard,
+    config: LearnerConfig,
 ) -> list[DecisionRule]:
     """The decision rule of every fit, from its own support alone."""
-    rules = []
-    uniform = losses.uniform_log_weights(model.membership)
-    normal = losses.uniform_log_weights(model.normal)
-    for index, support in enumerate(supports):
-        own = model.seed(index)
-        labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
-        first = _read_support(own, cache, index, [0])
-        every = _read_support(own, cache, index, list(range(config.augment.views)))
-        repeated = labels.repeat(1, config.augment.views, 1)
-        auc = pairwise_auc(first.similarities, labels)
-        weights = reliability_weights(auc, labels, model.membership, config.selection)
-        probe = fit_probe(every.patches[0], repeated[0], support.shots, config.probe)
-        rule = DecisionRule.untempered(own, auc, weights, probe[None])
-        z0 = first.frozen_similarities
-        equally_weighted = losses.category_evidence(z0, uniform, normal, model.scale)
-        weighted = rule.frozen_evidence(own, z0, config.selection)
-        rule = replace(
-            rule,
-            frozen_bias=losses.midpoint_bias(weighted, labels),
-            trust=backbone_trust(equally_weighted, labels, config.selection),
+    return [
+        _decide_one(
+            model.seed(index),
+            _read_support(model.seed(index), cache, index, [0]),
+            standard[index : index + 1],
+            support,
+            config,
         )
-        logits, _ = rule.evidence(own, every, config.selection, config.zero_shot_weight)
-        temperature = fit_temperature(logits, repeated)
-        p = torch.sigmoid(logits / temperature[:, None, None])
-        rules.append(replace(rule, temperature=temperature, band=undecided_band(p, repeated)))
-    return rules
+        for index, support in enumerate(supports)
+    ]
+
+
+def _decide_one(
+    model: SignModel,
+    readings: Readings,
+    standard: Standard,
+    support: SupportImages,
+    config: LearnerConfig,
+) -> DecisionRule:
+    """The decision rule of a model of one seed, from readings (1, N, ...) of its support.
+
+    Thresholds come from predictions for left-out images, in which the frozen signs stand in for
+    the adapted ones.
+    """
+    labels = torch.from_numpy(support.labels).float().to(model.bias.device)
+    auc = pairwise_auc(readings.frozen_similarities, labels[None])
+    probe = fit_probe(readings.patches[0], labels, support.shots, config.probe)
+    heads = labels.shape[1] + 1
+    rule = DecisionRule(
+        mean=standard.mean,
+        deviation=standard.deviation,
+        support_auc=auc,
+        weights=reliability_weights(auc, labels[None], model.membership, config.selection),
+        centre=torch.zeros(1, 2, heads, device=labels.device),
+        spread=torch.ones(1, 2, heads, device=labels.device),
+        probe=probe.planes[None],
+        parts=torch.zeros(1, heads, 3, device=labels.device),
+        offset=torch.zeros(1, heads, device=labels.device),
+        thresholds=torch.zeros(1, heads - 1, 2, device=labels.device),
+    )
+    voices = rule.voices(model, readings, config.selection)
+    scales = [fit_standard(voice, prior=1.0) for voice in voices]
+    frozen = scales[0].apply(voices[0])[0]
+    prior = (config.probe.weight, config.zero_shot_weight)
+    fitted = fit_weights(probe.held_out, frozen, with_any(labels), prior)
+    parts = torch.cat(
+        [fitted.parts, fitted.parts.new_full((heads, 1), config.adapted_weight)], dim=1
+    ).to(labels)
+    offset = fitted.offset.to(labels)
+    appearance = (parts[:, 0] * probe.held_out) if config.probe.weight else torch.zeros_like(frozen)
+    held_out = appearance + (parts[:, 1] + parts[:, 2]) * frozen + offset
+    logits = gated(held_out[:, :-1], held_out[:, -1].nan_to_num(0.0), config.gate)
+    return replace(
+        rule,
+        centre=torch.stack([scale.mean for scale in scales], dim=1),
+        spread=torch.stack([scale.deviation for scale in scales], dim=1),
+        parts=parts[None],
+        offset=offset[None],
+        thresholds=conformal_thresholds(logits, labels, config.coverage)[None],
+    )

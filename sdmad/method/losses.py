@@ -4,9 +4,9 @@
 (docs/method.md).
 
 Shapes: S seeds, B images, M signs, C categories, E embedding width. `similarities` z (S, B, M) are
-cosine similarities of images and signs. `membership` is (C, M), `normal` (M,), labels y (S, B, C)
-are in {0, 1}; a normal image has y = 0. Every loss returns one value for each seed, (S,). Their
-sum trains each seed as if it were alone.
+similarities of images and signs in deviations (`sdmad.method.standard`). `membership` is (C, M),
+`normal` (M,), labels y (S, B, C) are in {0, 1}; a normal image has y = 0. Every loss returns one
+value for each seed, (S,). Their sum trains each seed as if it were alone.
 """
 
 import torch
@@ -44,15 +44,13 @@ def category_evidence(
     similarities: torch.Tensor,
     log_weights: torch.Tensor,
     normal_log_weights: torch.Tensor,
-    scale: float,
 ) -> torch.Tensor:
     """e_c = A_c - A_0 (S, B, C), the evidence for each category against normal, without bias.
 
-    `log_weights` are (C, M) or (S, 1, C, M), `normal_log_weights` (M,); `scale` is tau.
+    `log_weights` are (C, M) or (S, 1, C, M), `normal_log_weights` (M,).
     """
-    scaled = scale * similarities
-    for_category = soft_maximum(scaled[..., None, :], log_weights)
-    for_normal = soft_maximum(scaled, normal_log_weights)
+    for_category = soft_maximum(similarities[..., None, :], log_weights)
+    for_normal = soft_maximum(similarities, normal_log_weights)
     return for_category - for_normal[..., None]
 
 
@@ -79,7 +77,6 @@ def sign_loss(
     labels: torch.Tensor,
     membership: torch.Tensor,
     normal: torch.Tensor,
-    scale: float,
 ) -> torch.Tensor:
     """L_sign (S,): InfoNCE of an image against all signs, with a bag of positives.
 
@@ -89,9 +86,8 @@ def sign_loss(
     """
     bag = labels @ membership.float() > 0
     bag = torch.where((labels.sum(-1) == 0)[..., None], normal.bool(), bag)
-    scaled = scale * similarities
-    inside = torch.logsumexp(scaled.masked_fill(~bag, float("-inf")), dim=-1)
-    return (torch.logsumexp(scaled, dim=-1) - inside).mean(-1)
+    inside = torch.logsumexp(similarities.masked_fill(~bag, float("-inf")), dim=-1)
+    return (torch.logsumexp(similarities, dim=-1) - inside).mean(-1)
 
 
 def discrepancy_loss(

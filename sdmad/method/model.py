@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from sdmad.backbones.loading import Backbone
@@ -15,8 +16,10 @@ from sdmad.backbones.towers import Activations
 from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory, selection
 from sdmad.method.adapter import AdapterConfig, TowerAdapters
+from sdmad.method.calibration import gated
 from sdmad.method.probe import probe_evidence
 from sdmad.method.selection import SelectionConfig
+from sdmad.method.standard import Standard
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,43 @@ class Readings:
     similarities: torch.Tensor
     frozen_similarities: torch.Tensor
     patches: torch.Tensor
+
+
+class EvidenceConfig(BaseModel):
+    """How evidence becomes a decision."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    selection: SelectionConfig = SelectionConfig()
+    zero_shot_weight: float = Field(
+        default=0.4,
+        ge=0,
+        description="weight of the frozen model's signs before the support is looked at; 0: off",
+    )
+    adapted_weight: float = Field(
+        default=0.5, ge=0, description="weight of the adapted model's signs; 0: off"
+    )
+    gate: float = Field(
+        default=0.5,
+        ge=0,
+        description="exponent of the anomaly probability that multiplies those of categories",
+    )
+    prevalence: float | dict[str, float] = Field(
+        default=0.5,
+        description="share of images that show a category, one number or one for each category; it "
+        "shifts the logits, and 0.5 leaves them",
+    )
+    coverage: float = Field(
+        default=0.9,
+        gt=0.5,
+        lt=1,
+        description="share of images whose true answer the conformal sets contain",
+    )
+
+    def shift(self, names: list[str]) -> torch.Tensor:
+        """What the stated prevalence adds to the logits of categories, (C,)."""
+        stated = self.prevalence
+        shares = [stated.get(name, 0.5) if isinstance(stated, dict) else stated for name in names]
+        return torch.logit(torch.tensor(shares, dtype=torch.float64)).float()
 
 
 class SignModel(nn.Module):
@@ -60,14 +100,10 @@ class SignModel(nn.Module):
             frozen_prompts = backbone.text.prefix(backbone.tokens(texts), 0)
         self.register_buffer("membership", torch.from_numpy(catalog.membership))
         self.register_buffer("normal", torch.from_numpy(catalog.normal_membership))
+        self.names = catalog.category_names
         self.register_buffer("owner", torch.from_numpy(owner))
         self.to(backbone.device)
         self.frozen_signs = self._sign_means(backbone.text.frozen(frozen_prompts)[None])[0]
-
-    @property
-    def scale(self) -> float:
-        """tau."""
-        return self.backbone.logit_scale
 
     def _sign_means(self, prompts: torch.Tensor) -> torch.Tensor:
         """t_s (S, M, E): unit means of the unit embeddings of each sign's prompts (S, P, E)."""
@@ -126,43 +162,50 @@ class SignModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class DecisionRule:
-    """What S seeds learned from their supports, besides the adapters.
+class Evidence:
+    """What a decision rule makes of B images: logits, and what they consist of.
 
-    - `bias` b_c and `frozen_bias` b0_c (S, C): subtracted from adapted and zero-shot evidence
-    - `support_auc` AUC_cs (S, C, M): how well each sign separates the support
-    - `weights` w_cs (S, C, M): the reliability of each sign, from `support_auc`
-    - `trust` (S,): the weight of all sign evidence; that of the patch probe is 1
-    - `probe` (S, C, D + 1): the planes of `sdmad.method.probe`
-    - `temperature` T (S,)
-    - `band` (S, C, 2): the ends of the undecided band of `sdmad.method.calibration`
+    `logits` (S, B, C) are those of the category scores, `anomaly` (S, B) those of the anomaly
+    score. `signs` and `appearance` (S, B, H) are the parts of a head's logit that come from signs
+    and from the patch probe; H = C + 1, any anomaly last. `by_sign` (S, B, C, M) is the log of each
+    sign's term in the evidence for a category.
     """
 
-    bias: torch.Tensor
-    frozen_bias: torch.Tensor
+    logits: torch.Tensor
+    anomaly: torch.Tensor
+    signs: torch.Tensor
+    appearance: torch.Tensor
+    by_sign: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """What S seeds learned from their supports, besides the adapters; H = C + 1 heads.
+
+    - `mean`, `deviation` (S, M): the standard of similarities on the support
+    - `support_auc` AUC_cs (S, C, M): how well each sign of the frozen model separates the support
+    - `weights` w_cs (S, C, M): the reliability of each sign, from `support_auc`
+    - `centre`, `spread` (S, 2, H): the standard of the contrasts of frozen and adapted signs
+    - `probe` (S, H, D + 1): the planes of `sdmad.method.probe`
+    - `parts` (S, H, 3): weights of patch probe, frozen signs and adapted signs; `offset` (S, H)
+    - `thresholds` (S, C, 2): those of `sdmad.method.calibration.conformal_thresholds`
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
     support_auc: torch.Tensor
     weights: torch.Tensor
-    trust: torch.Tensor
+    centre: torch.Tensor
+    spread: torch.Tensor
     probe: torch.Tensor
-    temperature: torch.Tensor
-    band: torch.Tensor
+    parts: torch.Tensor
+    offset: torch.Tensor
+    thresholds: torch.Tensor
 
-    @staticmethod
-    def untempered(
-        model: SignModel, support_auc: torch.Tensor, weights: torch.Tensor, probe: torch.Tensor
-    ) -> "DecisionRule":
-        """The rule before zero-shot bias, trust, temperature and band are fitted."""
-        seeds, categories = model.bias.shape
-        return DecisionRule(
-            bias=model.bias.detach(),
-            frozen_bias=torch.zeros_like(model.bias),
-            support_auc=support_auc,
-            weights=weights,
-            trust=torch.ones(seeds, device=weights.device),
-            probe=probe,
-            temperature=torch.ones(seeds, device=weights.device),
-            band=torch.full((seeds, categories, 2), 0.5, device=weights.device),
-        )
+    @property
+    def standard(self) -> Standard:
+        """What centres and scales similarities (S, B, M)."""
+        return Standard(self.mean, self.deviation)
 
     def log_weights(self, model: SignModel, config: SelectionConfig) -> torch.Tensor:
         """log w_cs (S, C, M); equal weights without the selection's under-fitting part."""
@@ -170,45 +213,77 @@ class DecisionRule:
             return self.weights.log()
         return losses.uniform_log_weights(model.membership).expand_as(self.weights)
 
-    def frozen_evidence(
-        self, model: SignModel, frozen_similarities: torch.Tensor, config: SelectionConfig
-    ) -> torch.Tensor:
-        """Zero-shot evidence e0_c (S, B, C), from similarities (B, M) or (S, B, M)."""
-        z0 = frozen_similarities.expand(len(self.bias), *frozen_similarities.shape[-2:])
-        normal = losses.uniform_log_weights(model.normal)
-        log_weights = self.log_weights(model, config)[:, None]
-        return losses.category_evidence(z0, log_weights, normal, model.scale)
+    def by_sign(
+        self, model: SignModel, similarities: torch.Tensor, config: SelectionConfig
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log evidence of each sign (S, B, C, M) and that for normal (S, B).
+
+            A_c = log sum_s w_cs g_s exp(z_s)
+
+        The evidence of a sign is its term of the sum, with z_s its similarity in deviations.
+        Without the selection's under-fitting part w_cs = 1 / |S_c|, without its uncertain-sample
+        part g_s = 1. `similarities` are (B, M) or (S, B, M).
+        """
+        z = self.standard.apply(similarities)
+        a_0 = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
+        if config.gates_images:
+            z = z + selection.image_gate(z, a_0, config)
+        return self.log_weights(model, config)[:, None] + z[..., None, :], a_0
+
+    def voices(
+        self, model: SignModel, readings: Readings, config: SelectionConfig
+    ) -> list[torch.Tensor]:
+        """The contrasts (S, B, H) of the frozen signs and of the adapted ones."""
+        return [
+            contrasts(torch.logsumexp(terms, -1), normal)
+            for terms, normal in (
+                self.by_sign(model, readings.frozen_similarities, config),
+                self.by_sign(model, readings.similarities, config),
+            )
+        ]
 
     def evidence(
         self,
         model: SignModel,
         readings: Readings,
-        config: SelectionConfig,
-        zero_shot_weight: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (S, B, C) of the categories, and the log evidence (S, B, C, M) of each sign.
+        config: EvidenceConfig,
+        select: SelectionConfig | None = None,
+    ) -> Evidence:
+        """The evidence of images, with the selection of `config` or with another.
 
-            logit_c = (trust (e_c - b_c + zero_shot_weight (e0_c - b0_c)) + q_c) / T
-            e_c     = log sum_s w_cs g_cs exp(tau z_s) - A_0
+            l_h = a_h probe_h + b_h frozen_h + d adapted_h + offset_h
+            p_c = sigmoid(l_c) sigmoid(l_any)^gate,        p_any = sigmoid(l_any)
 
-        The evidence of a sign is its term of the sum, w_cs g_cs exp(tau z_s); q_c is the probe's.
-        Without the selection's under-fitting part, w_cs = 1 / |S_c| and trust = 1; without its
-        uncertain-sample part, g_cs = 1.
+        The category logits are those of p_c at the prevalence of `config`.
         """
-        scaled = model.scale * readings.similarities
-        a_0 = losses.soft_maximum(scaled, losses.uniform_log_weights(model.normal))  # (S, B)
-        log_w = self.log_weights(model, config)  # (S, C, M)
-        log_wg = log_w[:, None].expand(*scaled.shape[:2], *log_w.shape[1:])  # (S, B, C, M)
-        if config.gates_images:
-            log_wg = log_wg + selection.image_gate(
-                readings.similarities, a_0, self.bias, model.scale, config
-            )
-        by_sign = log_wg + scaled[..., None, :]
-        logits = torch.logsumexp(by_sign, dim=-1) - a_0[..., None] - self.bias[:, None]
-        if zero_shot_weight:
-            zero_shot = self.frozen_evidence(model, readings.frozen_similarities, config)
-            logits = logits + zero_shot_weight * (zero_shot - self.frozen_bias[:, None])
-        if config.weighs_signs:
-            logits = self.trust[:, None, None] * logits
-        logits = logits + probe_evidence(readings.patches, self.probe)
-        return logits / self.temperature[:, None, None], by_sign
+        select = select or config.selection
+        by_sign, _ = self.by_sign(model, readings.similarities, select)
+        scaled = [
+            Standard(self.centre[:, k], self.spread[:, k]).apply(voice)
+            for k, voice in enumerate(self.voices(model, readings, select))
+        ]
+        parts = self.parts[:, None]
+        signs = parts[..., 1] * scaled[0] + parts[..., 2] * scaled[1]
+        appearance = parts[..., 0] * probe_evidence(readings.patches, self.probe)
+        heads = signs + appearance + self.offset[:, None]
+        logits = gated(heads[..., :-1], heads[..., -1], config.gate) + config.shift(model.names).to(
+            heads
+        )
+        return Evidence(logits, heads[..., -1], signs, appearance, by_sign)
+
+
+def contrasts(categories: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+    """Contrasts (..., H) of the evidence for C categories (..., C) and for normal (...).
+
+        category c:    A_c - mean of A of the other categories
+        any anomaly:   max_c A_c - A_0
+
+    The signs of a category are compared with those of other anomalies, and the gate with normal; a
+    catalog with one category compares with normal in both.
+    """
+    count = categories.shape[-1]
+    against = normal[..., None]
+    if count > 1:
+        against = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
+    every = categories.amax(-1, keepdim=True) - normal[..., None]
+    return torch.cat([categories - against, every], dim=-1)

@@ -2,11 +2,11 @@
 
 There is one part for each of two problems of scarce data:
 
-- *under-fitting*: a sign is wrong, or the few shots did not teach it. Signs that do not separate
-  the support count less (`reliability_weights`). If the frozen backbone does not separate the
-  support, all sign evidence counts less and the patch probe decides (`backbone_trust`).
-- *uncertain samples*: a sign counts less in an image where, alone, it lies below the evidence for
-  normal and the bias (`image_gate`).
+- *under-fitting*: a sign is wrong, or the backbone does not see it. Signs that do not separate the
+  support count less (`reliability_weights`). They are judged by the frozen model, which has not
+  seen the support.
+- *uncertain samples*: a sign counts less in an image where it lies below the evidence for normal
+  (`image_gate`).
 
 Shapes as in `sdmad.method.losses`.
 """
@@ -21,7 +21,7 @@ class SelectionConfig(BaseModel):
     """Which parts of the selection are on, and how strong they are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    mode: Literal["none", "underfit", "uncertain", "both"] = "both"
+    mode: Literal["none", "underfit", "uncertain", "both"] = "underfit"
     floor: float = Field(
         default=0.02,
         gt=0,
@@ -34,23 +34,12 @@ class SelectionConfig(BaseModel):
         description="pull of the weights towards equal weights, in shots; 0: none",
     )
     gate_margin: float = Field(
-        default=2.0,
-        description="a sign this many logits below the evidence for normal counts half in an image",
+        default=1.0,
+        description="a sign this far below the evidence for normal counts half in an image, in "
+        "deviations",
     )
     gate_width: float = Field(
-        default=1.0, gt=0, description="softness of that fading, in logits; near 0: a hard cut"
-    )
-    full_trust: float = Field(
-        default=0.8,
-        gt=0.5,
-        le=1,
-        description="zero-shot AUC on the support from which sign evidence counts in full",
-    )
-    least_trust: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="minimum weight of all sign evidence, when that AUC is near 0.5",
+        default=0.5, gt=0, description="softness of that fading, in deviations; near 0: a hard cut"
     )
 
     @property
@@ -76,20 +65,6 @@ def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(pairs > 0, wins / pairs.clamp_min(1), torch.full_like(wins, 0.5))
 
 
-def backbone_trust(
-    frozen_evidence: torch.Tensor, labels: torch.Tensor, config: SelectionConfig
-) -> torch.Tensor:
-    """The weight (S,) of all sign evidence, from `least_trust` to 1.
-
-        trust = (AUC_0 - 0.5) / (full_trust - 0.5), but at least least_trust and at most 1
-
-    AUC_0 is that of the zero-shot evidence (S, N, C) on the support, averaged over categories.
-    Nothing was trained for it, so it is not optimistic.
-    """
-    own = pairwise_auc(frozen_evidence, labels).diagonal(dim1=1, dim2=2).mean(-1)
-    return ((own - 0.5) / (config.full_trust - 0.5)).clamp(config.least_trust, 1)
-
-
 def reliability_weights(
     support_auc: torch.Tensor,
     labels: torch.Tensor,
@@ -113,18 +88,13 @@ def reliability_weights(
 
 
 def image_gate(
-    similarities: torch.Tensor,
-    normal_evidence: torch.Tensor,
-    bias: torch.Tensor,
-    scale: float,
-    config: SelectionConfig,
+    similarities: torch.Tensor, normal_evidence: torch.Tensor, config: SelectionConfig
 ) -> torch.Tensor:
-    """log g_cs (S, B, C, M), the log weight of each sign for each category in each image.
+    """log g_s (S, B, M), the log weight of each sign in each image.
 
-        g_cs = sigmoid((tau z_s - A_0 - b_c + gate_margin) / gate_width)
+        g_s = sigmoid((z_s - A_0 + gate_margin) / gate_width)
 
-    tau z_s - A_0 - b_c is the logit of c if s were its only sign. `normal_evidence` is A_0 (S, B),
-    `bias` b_c (S, C), `scale` tau.
+    `normal_evidence` is A_0 (S, B).
     """
-    alone = (scale * similarities - normal_evidence[..., None])[:, :, None] - bias[:, None, :, None]
+    alone = similarities - normal_evidence[..., None]
     return torch.nn.functional.logsigmoid((alone + config.gate_margin) / config.gate_width)

@@ -7,6 +7,7 @@ vocabulary. `weights/` has the layout of an open_clip `local-dir:` checkpoint.
 
 import gzip
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 MERGES = "merges.txt.gz"
 NUM_MERGES = 1500
 CONTEXT_LENGTH = 40
+# What timm passes to every architecture, for those whose weights it downloads.
+TIMM_LOADING = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 PREPROCESS: dict[str, Any] = {
     "mean": [0.3] * 3,
@@ -64,21 +67,31 @@ class ConvStem(nn.Module):
 
 @register_model
 def sdmad_phantom_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Six blocks of width 128 over an 8 x 8 grid. `pretrained` is ignored: see `weights/`."""
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
-    settings: dict[str, Any] = {
-        "img_size": 64,
-        "patch_size": 8,
-        "embed_dim": 128,
+    """Blocks of width 128 over an 8 x 8 grid. `pretrained` is ignored: see `weights/`."""
+    return transformer_behind(ConvStem, size=64, patch_size=8, width=128, settings=kwargs)
+
+
+def transformer_behind(
+    stem: Callable[..., nn.Module], size: int, patch_size: int, width: int, settings: dict[str, Any]
+) -> VisionTransformer:
+    """Six blocks of `width` behind a stem that makes tokens of images of `size` pixels.
+
+    Positions are learned; there is no class token. `settings` are timm's for the model, and take
+    precedence.
+    """
+    own: dict[str, Any] = {
+        "img_size": size,
+        "patch_size": patch_size,
+        "embed_dim": width,
         "depth": 6,
         "num_heads": 4,
-        "embed_layer": ConvStem,
+        "embed_layer": stem,
         "class_token": False,
         "global_pool": "avg",
     }
-    model: Any = VisionTransformer(**(settings | kwargs))
-    model.default_cfg = {"input_size": (3, 64, 64), "pool_size": None}
+    given = {key: value for key, value in settings.items() if key not in TIMM_LOADING}
+    model: Any = VisionTransformer(**(own | given))
+    model.default_cfg = {"input_size": (3, size, size), "pool_size": None}
     return model
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from sdmad import storage
 from sdmad.detector import FINDING_THRESHOLD, LEAST_SHARE, SIGNS_PER_FINDING
 from sdmad.evaluation.audit import SignAudit
-from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, over_seeds, paired_difference
+from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, compare_runs, over_seeds
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
 from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
 from sdmad.fits import code_version
@@ -79,6 +79,7 @@ def _context(
     }
     titles = [name.replace("_", " ") for name in test.table.categories]
     named = {HEADLINES[key]: value for key, value in ensemble.items()}
+    compared = compare_runs(measured, baselines)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": code_version(),
@@ -95,10 +96,11 @@ def _context(
             {
                 "name": name,
                 "summary": over_seeds(theirs),
-                "difference": paired_difference(measured, theirs),
+                "difference": compared[name],
             }
             for name, theirs in baselines.items()
         ],
+        "num_comparisons": sum(np.isfinite(d.p) for ds in compared.values() for d in ds.values()),
         "spread": plots.seed_spread(by_seed, named) if names else "",
         "roc": plots.roc_by_category(test, titles),
         "confusion": confusion_heatmap(
@@ -106,7 +108,6 @@ def _context(
         ),
         "calibration": plots.calibration_curves(test, titles),
         "histograms": plots.score_histograms(test, titles),
-        "verdict_of": _verdict_of,
         "inspection": inspection,
         "signs": _sign_section(inspection.audit) if inspection.audit else None,
     }
@@ -200,12 +201,6 @@ def _row(
 
 def _share(flags: np.ndarray) -> float:
     return float(flags.mean()) if len(flags) else float("nan")
-
-
-def _verdict_of(difference: Summary) -> str:
-    if np.isnan(difference.low) or difference.low <= 0 <= difference.high:
-        return "tied"
-    return "better" if difference.mean > 0 else "worse"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sdmad import logs
-from sdmad.evaluation.measure import HEADLINES, over_seeds, paired_difference
+from sdmad.evaluation.measure import HEADLINES, compare_runs, over_seeds
 from sdmad.evaluation.protocols import Summary
+from sdmad.evaluation.statistics import Judged
 from sdmad.report.run import Evaluated
 
 
@@ -21,14 +22,15 @@ def print_metrics(result: Evaluated) -> None:
         table.add_column(column)
     summary = over_seeds(result.metrics)
     others = {}
+    compared = compare_runs(result.metrics, result.baselines)
     for name, theirs in result.baselines.items():
         table.add_column(name)
         table.add_column("difference (95 % interval)")
-        others[name] = (over_seeds(theirs), paired_difference(result.metrics, theirs))
+        others[name] = (over_seeds(theirs), compared[name])
     for key, name in HEADLINES.items():
         row = [key[0], name, _plain(summary[key])]
         for theirs_summary, difference in others.values():
-            row += [_plain(theirs_summary[key]), _interval(difference.get(key))]
+            row += [_plain(theirs_summary[key]), _judged(difference.get(key))]
         table.add_row(*row)
     Console(width=None if Console().is_terminal else 140).print(table)
 
@@ -37,7 +39,8 @@ def _plain(summary: Summary) -> str:
     return f"{100 * summary.mean:.1f} ± {100 * summary.std:.1f}"
 
 
-def _interval(summary: Summary | None) -> str:
-    if summary is None:
+def _judged(difference: Judged | None) -> str:
+    if difference is None:
         return "-"
-    return f"{100 * summary.mean:+.1f} ({100 * summary.low:+.1f} to {100 * summary.high:+.1f})"
+    mean, low, high = (100 * v for v in (difference.mean, difference.low, difference.high))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {difference.verdict}"

@@ -75,7 +75,8 @@ def check(changes: Changes) -> None:
         (changes.changed, "has changed since it was planned"),
     ):
         if uris:
-            others = f" ({len(uris) - 1} other objects too)" if len(uris) > 1 else ""
+            more = len(uris) - 1
+            others = f" ({more} other object{'s' * (more > 1)} too)" if more else ""
             raise UserError(
                 f"{min(uris)} {what}{others}; put it back, go on without it or with its new "
                 "content with --accept-changes, or score to another output"

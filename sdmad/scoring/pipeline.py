@@ -58,6 +58,17 @@ def stream_scores(
     `config` must be filled (`PipelineConfig.fill`); `run` is the run's name in the logs. With
     `quarantine`, images are decoded in processes apart from the readers.
     """
+    _configure_ray_data()
+    for start in range(0, len(units), UNITS_AT_ONCE):
+        images = _read(units[start : start + UNITS_AT_ONCE], source, config, run, quarantine)
+        rows = _detect(images, source, columns, config)
+        with mistakes_surface():
+            yield from rows.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=1
+            )
+
+
+def _configure_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -66,47 +77,57 @@ def stream_scores(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Ray 2.60 can bound retries only through arguments that it deprecates for 2.64.
     warnings.simplefilter("ignore", RayDeprecationWarning)
+
+
+def _read(
+    units: list[WorkUnit],
+    source: DetectorSource,
+    config: PipelineConfig,
+    run: str,
+    quarantine: bool,
+) -> ray.data.Dataset:
+    """Images of the units, at the backbone's size."""
+    payloads = [{"payload": unit.to_json()} for unit in units]
+    data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
+    return data.map_batches(
+        read_and_decode,  # type: ignore[arg-type]
+        batch_size=1,
+        batch_format="numpy",
+        fn_kwargs={
+            "spec": source.spec,
+            "rows": config.batch_size,
+            "decode_seconds": config.decode_seconds,
+            "quarantine": quarantine,
+            "run": run,
+        },
+        num_cpus=config.reader_cpus,
+        max_retries=RETRIES,
+    )
+
+
+def _detect(
+    images: ray.data.Dataset, source: DetectorSource, columns: ScoreColumns, config: PipelineConfig
+) -> ray.data.Dataset:
+    """Score rows of the images."""
     if config.detectors is None or config.detector_threads is None:
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
-    device = None if config.detector_gpus else "cpu"
-    for start in range(0, len(units), UNITS_AT_ONCE):
-        payloads = [{"payload": unit.to_json()} for unit in units[start : start + UNITS_AT_ONCE]]
-        data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
-        data = data.map_batches(
-            read_and_decode,  # type: ignore[arg-type]
-            batch_size=1,
-            batch_format="numpy",
-            fn_kwargs={
-                "spec": source.spec,
-                "rows": config.batch_size,
-                "decode_seconds": config.decode_seconds,
-                "quarantine": quarantine,
-                "run": run,
-            },
-            num_cpus=config.reader_cpus,
-            max_retries=RETRIES,
-        )
-        data = data.map_batches(
-            DetectorActor,
-            batch_size=config.batch_size,
-            batch_format="numpy",
-            fn_constructor_args=(
-                source.uri,
-                source.backbone,
-                columns,
-                config.detector_threads,
-                device,
-                config.precision,
-            ),
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-            num_cpus=config.detector_cpus,
-            num_gpus=config.detector_gpus or None,
-            runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
-            max_restarts=RETRIES,
-            max_task_retries=RETRIES,
-        )
-        with mistakes_surface():
-            yield from data.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=1
-            )
+    return images.map_batches(
+        DetectorActor,
+        batch_size=config.batch_size,
+        batch_format="numpy",
+        fn_constructor_args=(
+            source.uri,
+            source.backbone,
+            columns,
+            config.detector_threads,
+            None if config.detector_gpus else "cpu",
+            config.precision,
+        ),
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        num_cpus=config.detector_cpus,
+        num_gpus=config.detector_gpus or None,
+        runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+    )

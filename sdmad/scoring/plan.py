@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from sdmad import logs, storage
 from sdmad.archive import naming
+from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.listing import list_archive
 from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.errors import UserError
@@ -158,13 +159,13 @@ def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
 def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
     """The metadata of a run, and its units, read bit by bit.
 
-    Raises `UserError` when there is no run, or a file of another kind in the place of its plan.
+    Raises `UserError` when there is no run, or another or a damaged file in the place of its plan.
     """
     uri = plan_uri(output)
     if not storage.exists(uri):
         raise UserError(
             f"there is no scoring run at {output}: plan.parquet is missing; score an archive to "
-            "this place first, with `sdmad score` (jobs/score_archive.py)"
+            "this place first, with `sdmad score`"
         )
     foreign = UserError(
         f"{uri} is not the plan of a scoring run; choose another output, or remove the file"
@@ -184,12 +185,19 @@ def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
 
     def units() -> Iterator[WorkUnit]:
         with stream:
-            for batch in file.iter_batches(UNITS_AT_ONCE, use_threads=False):
-                for row in batch.to_pylist():
-                    objects = zip(row["uris"], row["sizes"], row["etags"], strict=True)
-                    members = tuple(StoredObject(*entry) for entry in objects)
-                    part = tuple(row["part"]) if row["part"] else None
-                    yield WorkUnit(row["unit"], row["kind"], metadata["archive"], members, part)
+            try:
+                for batch in file.iter_batches(UNITS_AT_ONCE, use_threads=False):
+                    for row in batch.to_pylist():
+                        objects = zip(row["uris"], row["sizes"], row["etags"], strict=True)
+                        members = tuple(StoredObject(*entry) for entry in objects)
+                        part = tuple(row["part"]) if row["part"] else None
+                        yield WorkUnit(row["unit"], row["kind"], metadata["archive"], members, part)
+            except (OSError, *DAMAGE) as error:
+                if not is_damage(error):
+                    raise
+                raise UserError(
+                    f"{uri} is damaged; restore it, or score to another output"
+                ) from None
 
     return metadata, units()
 

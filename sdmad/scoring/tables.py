@@ -19,6 +19,9 @@ from sdmad.detector import Scores
 from sdmad.storage import parquet
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
+_EVIDENCE = pa.struct(
+    [("category", pa.string()), ("sign_logit", pa.float32()), ("probe_logit", pa.float32())]
+)
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
 
 FAILURES = pa.schema(
@@ -43,12 +46,14 @@ class ScoreColumns:
         fields = [(name, pa.string()) for name in ("uri", "archive", "member")]
         fields.append(("anomaly_score", pa.float32()))
         for category in self.categories:
-            fields += [(f"score_{category}", pa.float32()), (f"spread_{category}", pa.float32())]
+            kinds = ("score", "spread", "logit")
+            fields += [(f"{kind}_{category}", pa.float32()) for kind in kinds]
         fields += [("findings", pa.list_(pa.string())), ("uncertain", pa.list_(pa.string()))]
-        fields.append(("signs", pa.list_(_SIGN)))
+        fields += [("signs", pa.list_(_SIGN)), ("evidence", pa.list_(_EVIDENCE))]
         if self.per_seed:
             values = pa.list_(pa.float32(), self.num_seeds)
             fields += [(f"seeds_{category}", values) for category in self.categories]
+            fields.append(("anomaly_seeds", values))
         return _required(pa.schema(fields))
 
 
@@ -132,6 +137,12 @@ def empty_failures() -> pa.Table:
     return _required(FAILURES).empty_table()
 
 
+def _each_seed(values: np.ndarray) -> pa.Array:
+    """Values (rows, S) as lists of S."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
 def score_rows(
     scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
 ) -> pa.Table:
@@ -153,19 +164,24 @@ def score_rows(
     anomaly = spread_out(scores.anomaly if scores else None, ())
     mean = spread_out(scores.categories if scores else None, (categories,))
     spread = spread_out(scores.spread if scores else None, (categories,))
+    logits = spread_out(scores.logits if scores else None, (categories,))
     data: dict[str, Any] = {"anomaly_score": anomaly}
     for c, name in enumerate(columns.categories):
         data[f"score_{name}"] = mean[:, c]
         data[f"spread_{name}"] = spread[:, c]
+        data[f"logit_{name}"] = logits[:, c]
     data["findings"] = lists(scores.findings if scores else None)
     data["uncertain"] = lists(scores.uncertain if scores else None)
     signs = [[vars(e) for e in row] for row in scores.signs] if scores else None
     data["signs"] = lists(signs)
+    evidence = [[vars(e) for e in row] for row in scores.evidence] if scores else None
+    data["evidence"] = lists(evidence)
     if columns.per_seed:
         seeds = spread_out(scores.seeds if scores else None, (categories, columns.num_seeds))
         for c, name in enumerate(columns.categories):
-            flat = pa.array(np.ascontiguousarray(seeds[:, c]).reshape(-1))
-            data[f"seeds_{name}"] = pa.FixedSizeListArray.from_arrays(flat, columns.num_seeds)
+            data[f"seeds_{name}"] = _each_seed(seeds[:, c])
+        anomaly_seeds = spread_out(scores.anomaly_seeds if scores else None, (columns.num_seeds,))
+        data["anomaly_seeds"] = _each_seed(anomaly_seeds)
     wanted = columns.schema
     fields = [wanted.field(name) for name in data]
     arrays = [

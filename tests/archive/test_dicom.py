@@ -15,7 +15,6 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
-    generate_uid,
 )
 
 from sdmad.archive import dicom
@@ -25,6 +24,7 @@ from sdmad.archive.preprocess import ImageSpec, InputConfig
 
 SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+UID = "1.2.826.0.1.3680043.8.498.1"  # not random: no test may meet its own digits
 SECRET = "Doe^Jane^SECRET"  # noqa: S105 - a patient's name
 
 
@@ -34,7 +34,7 @@ def dataset(pixels: np.ndarray, kind: str = "MONOCHROME2", **elements: object) -
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID = CTImageStorage
-    made.SOPInstanceUID = generate_uid()
+    made.SOPInstanceUID = UID
     made.PatientName = SECRET
     made.PatientID = SECRET
     made.InstitutionName = SECRET

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sdmad.archive.greys import colours, depth, eight_bits, linear, on_black
+from sdmad.archive import greys
+from sdmad.archive.greys import colours, depth, eight_bits, linear, on_black, stretch
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,27 @@ def test_unsigned_values_are_scaled_from_nothing_to_white(bits) -> None:
 
 def test_a_range_of_no_width_is_a_threshold() -> None:
     assert linear(np.array([0, 5, 6], np.uint16), 5, 5).tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, ">u2", np.int32, float])
+@pytest.mark.parametrize("percentiles", [(0.5, 99.5), (0, 100), (10, 80.3)])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_the_range_of_a_stretch_is_that_of_numpy(monkeypatch, kind, percentiles, size) -> None:
+    """Whether values are counted or sorted, few or many, positive or negative."""
+    ranges: list[tuple[float, float]] = []
+    monkeypatch.setattr(greys, "linear", lambda values, low, high: ranges.append((low, high)))
+    kind = np.dtype(kind)
+    few = np.iinfo(kind) if kind.kind in "iu" else np.iinfo(np.int16)
+    values = np.random.default_rng(size).integers(few.min, few.max, size, endpoint=True)
+    values = values.astype(kind)
+    counted = np.arange(size) % 3 > 0 if size > 3 else None
+    stretch(values, percentiles, counted)
+    chosen = values if counted is None else values[counted]
+    expected = np.percentile(chosen.astype(float), percentiles)
+    if expected[0] < expected[1]:
+        assert np.allclose(ranges[0], expected, rtol=1e-12, atol=0)
+    else:
+        assert ranges[0] == (values.min(), values.max())
 
 
 def test_colours_of_floats_keep_the_scale_of_0_to_1_and_are_stretched_beyond() -> None:

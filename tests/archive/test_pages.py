@@ -100,6 +100,26 @@ def test_frames_that_a_header_promises_and_the_file_lacks_are_one_reason() -> No
     assert [bool(row[1]) for row in rows] == [True, True, True, False]
 
 
+def test_an_announced_animation_without_frames_is_a_still_picture() -> None:
+    content, kept, position = save("PNG", [flat(grey) for grey in GREYS]), [], 8
+    while position < len(content):
+        size, kind = struct.unpack_from(">I4s", content, position)
+        if kind not in (b"fcTL", b"fdAT"):
+            kept.append(content[position : position + size + 12])
+        position += size + 12
+    assert read(content[:8] + b"".join(kept)) == [(None, 10, "")]
+
+
+def test_a_damaged_last_frame_of_a_webp_has_a_reason() -> None:
+    """libwebp leaves it out."""
+    content = bytearray(save("WEBP", [flat(grey) for grey in GREYS], lossless=True))
+    start = content.rindex(b"VP8L")
+    content[start : start + 4] = b"JUNK"
+    rows = read(bytes(content))
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert [bool(row[1]) for row in rows] == [True, True, False]
+
+
 def test_an_animation_bomb_is_refused(monkeypatch) -> None:
     content = save("GIF", [flat(grey) for grey in GREYS])
     monkeypatch.setattr(pages, "LARGEST_ANIMATION_PIXELS", 3 * SIZE * SIZE - 1)

@@ -204,3 +204,21 @@ def test_images_of_another_type_have_a_reason(tmp_path, column, kind) -> None:
     ((_, name, content, reason),) = read(str(tmp_path))
     assert (name, content) == ("", None)
     assert f"the column images is of type {kind}, which is not read" in reason
+
+
+def test_several_images_in_a_row_are_not_replaced_by_another_column(tmp_path) -> None:
+    content = pa.table({"images": [[BYTES[0], BYTES[1]]], "thumb": pa.array(BYTES[:1])})
+    write(str(tmp_path / "s.parquet"), content)
+    ((_, name, content, reason),) = read(str(tmp_path))
+    assert (name, content) == ("", None)
+    assert "the column images is of type list<element: binary>, which is not read" in reason
+
+
+def test_fields_in_capitals_and_extension_types_are_read(tmp_path) -> None:
+    opaque = pa.opaque(pa.binary(), "photo", "somewhere")
+    column = pa.ExtensionArray.from_storage(opaque, pa.array(BYTES, pa.binary()))
+    write(str(tmp_path / "a.parquet"), pa.table({"scan": column, "Path": ["a", "b", None]}))
+    structs = [{"Bytes": content, "PATH": f"{k}"} for k, content in enumerate(BYTES)]
+    write(str(tmp_path / "b.parquet"), pa.table({"Photo": structs}))
+    names = ["a", "b", "row=2", "0", "1", "2"]
+    assert [row[1:3] for row in read(str(tmp_path))] == list(zip(names, BYTES * 2, strict=True))

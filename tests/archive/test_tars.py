@@ -12,6 +12,7 @@ from sdmad.archive import tars
 from sdmad.archive.listing import list_archive
 from sdmad.archive.members import read_members, read_unit
 from sdmad.archive.units import cut_units
+from tests.archive.test_members import fix_checksums
 from tests.helpers import encoded, write_tar
 
 
@@ -175,3 +176,22 @@ def test_the_names_of_a_shard_are_those_of_its_images(tmp_path) -> None:
     gnu_tar(tmp_path / "s.tar", folder)
     with (tmp_path / "s.tar").open("rb") as stream:
         assert list(tars.names(stream)) == [name for name, _, _ in tars.members(stream)]
+
+
+def test_times_in_the_headers_of_incremental_tars_are_no_part_of_names(tmp_path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(1))
+    option = f"--listed-incremental={tmp_path}/snapshot"
+    names = gnu_tar(tmp_path / "s.tar", folder, "--format=gnu", option)
+    assert read(tmp_path / "s.tar") == [(name, encoded(1), "") for name in names]
+
+
+@pytest.mark.parametrize("place", [100, 108, 116, 136, 329, 337])
+def test_fields_that_do_not_matter_may_be_damaged(tmp_path, place) -> None:
+    """Mode, owner, group, time, device. GNU tar reads on too."""
+    path = write_tar(tmp_path / "s.tar", {"a.png": encoded(1), "b.png": encoded(2)})
+    content = bytearray(path.read_bytes())
+    content[place : place + 7] = b"nobody!"
+    path.write_bytes(fix_checksums(bytes(content)))
+    assert read(path) == [("a.png", encoded(1), ""), ("b.png", encoded(2), "")]

@@ -211,3 +211,32 @@ def test_zip64_and_sizes_after_the_data_are_read(tmp_path) -> None:
         ("a.png", encoded(1), ""),
         ("b.png", encoded(2), ""),
     ]
+
+
+def test_members_whose_place_is_wrong_have_a_reason_and_the_others_are_read(tmp_path) -> None:
+    path = write_zip(tmp_path / "s.zip", {f"{k}.png": encoded(k) for k in range(3)})
+    content = path.read_bytes()
+    path.write_bytes(content[20:])
+    with zipfile.ZipFile(path) as archive:
+        lost = {info.filename for info in archive.infolist() if info.header_offset < 0}
+    rows = {row[2]: row[3:] for row in read(str(tmp_path))}
+    assert lost == {"folder/"}
+    assert rows == {f"{k}.png": (encoded(k), "") for k in range(3)}
+    start = content.index(b"0.png") - 30
+    path.write_bytes(content[start + 20 :])
+    rows = {row[2]: row[3:] for row in read(str(tmp_path))}
+    reason = "cannot be unpacked: the directory places it before the start of the zip"
+    assert rows.pop("0.png") == (None, reason)
+    assert rows == {f"{k}.png": (encoded(k), "") for k in (1, 2)}
+
+
+def test_a_member_without_a_name_is_an_image(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("x", encoded(1))
+        archive.writestr("y.png", encoded(2))
+    content = bytearray((tmp_path / "s.zip").read_bytes())
+    for mark, place in ((b"PK\x03\x04", 26), (b"PK\x01\x02", 28)):
+        # The one letter of the name becomes an extra field.
+        struct.pack_into("<HH", content, content.index(mark) + place, 0, 1)
+    (tmp_path / "s.zip").write_bytes(content)
+    assert [row[2:4] for row in read(str(tmp_path))] == [("", encoded(1)), ("y.png", encoded(2))]

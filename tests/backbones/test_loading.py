@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from sdmad import storage
 from sdmad.backbones import folders, loading
 from sdmad.backbones.config import BackboneConfig
+from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.saving import save_backbone
 from sdmad.errors import UserError
@@ -41,11 +43,10 @@ SIGLIP: dict[str, object] = TINY | {
     "init_logit_bias": -10,
     "custom_text": True,
     "vision_cfg": {
-        "image_size": 32,
-        "timm_model_name": "vit_base_patch16_siglip_224",
-        "timm_model_pretrained": False,
-        "timm_pool": "map",
-        "timm_proj": "none",
+        "image_size": 64,
+        "timm_model_name": "sdmad_phantom_vit",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
     },
 }
 
@@ -198,49 +199,63 @@ def hugging_face_folder(folder: Path) -> Path:
 
 
 OFFLINE = """
-import socket, sys
+import logging, socket, sys
 def refuse(*arguments, **settings):
     raise AssertionError("the network was asked for something")
 socket.socket.connect = socket.getaddrinfo = refuse
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
-backbone = load_backbone(BackboneConfig(model=sys.argv[1]), "cpu")
-print(backbone.identity.weights, backbone.embed_texts(["a small crack"]).sum().item())
+for model in ("phantom", *sys.argv[1:]):
+    backbone = load_backbone(BackboneConfig(model=model), "cpu")
+    assert backbone.embed_texts(["a small crack"]).isfinite().all()
+    print(backbone.identity.weights)
+assert not logging.getLogger().handlers
+logging.basicConfig(level=logging.INFO)
+logging.info("mine")
 """
 
 
-def offline(folder: Path) -> list[str]:
-    """What a process without network loads from a folder."""
+@dataclass(frozen=True)
+class Offline:
+    """A folder of a Hugging Face text tower, what `save_backbone` made of it in full and in half
+    precision, and what a process without network says and loads."""
+
+    source: BackboneConfig
+    saved: dict[bool, Path]
+    identities: dict[bool, BackboneIdentity]
+    said: str
+    fingerprints: list[str]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Offline:
+    folder = tmp_path_factory.mktemp("offline")
+    source = BackboneConfig(model=str(hugging_face_folder(folder / "model")))
+    saved = {half: folder / f"half-{half}" for half in (False, True)}
+    identities = {half: save_backbone(source, str(path), half) for half, path in saved.items()}
     result = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(folder)],
+        [sys.executable, "-c", OFFLINE, str(folder / "model"), *map(str, saved.values())],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    return result.stdout.split()
+    return Offline(source, saved, identities, result.stderr, result.stdout.split())
 
 
-def test_a_folder_with_a_hugging_face_tower_asks_no_hub(tmp_path) -> None:
-    folder = hugging_face_folder(tmp_path / "model")
-    backbone = load(BackboneConfig(model=str(folder)), "cpu")
-    weights, _ = offline(folder)
-    assert weights == backbone.fingerprint
+def test_a_folder_with_a_hugging_face_tower_asks_no_hub(offline) -> None:
+    backbone = load(offline.source, "cpu")
+    assert offline.fingerprints[1] == backbone.fingerprint
     assert backbone.spec.mean == (0.4, 0.4, 0.4)
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_saved_backbone_is_the_same_without_a_hub(tmp_path, half) -> None:
-    source = BackboneConfig(model=str(hugging_face_folder(tmp_path / "model")))
-    identity = save_backbone(source, str(tmp_path / "saved"), half)
-    original, saved = (
-        load(source, "cpu"),
-        load(BackboneConfig(model=str(tmp_path / "saved")), "cpu"),
-    )
-    assert saved.identity == identity
-    weights, _ = offline(tmp_path / "saved")
-    assert weights == identity.weights
+def test_a_saved_backbone_is_the_same_without_a_hub(offline, half) -> None:
+    original = load(offline.source, "cpu")
+    saved = load(BackboneConfig(model=str(offline.saved[half])), "cpu")
+    assert saved.identity == offline.identities[half]
+    assert offline.fingerprints[2 + half] == saved.identity.weights
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     close = {"atol": 2e-3 if half else 0.0}
     assert torch.allclose(original.embed_images(pixels), saved.embed_images(pixels), **close)
@@ -248,7 +263,11 @@ def test_a_saved_backbone_is_the_same_without_a_hub(tmp_path, half) -> None:
     assert torch.allclose(original.embed_texts(texts), saved.embed_texts(texts), **close)
     assert (original.identity.difference(saved.identity) == "") != half
     with pytest.raises(UserError, match="is not empty"):
-        save_backbone(source, str(tmp_path / "saved"))
+        save_backbone(offline.source, str(offline.saved[half]))
+
+
+def test_loading_says_nothing_and_lets_others_speak(offline) -> None:
+    assert offline.said.splitlines() == ["INFO:root:mine"]
 
 
 def test_a_saved_name_and_its_tag_are_the_same_backbone(tiny, tmp_path, monkeypatch) -> None:
@@ -296,25 +315,77 @@ def test_loading_leaves_the_process_as_it_was(tmp_path) -> None:
     assert dict(os.environ) == environment
 
 
-def test_loading_says_nothing_and_lets_others_speak(tmp_path) -> None:
-    script = (
-        "import logging, sdmad.backbones.loading as l\n"
-        "from sdmad.backbones.config import BackboneConfig\n"
-        "l.load_backbone(BackboneConfig(), 'cpu')\n"
-        "assert not logging.getLogger().handlers\n"
-        "logging.basicConfig(level=logging.INFO); logging.info('mine')\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.splitlines() == ["INFO:root:mine"]
-
-
 def test_a_folder_that_is_none_is_one_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match=r"has no open_clip_config\.json"):
         load(BackboneConfig(model=str(tmp_path)), "cpu")
-    (tmp_path / "open_clip_config.json").write_text("{}")
-    with pytest.raises(UserError, match="not a configuration of open_clip"):
-        load(BackboneConfig(model=str(tmp_path)), "cpu")
+    for content in ("{", "{}", '{"model_cfg": {"vision_cfg": [], "text_cfg": {}}}'):
+        (tmp_path / "open_clip_config.json").write_text(content)
+        with pytest.raises(UserError, match="not a configuration of open_clip"):
+            load(BackboneConfig(model=str(tmp_path)), "cpu")
+
+
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+CONVNEXT = {"image_size": 32, "timm_model_name": "convnext_tiny.fb_in22k", "timm_pool": ""}
+FASTVIT = {"image_size": 64, "timm_model_name": "fastvit_t8", "timm_pool": "avg"}
+
+
+def convolutions(folder: Path, vision: dict[str, object]) -> Path:
+    """A folder of a model with this image tower, and weights that cannot be read."""
+    folder.mkdir()
+    content = {"model_cfg": TINY | {"vision_cfg": vision}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    (folder / folders.WEIGHTS[0]).write_bytes(b"no weights")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("vision", "tower"), [(RESNET, "a ResNet"), (CONVNEXT, "timm's convnext")], ids=["own", "timm"]
+)
+def test_a_folder_of_convolutions_is_refused_from_its_configuration(
+    tmp_path, monkeypatch, vision, tower
+) -> None:
+    config = BackboneConfig(model=str(convolutions(tmp_path / "model", vision)))
+    monkeypatch.setattr(open_clip, "create_model", None)
+    for check in (loading.check_backbone, load):
+        with pytest.raises(UserError, match=f"{tower}, which ends in convolutions; use a") as told:
+            check(config)
+        assert str(told.value).startswith(f"the backbone {config.folder} cannot be adapted: its")
+
+
+def test_a_tower_without_attention_is_refused_before_its_weights_are_read(tmp_path) -> None:
+    """Some architectures of one module of timm end in attention, and some do not."""
+    config = BackboneConfig(model=str(convolutions(tmp_path / "model", FASTVIT)))
+    with pytest.raises(UserError, match=r"\(FastVit\) does not end in a list of"):
+        load(config, "cpu")
+
+
+def test_convolutions_in_a_bucket_or_on_a_hub_are_refused_before_their_weights_are_fetched(
+    s3, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SDMAD_CACHE", str(tmp_path / "cache"))
+    folder = convolutions(tmp_path / "model", RESNET)
+    uri = f"{s3}/{tmp_path.name}/resnet"
+    for path in folder.iterdir():
+        storage.write_bytes(f"{uri}/{path.name}", path.read_bytes())
+    opened: list[str] = []
+    original = storage.open_read
+
+    def counted(uri: str, **settings: object):
+        opened.append(uri)
+        return original(uri, **settings)
+
+    monkeypatch.setattr(storage, "open_read", counted)
+    with pytest.raises(UserError, match="a ResNet, which ends in convolutions"):
+        load(BackboneConfig(model=uri), "cpu")
+    assert opened == [f"{uri}/open_clip_config.json"]
+
+    def fetched(repository: str, name: str) -> str:
+        return str(folder / name)
+
+    monkeypatch.setattr(loading, "hf_hub_download", fetched)
+    monkeypatch.setattr(open_clip, "create_model", None)
+    with pytest.raises(UserError, match="hf-hub:some/resnet cannot be adapted"):
+        load(BackboneConfig(model="hf-hub:some/resnet"), "cpu")
 
 
 def test_every_quick_gelu_of_the_towers_is_counted(tiny) -> None:

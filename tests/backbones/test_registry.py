@@ -24,6 +24,7 @@ from sdmad.method.augment import AugmentConfig
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
 from tests.backbones.small import TINY, Small, build
+from tests.helpers import draw_adapters
 
 NAMES = open_clip.list_models()
 REFUSED = {name for names in architectures.refused().values() for name in names}
@@ -90,9 +91,7 @@ def towers(one: Small) -> list[tuple[Tower, torch.Tensor, torch.Tensor]]:
 
 def adapters(tower: Tower, seeds: int, **settings: object) -> TowerAdapters:
     made = TowerAdapters(seeds, tower.width, TowerAdapterConfig(bottleneck=4, **settings))
-    for seed in range(seeds):
-        made.initialise(seed, torch.Generator().manual_seed(seed))
-    return made
+    return draw_adapters(made, seeds)
 
 
 @once
@@ -204,5 +203,5 @@ def probabilities(model, rule, backbone: Backbone, config: LearnerConfig) -> np.
     with torch.inference_mode():
         activations, frozen = model.image_activations(backbone.pixels(pixels), lean=True)
         readings = model.read(activations, frozen, model.sign_embeddings())
-        logits, _ = rule.evidence(model, readings, config.selection, config.zero_shot_weight)
+        logits = rule.evidence(model, readings, config).logits
     return torch.sigmoid(logits).numpy()

@@ -18,6 +18,7 @@ from sdmad.backbones.towers.open_clip import OpenClipImageTower, OpenClipTextTow
 from sdmad.backbones.towers.timm import TimmImageTower
 from sdmad.errors import UserError
 from sdmad.method.adapter import TowerAdapterConfig, TowerAdapters
+from tests.helpers import draw_adapters
 
 EMBED = 24
 VIT = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 12}
@@ -86,9 +87,7 @@ def towers(request, tmp_path) -> list[tuple[Tower, torch.Tensor]]:
 def adapters(tower: Tower, seeds: int, **settings: object) -> TowerAdapters:
     config = TowerAdapterConfig(bottleneck=8, **settings)
     made = TowerAdapters(seeds, tower.width, config)
-    for seed in range(seeds):
-        made.initialise(seed, torch.Generator().manual_seed(seed))
-    return made
+    return draw_adapters(made, seeds)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])

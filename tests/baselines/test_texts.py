@@ -44,3 +44,25 @@ def test_evidence_is_the_logit_of_a_softmax_over_normal_and_the_category() -> No
     for c in (1, 2):
         both = torch.softmax(20 * v @ t[[0, c]].T, dim=-1)[:, 1]
         assert torch.allclose(torch.sigmoid(evidence[:, c - 1]), both, atol=1e-5)
+
+
+def test_a_training_step_reads_one_text_of_each_sign_and_a_score_all(catalog) -> None:
+    texts = ClassTexts.signs(catalog)
+    generator = torch.Generator().manual_seed(0)
+    draws = [texts.rows_of_step(generator) for _ in range(50)]
+    signs = torch.arange(len(catalog.signs))
+    assert all(torch.equal(texts.owner[rows], signs) for rows in draws)
+    assert set(torch.cat(draws).tolist()) == set(range(len(texts.texts)))
+    with torch.no_grad():
+        assert len(texts.rows_of_step(generator)) == len(texts.texts)
+
+
+def test_some_texts_have_the_features_of_their_embeddings(backbone, catalog) -> None:
+    texts = ClassTexts.signs(catalog)
+    rows = texts.rows_of_step(torch.Generator().manual_seed(0))
+    embeddings = backbone.embed_texts(texts.texts)[rows]
+    signs = F.normalize(embeddings, dim=-1)
+    expected = F.normalize(texts.membership.float() @ signs, dim=-1)
+    some = texts.some(rows)
+    assert some.texts == [texts.texts[row] for row in rows]
+    assert torch.allclose(some.features(embeddings), expected, atol=1e-6)

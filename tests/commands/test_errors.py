@@ -93,7 +93,7 @@ def test_missing_configuration(tmp_path) -> None:
     [
         ("nowhere", None, ["there is no archive at"]),
         ("s3://no-such-bucket/x", None, ["bucket 'no-such-bucket' does not exist"]),
-        (None, "nowhere", ["there is no detector at", "train_seeds"]),
+        (None, "nowhere", ["there is no detector at", "`sdmad train`"]),
     ],
 )
 def test_scoring(tmp_path, archive, training_run, s3, archive_uri, detector, parts) -> None:
@@ -136,7 +136,7 @@ def test_evaluation_and_verification_without_a_scoring_run(tmp_path, archive) ->
     labels = archive / "labels.csv"
     nothing, output = tmp_path / "nothing", tmp_path / "out"
     result = run_command(evaluate, "--scores", nothing, "--labels", labels, "--output", output)
-    expect(result, "there is no scoring run at", "score_archive")
+    expect(result, "there is no scoring run at", "`sdmad score`")
     result = run_command(verify, "--archive", archive, "--scores", tmp_path)
     expect(result, "there is no scoring run at")
 

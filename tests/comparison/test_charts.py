@@ -5,9 +5,10 @@ import re
 import pandas as pd
 import pytest
 
-from sdmad.comparison.charts import over_shots, sweeps
+from sdmad.comparison.charts import over_shots, sweeps, verdicts
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.pages import write_pages
+from sdmad.comparison.summary import summarise_methods
 from sdmad.evaluation.measure import HEADLINES
 
 
@@ -33,6 +34,17 @@ def test_every_method_is_a_line_with_its_name() -> None:
     assert chart == over_shots(results(names), "ours")
 
 
+def test_verdicts_are_drawn_for_each_method_metric_and_shots() -> None:
+    """Each method is better than the one before by 3 points, on every seed."""
+    summary = summarise_methods(results(["behind", "ours", "ahead"]), "ours")
+    chart = verdicts(summary, "ours")
+    assert {"behind", "ahead", *HEADLINES.values()} <= texts(chart)
+    written = re.findall(r">([^<>]+)</text>", chart)
+    assert written.count("+3") == written.count("-3") == 2 * len(HEADLINES)
+    assert "corrected for 32 comparisons" in texts(chart)
+    assert chart == verdicts(summary, "ours")
+
+
 def test_variants_named_by_numbers_of_one_setting_are_a_sweep() -> None:
     charts = sweeps(results(["ours", "lambda=0.1", "lambda=0.9", "depth=2", "no=thing"]))
     assert list(charts) == ["lambda"]
@@ -53,6 +65,10 @@ def test_the_files_of_a_comparison(tmp_path, shots, made) -> None:
     assert (tmp_path / "comparison.md").read_text() == page
     assert (tmp_path / "shots.svg").exists() == made
     assert (tmp_path / "lambda.svg").exists()
+    assert "lambda=0.1" in texts((tmp_path / "verdicts.svg").read_text())
+    numbers = pd.read_parquet(tmp_path / "differences.parquet")
+    assert len(numbers) == 4 * len(shots) * len(HEADLINES)
+    assert set(numbers.over) == {"seeds"}
     if made:
         assert "lambda=0.1" not in texts((tmp_path / "shots.svg").read_text())
 
@@ -67,4 +83,4 @@ def test_variants_of_the_reference_do_not_compete_with_it() -> None:
     assert "in 16 of 16 rankings" in markdown(table, "sd_mad", {"more steps": 0})
     assert "in 0 of 16 rankings" in markdown(table, "sd_mad")
     alone = results(["sd_mad", "more steps"])
-    assert "best or tied" not in markdown(alone, "sd_mad", {"more steps": 0})
+    assert "rankings" not in markdown(alone, "sd_mad", {"more steps": 0})

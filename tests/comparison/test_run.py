@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from sdmad.comparison import run
+from sdmad.comparison.bootstrap import bootstrap
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
-from sdmad.comparison.run import compare, list_cells
+from sdmad.comparison.run import cell_uri, compare, list_cells, stored_name
+from sdmad.comparison.scores import read_scores, read_test
 from sdmad.errors import UserError
 from sdmad.storage.run_record import read_record
 
@@ -41,6 +43,9 @@ def test_every_method_has_every_metric_on_every_support(compared) -> None:
     assert set(results.seed) == {0, 1}
     assert results.value.between(0, 1).all()
     assert len(list_cells(output)) == 4
+    truth, patients = read_test(output)
+    assert truth.shape == (100, 6)
+    assert patients.max() + 1 <= 100
 
 
 def test_metrics_equal_those_computed_without_ray(
@@ -49,7 +54,7 @@ def test_metrics_equal_those_computed_without_ray(
     from sdmad.archive.selected import decode_members
     from sdmad.inputs.labels import load_labels
 
-    _, results = compared
+    output, results = compared
     setting = config(archive)
     table = load_labels(f"{archive}/labels.csv", catalog.category_names)
     test = table.where(table.split == "test")
@@ -58,7 +63,11 @@ def test_metrics_equal_those_computed_without_ray(
     images = TestImages(np.stack([pixels[name] for name in names]), test.labels)
     bench = Bench(backbone, catalog, setting.learner, setting.budget, images)
     for method in setting.names:
-        for (protocol, metric), value in bench.measure(method, None, supports[1]).items():
+        scores, anomaly = bench.score(method, None, supports[1])
+        cell = cell_uri(output, stored_name(setting, method), 2, 1)
+        for written, expected in zip(read_scores(cell), (scores, anomaly), strict=True):
+            assert written == pytest.approx(expected, abs=2e-3)
+        for (protocol, metric), value in metrics(test.labels, scores, anomaly).items():
             row = results[
                 (results.method == method)
                 & (results.seed == 1)
@@ -66,6 +75,16 @@ def test_metrics_equal_those_computed_without_ray(
                 & (results.metric == metric)
             ]
             assert row.value.item() == pytest.approx(value, abs=2e-3), (method, metric)
+
+
+def test_the_bootstrap_resamples_the_stored_scores(compared, archive) -> None:
+    output, results = compared
+    found = bootstrap(config(archive, bootstrap=50), output)
+    for (method, shots, protocol, metric), means in found.means.items():
+        rows = results[(results.protocol == protocol) & (results.metric == metric)]
+        value = rows[(rows.method == method) & (rows.shots == shots)].value.mean()
+        assert means.mean() == pytest.approx(value, abs=0.05), (method, metric)
+        assert 0 < means.std() < 0.2
 
 
 def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
@@ -96,4 +115,13 @@ def test_another_catalog_is_refused(compared, archive, catalog, tmp_path) -> Non
 
 def test_perfect_scores_have_perfect_metrics() -> None:
     truth = np.random.default_rng(0).random((60, 3)) < 0.4
-    assert set(metrics(truth, truth.astype(np.float32)).values()) == {1.0}
+    found = metrics(truth, truth.astype(np.float32), truth.any(axis=1).astype(np.float32))
+    assert set(found.values()) == {1.0}
+
+
+def test_anomaly_scores_count_for_anomaly_detection_alone() -> None:
+    truth = np.random.default_rng(0).random((60, 3)) < 0.4
+    found = metrics(truth, truth.astype(np.float32), 1 - truth.any(axis=1).astype(np.float32))
+    assert found.pop(("anomaly detection", "auroc")) == 0
+    assert found.pop(("anomaly detection", "average_precision")) < 0.9
+    assert set(found.values()) == {1.0}

@@ -9,16 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.evaluation.measure import (
     ENSEMBLE,
+    compare_runs,
     load_scored_test,
     measure,
     over_seeds,
-    paired_difference,
 )
+from sdmad.evaluation.statistics import holm
 from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
@@ -47,10 +49,13 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
     for k, values in enumerate(scores):
         row = {"uri": f"u{k}", "archive": "a.tar", "member": f"{k}.png"}
         row |= {"anomaly_score": float(values.max(0).mean())}
-        row |= {"findings": [], "uncertain": [], "signs": []}
+        row |= {"findings": [], "uncertain": [], "signs": [], "evidence": []}
+        if per_seed:
+            row["anomaly_seeds"] = values.max(0).tolist()
         for c, name in enumerate(CATEGORIES):
             row[f"score_{name}"] = float(values[c].mean())
             row[f"spread_{name}"] = float(values[c].std())
+            row[f"logit_{name}"] = 0.0
             if per_seed:
                 row[f"seeds_{name}"] = values[c].tolist()
         rows.append(row)
@@ -125,11 +130,16 @@ def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:
         measure(load_scored_test(write_run(tmp_path / name, s), labels))
         for name, s in (("ours", ours), ("theirs", theirs))
     ]
-    difference = paired_difference(*metrics)["anomaly detection", "auroc"]
+    ours, theirs = metrics
+    found = compare_runs(ours, {"theirs": theirs, "itself": ours})
+    difference = found["theirs"]["anomaly detection", "auroc"]
     single = [over_seeds(f)["anomaly detection", "auroc"] for f in metrics]
     assert difference.mean == pytest.approx(single[0].mean - single[1].mean)
-    assert difference.seeds == 4
-    assert difference.std < max(s.std for s in single) * 1.5
+    values = [m[(m.metric == "auroc") & (m.seed != "ensemble")].value for m in metrics]
+    assert difference.p == pytest.approx(stats.ttest_rel(*values).pvalue)
+    assert {d.verdict for d in found["itself"].values()} == {"not distinguishable"}
+    p = [d.p for differences in found.values() for d in differences.values()]
+    assert difference.corrected_p == pytest.approx(holm(np.array(p))[p.index(difference.p)])
 
 
 def test_test_images_without_a_score_are_counted(tmp_path, truth, labels) -> None:
@@ -200,6 +210,44 @@ def test_names_match_despite_a_leading_dot_and_the_form_of_unicode(tmp_path, tru
     assert ("a.tar", "Mu.png") not in names
 
 
+COMPOSED, DECOMPOSED = "M\u00fc.png", "Mu\u0308.png"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("./0.png", "has scores for a.tar/./0.png and a.tar/0.png, and both match one row of the"),
+        ("0.png", "has two scores for a.tar/0.png; `sdmad verify` .* two images of this name"),
+    ],
+)
+def test_two_scores_for_one_label_are_refused_by_name(
+    tmp_path, truth, labels, second, message
+) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"59.png": second})
+    with pytest.raises(UserError, match=message):
+        load_scored_test(run, labels)
+
+
+def test_two_spellings_of_one_name_are_told_apart(tmp_path, truth, labels) -> None:
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    rename_scored(run, {"0.png": COMPOSED, "59.png": DECOMPOSED})
+    renamed(labels, "a.tar,0.png", f"a.tar,{COMPOSED}")
+    with pytest.raises(UserError, match=r"'a.tar/Mu\\u0308.png' and 'a.tar/M\\xfc.png', and both"):
+        load_scored_test(run, labels)
+
+
+def rename_scored(run: str, names: dict[str, str]) -> None:
+    """Change the names of members in the score tables of a run."""
+    for unit in tables.done_units(run):
+        table = tables.read_part(run, "scores", unit)
+        members = [names.get(name, name) for name in table["member"].to_pylist()]
+        place = table.schema.get_field_index("member")
+        field = table.schema.field("member")
+        changed = table.set_column(place, field, pa.array(members))
+        commit_unit(run, unit, changed, empty_failures(), {})
+
+
 def test_the_terminal_names_test_images_without_a_score(tmp_path, truth, labels, capsys) -> None:
     scores = np.where(truth, 0.9, 0.1)[..., None]
     run = write_run(tmp_path / "run", scores[:45])
@@ -237,7 +285,8 @@ def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_colu
     test = load_scored_test(run, labels, details=False)
     assert len(test.table) == 50
     assert set(test.rows.column_names) == {
-        *("archive", "member", "anomaly_score", "score_one", "score_two", "seeds_one", "seeds_two")
+        *("archive", "member", "anomaly_score", "score_one", "score_two", "seeds_one", "seeds_two"),
+        "anomaly_seeds",
     }
     assert {"signs", "findings"} <= set(load_scored_test(run, labels).rows.column_names)
 

@@ -62,7 +62,13 @@ def threads(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(on_s3, s3, threads) -> str:
+def working_folder(tmp_path_factory) -> Path:
+    """The folder in which `trained` ran."""
+    return tmp_path_factory.mktemp("working")
+
+
+@pytest.fixture(scope="module")
+def trained(on_s3, s3, threads, working_folder) -> str:
     """The whole grid of `config`, from S3 to S3; its fits are never changed by tests."""
 
     def observed(settings: dict[str, Any]) -> None:
@@ -78,6 +84,7 @@ def trained(on_s3, s3, threads) -> str:
     output = f"{s3}/train-output"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "fit_loop", observed)
+        patch.chdir(working_folder)
         assert train_seeds(config(on_s3), output) == 6
     return output
 
@@ -190,6 +197,11 @@ def test_ranks_share_the_cores_of_their_node(ranks, monkeypatch) -> None:
         assert torch.get_num_threads() == max(1, cores // ranks)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_leaves_no_folder_behind(working_folder) -> None:
+    assert not list(working_folder.iterdir())
 
 
 @pytest.mark.usefixtures("trained")

@@ -1,6 +1,12 @@
+import pytest
 import torch
 
-from sdmad.method.calibration import fit_temperature, undecided_band
+from sdmad.method.calibration import (
+    conformal_thresholds,
+    fit_temperature,
+    gated,
+    undecided,
+)
 
 
 def test_temperature_undoes_a_scaling_of_the_logits() -> None:
@@ -12,17 +18,42 @@ def test_temperature_undoes_a_scaling_of_the_logits() -> None:
         assert abs(float(fitted) / factor - 1) < 0.15
 
 
-def test_band_is_the_gap_between_separated_groups() -> None:
-    p = torch.tensor([0.1] * 20 + [0.8] * 20).view(1, 40, 1)
-    labels = torch.tensor([0.0] * 20 + [1.0] * 20).view(1, 40, 1)
-    assert torch.allclose(undecided_band(p, labels)[0, 0], torch.tensor([0.1, 0.8]))
+def test_the_gate_multiplies_probabilities() -> None:
+    logits, anomaly = torch.tensor([[-3.0, 0.0, 8.0], [40.0, -60.0, 2.0]]), torch.tensor([1.0, 30])
+    expected = torch.sigmoid(logits.double()) * torch.sigmoid(anomaly.double())[:, None] ** 0.5
+    assert torch.allclose(torch.sigmoid(gated(logits, anomaly, 0.5)).double(), expected, atol=1e-6)
+    assert torch.allclose(gated(logits, anomaly, 0.0)[0], logits[0], atol=1e-4)
+    assert torch.isfinite(gated(torch.full((1, 1), 500.0), torch.full((1,), 500.0), 0.5)).all()
 
 
-def test_band_is_the_overlap_of_mixed_groups_and_includes_one_half() -> None:
-    p = torch.linspace(0, 1, 101).repeat(2).view(1, 202, 1)
-    labels = torch.tensor([0.0] * 101 + [1.0] * 101).view(1, 202, 1)
-    low, high = undecided_band(p, labels)[0, 0].tolist()
-    assert abs(low - 0.05) < 1e-5
-    assert abs(high - 0.95) < 1e-5
-    far = undecided_band(p / 4, labels)[0, 0]
-    assert far[1] == 0.5
+@pytest.mark.parametrize("count", [9, 30, 200])
+def test_conformal_sets_contain_the_truth_as_often_as_stated(count) -> None:
+    """Over many supports, at least 90 % of new images of each kind, and not many more."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.ones(count, 1), torch.zeros(count, 1)])
+    covered = []
+    for _ in range(300):
+        logits = 3 * labels + torch.randn(2 * count, 1, generator=generator)
+        ends = conformal_thresholds(logits, labels, 0.9)[0]
+        new = torch.randn(200, 2, generator=generator)
+        covered.append(
+            [(3 + new[:, 0] >= ends[0]).float().mean(), (new[:, 1] <= ends[1]).float().mean()]
+        )
+    means = torch.tensor(covered).mean(0)
+    assert ((means > 0.89) & (means < 0.92 + 1 / count)).all(), means
+
+
+def test_a_support_that_is_too_small_excludes_nothing() -> None:
+    labels = torch.cat([torch.ones(8, 1), torch.zeros(20, 1)])
+    ends = conformal_thresholds(10 * labels, labels, 0.9)[0]
+    assert ends[0] == -torch.inf
+    assert ends[1] < torch.inf
+    left_out = (10 * labels).masked_fill(labels > 0, torch.nan)
+    assert conformal_thresholds(left_out, labels, 0.9)[0, 0] == -torch.inf
+
+
+def test_undecided_are_images_with_both_answers_or_none() -> None:
+    logits = torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1)
+    overlap, gap = torch.tensor([[[-1.0, 1.0]]]), torch.tensor([[[1.0, -1.0]]])
+    for ends in (overlap, gap):
+        assert undecided(logits, ends)[0, :, 0].tolist() == [False, True, False]

@@ -22,8 +22,8 @@ def test_signs_of_other_categories_do_not_change_the_evidence() -> None:
     weights = losses.uniform_log_weights(MEMBERSHIP)
     normal = losses.uniform_log_weights(NORMAL)
     z = torch.zeros(1, 1, 4)
-    z[..., 2] = 0.5
-    evidence = losses.category_evidence(z, weights, normal, scale=10.0)
+    z[..., 2] = 5.0
+    evidence = losses.category_evidence(z, weights, normal)
     assert evidence[0, 0, 0] == pytest.approx(0.0, abs=1e-6)
     assert evidence[0, 0, 1] > 1
 
@@ -51,7 +51,7 @@ def test_category_loss_gives_both_sides_the_same_total_weight() -> None:
 def test_a_sign_shared_with_a_present_category_is_never_a_negative() -> None:
     labels = torch.tensor([[[1.0, 0.0]]])
     z = torch.tensor([[[0.1, 0.2, 0.3, 0.0]]], requires_grad=True)
-    losses.sign_loss(z, labels, MEMBERSHIP, NORMAL, scale=5.0).sum().backward()
+    losses.sign_loss(z, labels, MEMBERSHIP, NORMAL).sum().backward()
     gradient = z.grad[0, 0]
     assert gradient[0] < 0
     assert gradient[1] < 0, "the shared sign is a positive"
@@ -61,7 +61,7 @@ def test_a_sign_shared_with_a_present_category_is_never_a_negative() -> None:
 
 def test_the_positives_of_a_normal_image_are_the_signs_of_normal() -> None:
     z = torch.zeros(1, 1, 4, requires_grad=True)
-    losses.sign_loss(z, torch.zeros(1, 1, 2), MEMBERSHIP, NORMAL, 5.0).sum().backward()
+    losses.sign_loss(z, torch.zeros(1, 1, 2), MEMBERSHIP, NORMAL).sum().backward()
     assert (z.grad[0, 0] < 0).tolist() == [False, False, False, True]
 
 
@@ -81,6 +81,6 @@ def test_discrepancy_is_zero_for_orthogonal_and_large_for_equal_prototypes() -> 
 
 def test_losses_of_one_seed_do_not_depend_on_the_others() -> None:
     z, labels = torch.randn(3, 5, 4), (torch.rand(3, 5, 2) < 0.5).float()
-    together = losses.sign_loss(z, labels, MEMBERSHIP, NORMAL, 5.0)
-    alone = losses.sign_loss(z[1:2], labels[1:2], MEMBERSHIP, NORMAL, 5.0)
+    together = losses.sign_loss(z, labels, MEMBERSHIP, NORMAL)
+    alone = losses.sign_loss(z[1:2], labels[1:2], MEMBERSHIP, NORMAL)
     assert torch.allclose(together[1:2], alone)

@@ -17,6 +17,7 @@ from sdmad.method.augment import AugmentConfig
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.views import EncodedViews
 from tests.backbones.small import TINY, Small, build
+from tests.helpers import draw_adapters
 
 KINDS = [
     "ViT-B-16-SigLIP",  # a head that reads all tokens
@@ -75,9 +76,7 @@ def live_bytes(compute: Callable[[], object]) -> int:
 
 def adapters(tower: Tower, seeds: int, blocks: int) -> TowerAdapters:
     made = TowerAdapters(seeds, tower.width, TowerAdapterConfig(blocks=blocks, bottleneck=4))
-    for seed in range(seeds):
-        made.initialise(seed, torch.Generator().manual_seed(seed))
-    return made
+    return draw_adapters(made, seeds)
 
 
 def for_each_seed(tower: Tower, activations: Activations, seeds: int) -> Activations:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from sdmad.method.probe import ProbeConfig, fit_probe, probe_evidence
+from sdmad.method.probe import ProbeConfig, fit_probe, probe_evidence, with_any
+from sdmad.method.standard import fit_standard
 
 
 def made(shots: int, seed: int, shown: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,41 +17,75 @@ def made(shots: int, seed: int, shown: float = 2.0) -> tuple[torch.Tensor, torch
     return torch.from_numpy(patches).float(), torch.from_numpy(labels).float()
 
 
+def by_scikit_learn(patches, labels, shots, head, rows) -> Ridge:
+    """The head fitted to some rows, with features in the standard of all."""
+    shown = with_any(labels)[rows, head].numpy() > 0
+    weights = np.where(shown, 0.5 / shown.sum(), 0.5 / (~shown).sum())
+    model = Ridge(alpha=ProbeConfig().ridge / shots**0.5, solver="svd")
+    return model.fit(scaled(patches)[rows], np.where(shown, 1.0, -1.0), sample_weight=weights)
+
+
+def scaled(patches: torch.Tensor) -> np.ndarray:
+    values = patches.double()
+    return (fit_standard(values).apply(values) / values.shape[1] ** 0.5).numpy()
+
+
+@pytest.mark.parametrize("head", [0, 1, 2])
+def test_heads_are_scikit_learns_ridge_on_both_sides_with_the_same_weight(head) -> None:
+    patches, labels = made(4, 0)
+    labels[0, 1] = 1  # Two categories in one image.
+    probe = fit_probe(patches, labels, 4, ProbeConfig())
+    theirs = by_scikit_learn(patches, labels, 4, head, np.arange(12)).predict(scaled(patches))
+    ours = probe_evidence(patches, probe.planes[None])[0, :, head]
+    assert np.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", [0, 2])
+def test_outputs_for_left_out_images_are_those_of_fits_without_them(head) -> None:
+    patches, labels = made(4, 0)
+    found = fit_probe(patches, labels, 4, ProbeConfig()).held_out[:, head]
+    for image in range(12):
+        rows = np.delete(np.arange(12), image)
+        model = by_scikit_learn(patches, labels, 4, head, rows)
+        expected = model.predict(scaled(patches)[[image]])[0]
+        assert found[image] == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_probe_separates_images_outside_the_support() -> None:
-    planes = fit_probe(*made(16, 0), 16, ProbeConfig())
+    planes = fit_probe(*made(16, 0), 16, ProbeConfig()).planes
     patches, labels = made(200, 1)
     evidence = probe_evidence(patches, planes[None])[0]
-    for c in range(2):
-        assert roc_auc_score(labels[:, c], evidence[:, c]) > 0.8
+    for head, least in enumerate((0.8, 0.8, 0.6)):
+        assert roc_auc_score(with_any(labels)[:, head], evidence[:, head]) > least
 
 
-def test_planes_separate_the_support_by_their_weight_at_any_scale_of_the_features() -> None:
+def test_units_of_the_features_do_not_matter() -> None:
     patches, labels = made(4, 0)
-    config = ProbeConfig(weight_per_shot=1.5, ridge=1e-6)
-    for factor in (1e-3, 1.0, 1e3):
-        scaled = factor * patches
-        evidence = probe_evidence(scaled, fit_probe(scaled, labels, 4, config)[None])[0]
-        assert torch.allclose(evidence, 6 * (2 * labels - 1), atol=0.1)
+    once = fit_probe(patches, labels, 4, ProbeConfig())
+    for factor in (1e-3, 1e3):
+        again = fit_probe(factor * patches, labels, 4, ProbeConfig())
+        for ours, theirs in (
+            (probe_evidence(factor * patches, again.planes[None]), once.planes),
+            (again.held_out, None),
+        ):
+            expected = once.held_out if theirs is None else probe_evidence(patches, theirs[None])
+            assert torch.allclose(ours, expected, atol=1e-3)
 
 
-def test_images_with_and_without_a_category_have_the_same_total_weight() -> None:
-    """Three copies of every image without the category change nothing."""
-    patches, labels = made(4, 0)
-    kept = torch.cat([torch.arange(4), torch.arange(4, 12).repeat(3)])
-    # A small penalty, because the scale of the features depends on the rows.
-    config = ProbeConfig(ridge=1e-8)
-    once = fit_probe(patches, labels[:, :1], 4, config)
-    again = fit_probe(patches[kept], labels[kept, :1], 4, config)
-    assert torch.allclose(once, again, atol=1e-3)
+def test_a_single_image_of_its_kind_cannot_be_left_out() -> None:
+    held_out = fit_probe(*made(1, 0), 1, ProbeConfig()).held_out
+    assert torch.isnan(held_out[0, 0])
+    assert torch.isnan(held_out[2, 2]), "the only normal image"
+    assert torch.isfinite(held_out[1, 0])
 
 
-def test_planes_are_zero_without_weight_or_without_images_of_the_category() -> None:
+def test_planes_are_zero_without_images_of_a_category() -> None:
     patches, labels = made(2, 0)
-    assert not fit_probe(patches, labels, 2, ProbeConfig(weight_per_shot=0)).any()
     labels[:, 1] = 0
-    planes = fit_probe(patches, labels, 2, ProbeConfig())
-    assert planes[0].any()
-    assert not planes[1].any()
+    probe = fit_probe(patches, labels, 2, ProbeConfig())
+    assert probe.planes[0].any()
+    assert not probe.planes[1].any()
+    assert torch.isnan(probe.held_out[:, 1]).all()
 
 
 @pytest.mark.parametrize("shape", [(7, 40), (3, 7, 40)])

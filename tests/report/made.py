@@ -35,11 +35,13 @@ def scored_test(
             "findings": [n for n, v in zip(names, values, strict=True) if v > 0.5],
             "uncertain": [],
             "signs": [],
+            "evidence": [],
         }
         given = {"findings": findings, "uncertain": uncertain, "signs": signs}
         row |= {name: column[k] for name, column in given.items() if column is not None}
         for c, name in enumerate(names):
             row |= {f"score_{name}": float(values[c]), f"spread_{name}": float(seeds[k, c].std())}
+            row[f"logit_{name}"] = float(np.log(values[c] + 1e-6) - np.log1p(1e-6 - values[c]))
         rows.append(row)
     columns = ScoreColumns(names, seeds.shape[2], False)
     unknown = dict.fromkeys(("archive", "detector", "detector_uri", "backbone", "catalog"), "none")
@@ -49,6 +51,7 @@ def scored_test(
         scores=scores.astype(np.float32),
         anomaly=seeds.max(axis=1).mean(-1).astype(np.float32),
         seeds=seeds,
+        anomaly_seeds=seeds.max(axis=1),
         seed_names=[str(k) for k in range(seeds.shape[2])],
         rows=pa.Table.from_pylist(rows, columns.schema),
         missing=0,
@@ -97,6 +100,8 @@ def stored(test: ScoredTest, output: str) -> str:
     for c, name in enumerate(names):
         values = pa.array(test.seeds[:, c].astype(np.float32).tolist())
         rows = rows.append_column(f"seeds_{name}", values)
+    each = pa.array(test.anomaly_seeds.astype(np.float32).tolist())
+    rows = rows.append_column("anomaly_seeds", each)
     metadata = test.metadata | {
         "categories": ";".join(names),
         "seeds": ";".join(test.seed_names),

@@ -100,7 +100,8 @@ def test_the_page_needs_no_network_and_has_all_sections(page) -> None:
         "It shows where the detector looks, not how far the disease extends.",
     ):
         assert part in structure.text
-    assert "(0.0 to 0.0) tied" in structure.text, "a run is tied with itself"
+    assert "(0.0 to 0.0) not distinguishable [0.0]" in structure.text, "a run against itself"
+    assert "corrected for 8 comparisons (Holm)" in structure.text
     assert structure.count["svg"] > 6, "charts of each category"
     assert structure.count["article"] >= 6
 

@@ -13,7 +13,7 @@ import ray.data
 import ray.train
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from sdmad.errors import UserError
@@ -179,9 +179,7 @@ def train(work: Callable[..., object]) -> None:
         train_loop_config={},
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
-        run_config=RunConfig(
-            name="mistake", **kept_in_memory(), failure_config=FailureConfig(max_failures=1)
-        ),
+        run_config=RunConfig(name="mistake", **kept_in_memory()),
     ).fit()
 
 
@@ -216,9 +214,3 @@ def test_a_mistake_in_a_worker_is_the_same_sentence(ray_cluster, work) -> None:
 def test_other_errors_of_a_worker_keep_their_traceback(ray_cluster) -> None:
     with pytest.raises(ZeroDivisionError, match="ray::"), mistakes_surface():
         ray.get(ray.remote(lambda: 1 / 0).remote())
-
-
-def test_ray_train_leaves_no_folder_behind(ray_cluster, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    train(lambda settings: ray.train.report({}))
-    assert not list(tmp_path.iterdir())

@@ -1,15 +1,19 @@
-"""One scoring run of an archive that holds everything, for all tests that only look at it."""
+"""One scoring run of an archive that holds everything, for all tests that only look at it; and a
+small one without Ray."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sdmad import storage
 from sdmad.commands.score import score
+from sdmad.scoring import run as scoring_run
 from tests.archive.test_dicom import dataset, saved
 from tests.helpers import CRASH, HANG, encoded, run_command, write_tar
-from tests.scoring.helpers import encoded_phantom
+from tests.scoring import helpers
+from tests.scoring.helpers import TINY, ScoredFolder, encoded_phantom
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,33 @@ def mixed(ray_cluster, s3, training_run, tmp_path_factory) -> ScoredArchive:
     )
     assert result.returncode == 0, result.stderr
     return ScoredArchive(base, output, result.stdout + result.stderr)
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch) -> ScoredFolder:
+    """Two shards and three loose images, scored without Ray and without a detector."""
+    detector = SimpleNamespace(
+        catalog=SimpleNamespace(category_names=["one"], digest="c"),
+        provenance=SimpleNamespace(backbone="none"),
+        backbone=SimpleNamespace(fingerprint="0"),
+        num_seeds=1,
+        seeds=[0],
+        digest="d",
+        spec=TINY,
+    )
+
+    def stream(plan, source, columns, config, output, metadata, tally, record) -> None:
+        for unit in plan.todo:
+            helpers.commit(output, unit)
+            tally.units += 1
+
+    monkeypatch.setattr(scoring_run.Detector, "load", lambda *_, **__: detector)
+    monkeypatch.setattr(scoring_run, "_stream", stream)
+    made = ScoredFolder(tmp_path / "archive", tmp_path / "scores")
+    for k in range(2):
+        write_tar(made.archive / f"s{k}.tar", {f"{k}.png": encoded(k), f"{k}x.png": b"no image"})
+    for name in ("a.png", "b.png", "c.png"):
+        (made.archive / name).write_bytes(encoded())
+    assert made.score().returncode == 0
+    assert made.verify() == (0, [])
+    return made

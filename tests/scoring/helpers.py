@@ -1,14 +1,29 @@
 """Archives of phantoms, and the tables of a scoring run."""
 
+import io
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from sdmad import storage
+from sdmad.archive.preprocess import ImageSpec
+from sdmad.archive.units import WorkUnit
+from sdmad.commands.score import score
+from sdmad.commands.verify import verify
 from sdmad.phantoms.task import draw_example, encode_png
+from sdmad.scoring.ledger import END_OF_UNIT
+from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.reading import read_and_decode
+from sdmad.scoring.tables import FAILURES, commit_unit
+from tests.helpers import Ended, run_command
 
 # The job as a process that sends itself a signal when it is about to write a file of scores: the
 # failures of that unit are written, its scores are not. Scores are written one after the other, so
@@ -51,6 +66,14 @@ def encoded_phantom(index: int) -> bytes:
     return encode_png(draw_example(index, "test").image)
 
 
+def animation(form: str, **options: object) -> bytes:
+    """A file of three pictures in a format of Pillow."""
+    sink = io.BytesIO()
+    first, *others = [Image.new("RGB", (16, 16), (grey,) * 3) for grey in (10, 120, 240)]
+    first.save(sink, form, save_all=True, append_images=others, **options)
+    return sink.getvalue()
+
+
 def tables(output: str, kind: str) -> pa.Table:
     """All rows of a run: `kind` is scores or failures."""
     entries = storage.list_objects(storage.join(str(output), kind))
@@ -67,3 +90,67 @@ def finished(output: Path) -> dict[str, int]:
     folder = output / "scores"
     parts = folder.glob("part-*.parquet") if folder.is_dir() else ()
     return {p.name: p.stat().st_mtime_ns for p in parts}
+
+
+TINY = ImageSpec((8, 8), (0.5,) * 3, (0.5,) * 3)
+
+
+def rows_of(unit: WorkUnit) -> Iterator[dict[str, Any]]:
+    """The rows that a reader gives for a unit, one an image, by the function that Ray calls."""
+    payload = {"payload": np.array([unit.to_json()], object)}
+    for batch in read_and_decode(payload, TINY, 64, 60.0):
+        for k, index in enumerate(batch["index"]):
+            if index != END_OF_UNIT:
+                yield {name: batch[name][k] for name in FAILURES.names}
+
+
+def commit(output: str, unit: WorkUnit) -> None:
+    """Read a unit and write its tables; the scores have only the names of images."""
+    rows = list(rows_of(unit))
+    scored = pa.Table.from_pylist([row for row in rows if not row["stage"]], FAILURES)
+    failed = pa.Table.from_pylist([row for row in rows if row["stage"]], FAILURES)
+    commit_unit(output, unit.id, scored.select(["uri", "archive", "member"]), failed, {})
+
+
+def read_archive(archive: str, output: str, **options: bool) -> Plan:
+    """A scoring run without Ray and without a detector. Finished units are skipped."""
+    identity = {"archive": archive, "detector": "none", "per_seed": "false"}
+    plan = make_plan(archive, output, identity, **options)
+    for unit in plan.todo:
+        commit(output, unit)
+    return plan
+
+
+@dataclass(frozen=True)
+class ScoredFolder:
+    """An archive in a folder, and the output of its runs."""
+
+    archive: Path
+    output: Path
+
+    def score(self, *options: str) -> Ended:
+        places = ("--archive", self.archive, "--output", self.output, "--detector", "d")
+        return run_command(score, *places, *options)
+
+    def verify(self, *options: str) -> tuple[int, list[str]]:
+        """The exit code, and the lines after the counts."""
+        places = ("--archive", self.archive, "--scores", self.output)
+        ended = run_command(verify, *places, *options)
+        return ended.returncode, ended.stdout.splitlines()[1:]
+
+    def rows(self) -> list[str]:
+        """The names in the tables."""
+        found = [row for kind in ("scores", "failures") for row in self._rows(kind)]
+        return sorted("/".join(filter(None, (row["archive"], row["member"]))) for row in found)
+
+    def _rows(self, kind: str) -> list[dict]:
+        return tables(str(self.output), kind).to_pylist()
+
+    def changes(self) -> list[dict]:
+        """What run.json records of changes, without the ids and times of runs."""
+        kept = []
+        for entry in record(self.output)["changes"]:
+            assert entry.pop("run")
+            assert entry.pop("time")
+            kept.append(entry)
+        return kept

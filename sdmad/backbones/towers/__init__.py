@@ -9,7 +9,7 @@
 """
 
 from sdmad.backbones.towers.base import Activations, BlockAdapter, ImageTower, TextTower, Tower
-from sdmad.backbones.towers.kinds import image_tower, text_tower
+from sdmad.backbones.towers.kinds import check_towers, image_tower, text_tower
 
 __all__ = [
     "Activations",
@@ -17,6 +17,7 @@ __all__ = [
     "ImageTower",
     "TextTower",
     "Tower",
+    "check_towers",
     "image_tower",
     "text_tower",
 ]

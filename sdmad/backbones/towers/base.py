@@ -157,27 +157,25 @@ class Tower(ABC):
 
     def block(self, index: int, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         """Output of one frozen block for tokens (B, T, D) or (S, B, T, D)."""
-        args, kwargs = self.call_for(activations, 1 if tokens.dim() == 3 else len(tokens))
-        output = self.run_block(index, tokens.flatten(0, -3), activations, args, kwargs)
+        call = self.call_for(activations, 1 if tokens.dim() == 3 else len(tokens))
+        output = self.run_block(index, tokens.flatten(0, -3), activations, call)
         return output.reshape(tokens.shape)
 
     def run_block(
-        self,
-        index: int,
-        tokens: torch.Tensor,
-        activations: Activations,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, index: int, tokens: torch.Tensor, activations: Activations, call: Call
     ) -> torch.Tensor:
         """Output of one block for tokens (N, T, D), in the block's own layout and back."""
+        args, kwargs = call
         return first(self.blocks[index](tokens, *args, **kwargs))
 
     def call_for(self, activations: Activations, seeds: int) -> Call:
         """What blocks take besides the tokens of a seeds-major batch."""
         return activations.call
 
-    def part(self, activations: Activations, seeds: slice, inputs: slice) -> Activations:
-        """The activations of some seeds and inputs."""
+    def part(
+        self, activations: Activations, seeds: slice, inputs: slice | torch.Tensor
+    ) -> Activations:
+        """The activations of some seeds and inputs, these as a slice or as rows."""
         of_seeds = activations.f_in.dim() == 4
         rows = (seeds, inputs) if of_seeds else (inputs,)
         read, mask, patches = activations.read, activations.mask, activations.patches
@@ -191,7 +189,7 @@ class Tower(ABC):
             patches=patches[rows] if patches.numel() else patches,
         )
 
-    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+    def call_of_part(self, activations: Activations, inputs: slice | torch.Tensor) -> Call:
         """What blocks take besides the tokens of some inputs."""
         return activations.call
 
@@ -230,7 +228,7 @@ class TextTower(Tower):
             return activations.call
         return _of_masks(activations.call, lambda mask: torch.cat([mask] * seeds))
 
-    def call_of_part(self, activations: Activations, inputs: slice) -> Call:
+    def call_of_part(self, activations: Activations, inputs: slice | torch.Tensor) -> Call:
         count = activations.f_in.shape[-3]
 
         def some(mask: torch.Tensor) -> torch.Tensor:

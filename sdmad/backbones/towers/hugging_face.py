@@ -29,6 +29,17 @@ class HuggingFaceTextTower(TextTower):
         norms = [getattr(text.transformer, name, None) for name in names]
         self.norm = next((norm for norm in norms if norm is not None), nn.Identity())
 
+    def run(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().run(self._without_padding(inputs))
+
+    def prefix(self, inputs: torch.Tensor, adapted_blocks: int, lean: bool = False) -> Activations:
+        return super().prefix(self._without_padding(inputs), adapted_blocks, lean)
+
+    def _without_padding(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Token ids up to the end of the longest text: no token attends to padding behind it."""
+        real = (inputs != self.text.config.pad_token_id).any(0).nonzero()
+        return inputs[:, : int(real.max()) + 1] if len(real) else inputs
+
     def encode(self, inputs: torch.Tensor) -> Any:
         return self.text(inputs)
 

@@ -14,6 +14,12 @@ from sdmad.errors import UserError
 USE_A_TRANSFORMER = "use a vision transformer (ViT-B-32, ViT-L-14-336, a timm ViT)"
 
 
+def check_towers(clip: Any) -> None:
+    """Raise `UserError` for an open_clip model with a tower that cannot be adapted."""
+    image_tower(clip)
+    text_tower(clip)
+
+
 def image_tower(clip: Any) -> ImageTower:
     """The image tower of an open_clip model; `UserError` for one without transformer blocks."""
     visual = clip.visual

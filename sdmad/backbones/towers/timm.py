@@ -12,7 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
-from sdmad.backbones.towers.base import Activations, Call, ImageTower, first
+from sdmad.backbones.towers.base import Activations, Call, ImageTower
 
 FLAT = (VisionTransformer, VisionTransformerRelPos, Eva)
 """Blocks over tokens, then `norm`, then `forward_head`."""
@@ -58,15 +58,10 @@ class TimmStageTower(ImageTower):
         return replace(super().capture(tokens, call), grid=(int(grid[0]), int(grid[1])))
 
     def run_block(
-        self,
-        index: int,
-        tokens: torch.Tensor,
-        activations: Activations,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, index: int, tokens: torch.Tensor, activations: Activations, call: Call
     ) -> torch.Tensor:
         maps = self._maps(tokens, activations)
-        return self._tokens(first(self.blocks[index](maps, *args, **kwargs)))
+        return self._tokens(super().run_block(index, maps, activations, call))
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         trunk = self.visual.trunk

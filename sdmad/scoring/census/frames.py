@@ -27,6 +27,8 @@ MOST_SIZES = 64
 SUBFILE_TYPE, REDUCED_OR_MASK = 254, 0b101
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
 WIDTH, LENGTH = 256, 257
+# Types of pictures in a multi-picture file (CIPA DC-007).
+PREVIEWS, VIEWS = (0x10001, 0x10002), (0x20001, 0x20002, 0x20003)
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -79,22 +81,32 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _png(stream: IO[bytes]) -> Count:
-    """Frames of an animation are announced before the pixels; a picture that is not one of them
-    stands beside them."""
+    """The frames of an animation (PNG, third edition, 11.3.6) are announced in front of the pixels.
+
+    If the file has fewer, one more image stands for those that are missing. Without any frame, or
+    with two announcements, the file is a still picture.
+    """
     stream.seek(8)
-    frames, first_is_frame = 0, False
+    announced: list[int] = []
+    frames, pixels = 0, False
     for _ in range(MOST_BLOCKS):
-        size, kind = struct.unpack(">I4s", _exactly(stream, 8))
-        if kind == b"acTL":
-            frames = struct.unpack(">I", _exactly(stream, 8)[:4])[0]
-            size -= 8
-        first_is_frame |= kind == b"fcTL"
-        if kind in (b"IDAT", b"IEND"):
+        header = stream.read(8)
+        if len(header) < 8:
+            if not pixels:
+                raise UncountableError("the file ends before its pixels")
             break
+        size, kind = struct.unpack(">I4s", header)
+        pixels |= kind == b"IDAT"
+        if pixels and len(announced) != 1:
+            return ONE
+        frames += kind == b"fcTL"
+        if kind == b"acTL" and not pixels:
+            announced.append(struct.unpack(">I", _exactly(stream, 8)[:4])[0])
+            size -= 8
         stream.seek(size + 4, 1)
-    if not 1 <= frames <= 1 << 31:
+    if not frames or not announced or not 1 <= announced[0] <= 1 << 31:
         return ONE
-    return frozenset((frames,)) if first_is_frame else frozenset((frames, frames + 1))
+    return frozenset((min(announced[0], frames + 1),))
 
 
 def _jpeg(stream: IO[bytes]) -> Count:
@@ -124,10 +136,8 @@ def _jpeg(stream: IO[bytes]) -> Count:
 
 
 def _views(content: bytes) -> frozenset[int]:
-    """How many images a multi-picture file may have: each of no type may be a depth map, or gone.
-
-    Previews (type 01....) are none.
-    """
+    """How many images a multi-picture file may have: each of no known type may be a depth map, or
+    gone. Previews are none."""
     order = "<" if content[:2] == b"II" else ">"
     (position,) = struct.unpack_from(f"{order}I", content, 4)
     (entries,) = struct.unpack_from(f"{order}H", content, position)
@@ -139,11 +149,11 @@ def _views(content: bytes) -> frozenset[int]:
         if tag == 0xB002:
             first = value
     kinds = [
-        (struct.unpack_from(f"{order}I", content, first + 16 * k)[0] >> 16) & 0xFF
+        struct.unpack_from(f"{order}I", content, first + 16 * k)[0] & 0xFFFFFF
         for k in range(1, pictures)
     ]
-    views, others = kinds.count(2), len(kinds) - kinds.count(1) - kinds.count(2)
-    return frozenset(range(1 + views, 2 + views + others))
+    views, previews = (sum(kind in some for kind in kinds) for some in (VIEWS, PREVIEWS))
+    return frozenset(range(1 + views, 2 + len(kinds) - previews))
 
 
 def _gif(stream: IO[bytes]) -> Count:

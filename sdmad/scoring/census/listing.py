@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from sdmad import storage
 from sdmad.errors import UserError
+from sdmad.scoring.census import parquet
 from sdmad.storage import StoredObject
 from sdmad.storage import s3 as s3_access
-from sdmad.storage.names import escaped, local_path
+from sdmad.storage.names import clean, escaped, local_path
 from sdmad.storage.retries import patiently
 
 # In place of a size that is not known, such as that of a manifest's object.
@@ -39,34 +40,46 @@ def list_all(archive: str) -> Iterator[tuple[StoredObject, str]]:
 
 
 def _manifest(archive: str) -> list[str] | None:
-    """The URIs in a manifest; None for a Parquet file without a column `uri`, which is a shard."""
-    content = storage.read_file(archive, "manifest")
-    if archive.lower().endswith(".parquet"):
-        try:
-            file = pq.ParquetFile(pa.BufferReader(content))
-            if "uri" not in file.schema_arrow.names:
-                return None
-            uris = file.read(columns=["uri"], use_threads=False)["uri"].cast(pa.string())
-        except (pa.ArrowException, OSError):
-            return None
-        found = [str(uri) for uri in uris.to_pylist() if uri]
-    else:
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
-        if "uri" not in (rows.fieldnames or []):
-            raise UserError(f"the manifest {archive} has no column 'uri'")
-        found = [row["uri"] for row in rows if row["uri"]]
+    """The URIs in a manifest; None for a Parquet file that is a shard."""
+    found = _parquet_uris(archive) if archive.lower().endswith(".parquet") else _csv_uris(archive)
     folder = archive.rpartition("/")[0]
-    return [_absolute(uri, folder) for uri in found]
+    return None if found is None else [_absolute(uri, folder) for uri in found if uri]
+
+
+def _parquet_uris(archive: str) -> list[str] | None:
+    """The column `uri`; None without one, or beside a column that stands for images."""
+    try:
+        with storage.open_read(archive) as stream:
+            file = pq.ParquetFile(stream)
+            schema = file.schema_arrow
+            if "uri" not in schema.names or parquet.holds_images(schema):
+                return None
+            values = file.read(columns=["uri"], use_threads=False)["uri"].to_pylist()
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return [
+        value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        for value in values
+        if value is not None
+    ]
+
+
+def _csv_uris(archive: str) -> list[str]:
+    content = storage.read_file(archive, "manifest").decode("utf-8-sig", "replace")
+    lines = csv.reader(io.StringIO(content, newline=""))
+    header = [name.strip() for name in next(lines, [])]
+    if "uri" not in header:
+        raise UserError(f"the manifest {archive} has no column 'uri'")
+    column = header.index("uri")
+    return [line[column] for line in lines if len(line) > column]
 
 
 def _absolute(uri: str, folder: str) -> str:
-    if uri.startswith("s3://"):
-        return uri
+    if uri.startswith("file://"):
+        return clean(os.path.realpath(local_path(uri.removeprefix("file://")).expanduser()))
     if "://" not in uri and not uri.startswith("/"):
         uri = f"{folder}/{uri.removeprefix('./')}"
-        if uri.startswith("s3://"):
-            return uri
-    return re.sub("/+", "/", uri.removeprefix("file://"))
+    return uri if "://" in uri else re.sub("/+", "/", uri)
 
 
 def _s3(archive: str) -> Iterator[tuple[StoredObject, str]]:
@@ -112,8 +125,9 @@ def _local(archive: str) -> Iterator[tuple[StoredObject, str]]:
             why = hidden or ("hidden files" if path.name.startswith(".") else "")
             try:
                 status = path.stat()
-            except OSError:
-                if path.is_symlink():
+            except OSError as error:
+                # A broken link stays; a file that has just been deleted has left the archive.
+                if path.is_symlink() or not isinstance(error, FileNotFoundError):
                     yield StoredObject(uri, 0, ""), why
                 continue
             if stat.S_ISDIR(status.st_mode):

@@ -1,12 +1,11 @@
 """Count what could be an image in one object of an archive; for verification."""
 
-import io
 import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from errno import EINVAL
 from lzma import LZMAError
 from typing import IO
 
@@ -14,19 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdmad import storage
-from sdmad.archive.naming import clean, escaped
+from sdmad.archive.naming import escaped
 from sdmad.errors import UserError
-from sdmad.scoring.census import frames, rules, tar
+from sdmad.scoring.census import frames, parquet, rules, tar
 from sdmad.scoring.census.frames import Count
 from sdmad.scoring.census.listing import UNKNOWN
 from sdmad.storage import ObjectError, StoredObject, storage_error
 
 HEAD = 64 << 10
 LARGEST = 1 << 30
-ROWS_AT_ONCE = 64
-# The columns of images and of names in docs/reliability.md, in the order in which they count.
-IMAGES = ("image", "content", "bytes", "img", "data", "png", "jpg", "jpeg", "dicom", "dcm")
-NAMES = ("member", "path", "file_name", "filename", "key", "__key__", "name", "image_id")
 DAMAGE = (
     *(tar.DamagedTarError, zipfile.BadZipFile, pa.ArrowException, zlib.error, LZMAError),
     *(EOFError, struct.error, ValueError, LookupError, TypeError, OverflowError),
@@ -67,7 +62,7 @@ def count_shard(entry: StoredObject, kind: str, open_files: bool) -> Census:
         raise
     except OSError as error:
         # Decompressors and Arrow raise it for damage, without a number of the system.
-        if error.errno not in (None, 22) and not isinstance(error, FileNotFoundError):
+        if error.errno not in (None, EINVAL) and not isinstance(error, FileNotFoundError):
             raise storage_error(entry.uri, error) from error
         census.broken = True
     except DAMAGE:
@@ -128,7 +123,13 @@ def _count_tar(stream: IO[bytes], census: Census, open_files: bool) -> None:
 
 def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
     with zipfile.ZipFile(stream) as archive:
-        for info in archive.infolist():
+        infos = archive.infolist()
+        stream.seek(0)
+        begins_with_member = stream.read(4) == b"PK\x03\x04"
+        if begins_with_member and all(info.header_offset > 0 for info in infos):
+            # Nobody knows what else is in front of the members that the directory lists.
+            census.broken = True
+        for info in infos:
             name = _zip_name(info)
             if info.filename.endswith("/"):
                 continue
@@ -144,7 +145,8 @@ def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
                 except (*DAMAGE, zipfile.LargeZipFile):
                     found = None
                 except OSError as error:
-                    if error.errno is not None:
+                    # A place before the start of the file is damage too.
+                    if error.errno not in (None, EINVAL):
                         raise
             if kind:
                 census.leave_out(name, kind, detail, start)
@@ -163,8 +165,10 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
         while at + 4 <= len(fields):
             kind, size = struct.unpack_from("<HH", fields, at)
             value, at = fields[at + 4 : at + 4 + size], at + 4 + size
-            if kind == 0x7075 and value[1:5] == zlib.crc32(stored).to_bytes(4, "little"):
+            told = value[1:5] == zlib.crc32(stored).to_bytes(4, "little")
+            if kind == 0x7075 and told and value[5:]:
                 stored = value[5:]
+                break
         return escaped(stored.decode().split("\0", 1)[0])
     except UnicodeError:
         return escaped(info.filename)
@@ -172,103 +176,11 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 def _count_parquet(stream: IO[bytes], census: Census, open_files: bool) -> None:
     file = pq.ParquetFile(stream)
-    schema = file.schema_arrow
-    columns = [column for column in schema if _holds_bytes(column.type)]
-    if not columns:
+    where = parquet.find(file.schema_arrow)
+    if where is None:
         census.left_out["Parquet tables without a column of bytes", ""] += 1
         return
-    named = {column.name: column for column in columns}
-    known = [named[name] for name in IMAGES if name in named]
-    if not known and len(columns) > 1:
-        raise ValueError("none of several columns of bytes has a known name")
-    column = known[0] if known else columns[0]
     first = 0
     for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        names = _parquet_names(file, group, column, first, rows)
-        counts: list[Count] = []
-        if open_files:
-            counts = list(_parquet_counts(file, group, column))[:rows]
-        counts += [None] * (rows - len(counts))
-        census.images += zip(names, counts, strict=True)
-        first += rows
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.types.is_uint8(kind.value_type)
-    return (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(child.name == "bytes" and _is_bytes(child.type) for child in kind)
-    return _is_bytes(kind)
-
-
-def _parquet_names(
-    file: pq.ParquetFile, group: int, column: pa.Field, first: int, rows: int
-) -> list[str]:
-    """Names of the rows of a row group; numbers where there are none or they cannot be read."""
-    numbers = [f"row={first + k}" for k in range(rows)]
-    inside = pa.types.is_struct(column.type) and "path" in [child.name for child in column.type]
-    texts = {f.name for f in file.schema_arrow if _is_text(f.type)}
-    beside = next((name for name in NAMES if name in texts), "")
-    if not inside and not beside:
-        return numbers
-    try:
-        path = f"{column.name}.path" if inside else beside
-        found = file.read_row_group(group, [path], use_threads=False).column(0).combine_chunks()
-        if inside:
-            found = found.field(0)
-        values = found.cast(pa.string()).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        return numbers
-    return [
-        clean(value) if value else number for value, number in zip(values, numbers, strict=True)
-    ]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
-    return (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
-
-
-def _parquet_counts(file: pq.ParquetFile, group: int, column: pa.Field) -> Iterator[Count]:
-    """The number of images in each row of a row group, until one cannot be read."""
-    path = f"{column.name}.bytes" if pa.types.is_struct(column.type) else column.name
-    try:
-        for batch in file.iter_batches(ROWS_AT_ONCE, [group], [path], use_threads=False):
-            values = batch.column(0)
-            if pa.types.is_struct(values.type):
-                values = values.field(0)
-            for value in values:
-                yield _count_value(value)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-
-
-def _count_value(value: pa.Scalar) -> Count:
-    if not value.is_valid:
-        return None
-    if isinstance(value, pa.DictionaryScalar):
-        value = value.value
-    content = value.values if isinstance(value, pa.ListScalar) else None
-    if content is not None:
-        return frames.count(io.BytesIO(content.to_numpy(zero_copy_only=False).tobytes()))
-    return frames.count(pa.BufferReader(value.as_buffer()))
+        census.images += parquet.rows(file, where, group, first, open_files)
+        first += file.metadata.row_group(group).num_rows

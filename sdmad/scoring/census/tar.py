@@ -89,8 +89,8 @@ def walk(stream: IO[bytes]) -> Iterator[TarMember]:
             raise DamagedTarError("a member of negative size")
         name = fields.get("GNU.sparse.name") or fields.get("path") or _name(block)
         what = _KINDS.get(kind, "file")
-        if what == "file" and kind in (b"0", b"\0") and name.endswith("/"):
-            what = "folder"
+        if kind == b"\0" and _name(block).endswith("/"):
+            what = "folder"  # As tars of before POSIX have it.
         # Links, folders and devices have no content, whatever their size says.
         length = size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0
         sparse = kind == b"S" or any(field.startswith("GNU.sparse.") for field in fields)
@@ -158,7 +158,8 @@ def _records(content: bytes) -> dict[str, str]:
         keyword, mark, value = record.partition(b"=")
         if not (space and mark and record.endswith(b"\n")):
             raise DamagedTarError("a pax header is damaged")
-        found[_text(keyword)] = _text(value[:-1])
+        text = _text(value[:-1])
+        found[_text(keyword)] = text.rstrip("/") if keyword == b"path" else text
         position += length
     return found
 

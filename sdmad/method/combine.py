@@ -1,0 +1,103 @@
+"""How much each part of the evidence weighs: logistic regressions on images left out [choice].
+
+The parts are the patch probe, the signs of the frozen model, and the signs of the adapted model.
+Weights of the first two come from predictions for support images that were left out: the probe has
+them in closed form, and the frozen model never saw the support. Few images say little, so the
+weights are drawn towards fixed ones. The adapted model saw the support; its weight is fixed.
+
+Shapes: R rows (an image for a head), P parameters, N images, H = C + 1 heads, any anomaly last.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+PRIOR_DEVIATION = (1.0, 0.3)
+"""How far the weights of probe and frozen signs may lie from the fixed ones, as a deviation."""
+OFFSET_DEVIATION = 0.1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights (H, 2) of the patch probe and of the frozen signs, and offsets (H,)."""
+
+    parts: torch.Tensor
+    offset: torch.Tensor
+
+
+def fit_weights(
+    probe: torch.Tensor, signs: torch.Tensor, targets: torch.Tensor, prior: tuple[float, float]
+) -> Weights:
+    """Weights of two parts whose outputs for left-out images are `probe` and `signs` (N, H).
+
+    `targets` (N, H) are 0 or 1, `prior` the fixed weights. All categories share their weights, any
+    anomaly has its own. A part whose fixed weight is 0 is off. Heads count with the number of
+    images on their smaller side; those with a single image there do not count.
+    """
+    probe, signs, shown = probe.double(), signs.double(), targets > 0.5
+    heads = targets.shape[1]
+    known = torch.isfinite(probe) if prior[0] else torch.ones_like(shown)
+    probe = probe.nan_to_num(0.0)
+    parts, offset = probe.new_zeros(heads, 2), probe.new_zeros(heads)
+    mean = torch.tensor(prior, dtype=torch.float64, device=probe.device)
+    deviation = torch.tensor(PRIOR_DEVIATION).to(mean) * (mean > 0)
+    for some in (slice(0, heads - 1), slice(heads - 1, heads)):
+        count = len(range(heads)[some])
+        features, truth, weights = [], [], []
+        for k, head in enumerate(range(heads)[some]):
+            rows, own = known[:, head], shown[:, head]
+            features.append(
+                torch.cat(
+                    [probe[rows, head, None], signs[rows, head, None], _one_hot(k, count, rows)], 1
+                )
+            )
+            truth.append(own[rows].double())
+            weights.append(_weights(own[rows]))
+        found = penalised_logistic(
+            torch.cat(features),
+            torch.cat(truth),
+            torch.cat(weights),
+            torch.cat([mean, mean.new_zeros(count)]),
+            torch.cat([deviation, mean.new_full((count,), OFFSET_DEVIATION)]),
+        )
+        parts[some] = found[:2].clamp_min(0) * (mean > 0)
+        offset[some] = found[2:]
+    return Weights(parts, offset)
+
+
+def penalised_logistic(
+    features: torch.Tensor,
+    truth: torch.Tensor,
+    weights: torch.Tensor,
+    mean: torch.Tensor,
+    deviation: torch.Tensor,
+    steps: int = 25,
+) -> torch.Tensor:
+    """The mode (P,) of a logistic regression with a normal prior, by Newton's method.
+
+    Features (R, P), truth (R,) in [0, 1], weights (R,); a deviation of 0 keeps a parameter at its
+    mean.
+    """
+    precision = 1 / deviation.clamp_min(1e-6).square()
+    found = mean.clone()
+    for _ in range(steps):
+        p = torch.sigmoid(features @ found)
+        gradient = features.T @ (weights * (p - truth)) + precision * (found - mean)
+        curvature = (features * (weights * p * (1 - p))[:, None]).T @ features
+        found = found - torch.linalg.solve(curvature + precision.diag(), gradient)
+    return found
+
+
+def _weights(shown: torch.Tensor) -> torch.Tensor:
+    """Weights (N,) of the rows of one head: both sides the same, in all the smaller side's size."""
+    positive, negative = int(shown.sum()), int((~shown).sum())
+    least = min(positive, negative)
+    if least < 2:
+        return torch.zeros(len(shown), dtype=torch.float64, device=shown.device)
+    return torch.where(shown, 0.5 * least / positive, 0.5 * least / negative).double()
+
+
+def _one_hot(k: int, count: int, rows: torch.Tensor) -> torch.Tensor:
+    some = torch.zeros(int(rows.sum()), count, dtype=torch.float64, device=rows.device)
+    some[:, k] = 1
+    return some

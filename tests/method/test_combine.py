@@ -1,0 +1,71 @@
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from sdmad.method.combine import fit_weights, penalised_logistic
+
+
+def rows(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 3))
+    chance = 1 / (1 + np.exp(-features @ [2.0, -1.0, 0.5]))
+    return features, (rng.random(count) < chance).astype(float)
+
+
+def test_the_mode_around_zero_equals_scikit_learns_ridge() -> None:
+    features, truth = rows(200)
+    weights = np.random.default_rng(1).random(200)
+    theirs = LogisticRegression(C=0.5, fit_intercept=False, tol=1e-10, max_iter=1000)
+    theirs.fit(features, truth, sample_weight=weights)
+    ours = penalised_logistic(
+        *(torch.from_numpy(x) for x in (features, truth, weights)),
+        torch.zeros(3, dtype=torch.float64),
+        torch.full((3,), 0.5**0.5, dtype=torch.float64),
+    )
+    assert np.allclose(ours.numpy(), theirs.coef_[0], atol=1e-5)
+
+
+def test_the_mode_around_other_weights_minimises_the_penalised_loss() -> None:
+    features, truth = rows(30)
+    mean, deviation = np.array([3.0, 0.4, 0.0]), np.array([1.0, 0.3, 0.1])
+
+    def loss(found: np.ndarray) -> float:
+        margin = (features @ found) * (2 * truth - 1)
+        return float(np.logaddexp(0, -margin).sum() + (((found - mean) / deviation) ** 2).sum() / 2)
+
+    theirs = minimize(loss, mean, tol=1e-12).x
+    given = (features, truth, np.ones(30), mean, deviation)
+    assert np.allclose(penalised_logistic(*(torch.from_numpy(x) for x in given)), theirs, atol=1e-4)
+
+
+def voices(shots: int, useful: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Outputs (N, 3) of a probe that separates by `useful`, of signs that say nothing, targets."""
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 0]]).repeat_interleave(shots, 0)
+    probe = useful * (2 * targets - 1) + torch.randn(targets.shape, generator=generator)
+    return probe, torch.randn(targets.shape, generator=generator), targets
+
+
+def test_with_many_images_left_out_a_part_weighs_what_it_is_worth() -> None:
+    good = fit_weights(*voices(200, 1.0), (3.0, 0.4)).parts
+    bad = fit_weights(*voices(200, 0.0), (3.0, 0.4)).parts
+    # The log odds of two normal distributions at +-1 with deviation 1 are 2 x.
+    assert torch.allclose(good[:, 0], torch.full((3,), 2.0).double(), atol=0.35)
+    assert (bad[:, 0] < 0.3).all()
+    assert (good[:, 1] < 0.2).all(), "signs that say nothing"
+    assert torch.equal(good[0], good[1]), "categories share their weights"
+
+
+def test_one_shot_leaves_the_fixed_weights() -> None:
+    probe, signs, targets = voices(1, 1.0)
+    probe[torch.tensor([0, 1]), torch.tensor([0, 1])] = torch.nan
+    found = fit_weights(probe, signs, targets, (3.0, 0.4))
+    assert torch.allclose(found.parts, torch.tensor([3.0, 0.4]).double().expand(3, 2))
+    assert not found.offset.any()
+
+
+def test_a_part_that_is_off_stays_off() -> None:
+    probe, signs, targets = voices(20, 1.0)
+    assert not fit_weights(probe, signs, targets, (0.0, 0.4)).parts[:, 0].any()
+    assert not fit_weights(probe, signs, targets, (3.0, 0.0)).parts[:, 1].any()
