@@ -9,7 +9,7 @@ depends on these and on the baseline's name, shots and seed alone, not on the or
 
 [choice] marks in each module what its paper does not say, above all for images with several
 categories. Learning rates were chosen for the embedded backbone, on the phantom archive 100, which
-is used for nothing else.
+is used for nothing else, but for CLIP-LoRA (the rate of its paper) and CLAP (that of CLIP-Adapter).
 """
 
 from collections.abc import Callable

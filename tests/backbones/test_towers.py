@@ -129,6 +129,15 @@ def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
     assert text.prefix(token_ids(), 2).f_in.shape == (4, 10, 40)
 
 
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_last_hidden_state_pooler"])
+def test_a_hugging_face_tower_cuts_padding_behind_the_longest_text(tmp_path, pooler) -> None:
+    clip = biomed_clip(tmp_path, pooler).eval().requires_grad_(False)
+    tower, ids = text_tower(clip), token_ids()
+    # The longest text ends at position 9, of 16.
+    assert tower.prefix(ids, 3).f_in.shape == (4, 10, 32)
+    assert torch.allclose(tower.run(ids), clip.text(ids), atol=1e-5)
+
+
 def test_a_lean_prefix_is_the_same_prefix(towers) -> None:
     for tower, inputs in towers:
         for blocks in (0, 1, 2):
