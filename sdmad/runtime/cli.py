@@ -20,6 +20,8 @@ END_SECONDS = 10.0
 # Set while a command runs, and what ends it from another thread.
 _running = False
 _ending = ""
+# Whether SIGTERM has come. Ray and typer may turn its exception into another one.
+_stopped = False
 
 
 def run_command(command: Callable[..., Any]) -> None:
@@ -41,11 +43,11 @@ def run_app(app: typer.Typer) -> None:
     _running = True
     try:
         app()
-    except SystemExit as stop:
+    except SystemExit:
         if _ending:
             _abort(_ending)
-        if stop.code == 128 + signal.SIGTERM:
-            _leave(stop.code)
+        if _stopped:
+            _leave(128 + signal.SIGTERM)
         raise
     except UserError as error:
         _fail(str(error))
@@ -78,6 +80,8 @@ def end(sentence: str) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopped
+    _stopped = True
     raise SystemExit(2 if _ending else 128 + number)
 
 

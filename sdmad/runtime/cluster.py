@@ -209,7 +209,7 @@ def _refusals(address: str) -> Iterator[None]:
             f"what answers at RAY_ADDRESS={address} is not a running Ray head; correct the "
             "address, or unset it to run on this machine"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         folder = os.environ.get("RAY_TMPDIR", "")
         if "AF_UNIX" in str(error):
             most = LONGEST_SOCKET - 66

@@ -12,6 +12,7 @@ import ray
 import ray.data
 import ray.train
 from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -106,6 +107,7 @@ def test_an_address_without_a_head_is_one_sentence(
         (SystemExit(15), "what answers at RAY_ADDRESS=127.0.0.1:.* is not a running Ray head"),
         (RuntimeError("Version mismatch: 2.9\nmore"), "Ray cannot connect to .*mismatch: 2.9$"),
         (ConnectionError("gone"), "Ray cannot connect to RAY_ADDRESS=127.0.0.1:.*: gone"),
+        (AuthenticationError("no token\nmore"), "Ray cannot connect to .*: no token"),
     ],
 )
 def test_a_refusal_of_ray_is_one_sentence(not_connected, monkeypatch, error, message) -> None:
