@@ -127,7 +127,7 @@ def _check(block: bytes) -> None:
     """Raise `DamagedTarError` unless the checksum is right; some programs sum signed bytes."""
     told = _number(block[148:156])
     others = block[:148] + b" " * 8 + block[156:]
-    if told not in (sum(others), sum(b - 256 if b > 127 else b for b in others)):
+    if told != sum(others) and told != sum(b - 256 if b > 127 else b for b in others):
         raise DamagedTarError("a header is damaged")
 
 
