@@ -89,7 +89,9 @@ def score_values(count: int) -> dict[str, object]:
             found[field.name] = pa.array(chance.random(count, np.float32))
     first = COLUMNS.categories[0]
     signs = [{"category": first, "sign": f"sign {k}", "similarity": 0.5} for k in range(2)]
+    carried = {"category": first, "sign_logit": 1.0, "probe_logit": 1.0}
     return found | {
+        "evidence": [[carried]] * count,
         "findings": [[first]] * count,
         "uncertain": [[]] * count,
         "signs": [signs] * count,
