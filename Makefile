@@ -68,5 +68,5 @@ $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check uv
 	$(BIN)/uv pip install -q --compile-bytecode -r requirements.txt
-	$(BIN)/uv pip install -q --no-deps -e .
+	$(BIN)/uv pip install -q --no-deps -e . --config-settings editable_mode=compat
 	@touch $(READY)

@@ -36,7 +36,7 @@ def zero_shot() -> LearnerConfig:
     return LearnerConfig(
         steps=0,
         zero_shot_weight=0.0,
-        gate=0.0,
+        adapted_weight=1.5,
         adapter=AdapterConfig(image=frozen, text=frozen),
         augment=AugmentConfig(views=1),
         selection=SelectionConfig(mode="none"),

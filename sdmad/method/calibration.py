@@ -39,15 +39,16 @@ def conformal_thresholds(
 
     A logit at or above the first leaves "with the category" possible, one at or below the second
     "without it"; each keeps at least `coverage` of the images that it is true of (Vovk, ACML 2012,
-    conditional validity; split conformal quantiles). They are -inf and inf where the support is too
-    small: `coverage` needs n images with n + 1 >= 1 / (1 - coverage), 9 for 90 %.
+    conditional validity; split conformal quantiles). `coverage` needs n images with n + 1 >= 1 /
+    (1 - coverage), 9 for 90 %; with fewer, the sets keep n / (n + 1), and with none the end is 0,
+    where the finding changes.
     """
-    ends = torch.tensor([-torch.inf, torch.inf]).repeat(logits.shape[1], 1)
+    ends = torch.zeros(logits.shape[1], 2)
     for c, (values, present) in enumerate(zip(logits.T, labels.T > 0.5, strict=True)):
         for side, (some, sign) in enumerate(((values[present], 1), (values[~present], -1))):
             known = (sign * some[torch.isfinite(some)]).sort().values
-            rank = int((1 - coverage) * (len(known) + 1) + 1e-9)
-            if rank >= 1:
+            rank = max(1, int((1 - coverage) * (len(known) + 1) + 1e-9))
+            if len(known):
                 ends[c, side] = sign * known[rank - 1]
     return ends.to(logits)
 

@@ -35,7 +35,7 @@ def run_app(app: typer.Typer) -> None:
     """Run a command line and report its errors.
 
     A `UserError` or a storage error becomes one line on stderr and exit code 2, as does the loss of
-    the cluster's head. SIGTERM ends the process with exit code 143.
+    the cluster's head. SIGTERM ends the process with exit code 143, Ctrl-C with 130.
     """
     global _running
     # `ray job stop` and drained nodes send SIGTERM; as an exception it lets `finally` blocks run.
@@ -43,11 +43,14 @@ def run_app(app: typer.Typer) -> None:
     _running = True
     try:
         app()
-    except SystemExit:
+    except SystemExit as ended:
         if _ending:
             _abort(_ending)
         if _stopped:
             _leave(128 + signal.SIGTERM)
+        # typer has made this of Ctrl-C.
+        if ended.code == 128 + signal.SIGINT:
+            _leave(128 + signal.SIGINT)
         raise
     except UserError as error:
         _fail(str(error))
