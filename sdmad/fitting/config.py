@@ -103,4 +103,4 @@ def load_config(
     try:
         return kind.model_validate(content)
     except ValueError as error:
-        raise UserError(f"configuration {uri}: {explain(error)}") from None
+        raise UserError(f"configuration {uri}: {explain(error, kind)}") from None

@@ -148,7 +148,7 @@ def parse_catalog(content: Any, where: str) -> Catalog:
     try:
         return Catalog.model_validate(content)
     except ValueError as error:
-        raise UserError(f"sign catalog {where}: {explain(error)}") from None
+        raise UserError(f"sign catalog {where}: {explain(error, Catalog)}") from None
 
 
 def load_catalog(uri: str) -> Catalog:

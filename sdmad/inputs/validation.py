@@ -1,17 +1,24 @@
 """Validation errors of pydantic as one sentence."""
 
-from pydantic import ValidationError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
 
 
-def explain(error: ValueError) -> str:
-    """The first error, with its key, and the number of further errors."""
+def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
+    """The first error, with its key, and the number of further errors.
+
+    With the model that was validated, `kind`, a key that is nearly a known one is named.
+    """
     if not isinstance(error, ValidationError):
         return str(error)
     findings = error.errors()
     first = findings[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {where!r}"
+        text = f"unknown key {where!r}{_near(kind, first['loc'])}"
     elif first["type"] == "missing":
         text = f"the key {where!r} is missing"
     else:
@@ -19,3 +26,15 @@ def explain(error: ValueError) -> str:
         text = f"{where}: {text}" if where else text
     more = len(findings) - 1
     return text + (f" (and {more} more)" if more else "")
+
+
+def _near(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> str:
+    """A hint at the known key that the last of nested `keys` is nearly; empty if there is none."""
+    *outer, last = map(str, keys)
+    for key in outer:
+        field = kind.model_fields.get(key) if kind else None
+        types = [field.annotation, *get_args(field.annotation)] if field else []
+        models = (t for t in types if isinstance(t, type) and issubclass(t, BaseModel))
+        kind = next(models, None)
+    near = get_close_matches(last, kind.model_fields, n=1) if kind else []
+    return f"; is {near[0]!r} meant?" if near else ""

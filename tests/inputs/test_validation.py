@@ -1,0 +1,31 @@
+import pytest
+from pydantic import ValidationError
+
+from sdmad.fitting.config import TrainConfig
+from sdmad.inputs.validation import explain
+
+BASE = {"archive": "a", "labels": "b", "catalog": "phantoms"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shot": [4]}, "unknown key 'shot'; is 'shots' meant?"),
+        (
+            {"learner": {"probe": {"wieght": 1}}},
+            "unknown key 'learner.probe.wieght'; is 'weight' meant?",
+        ),
+        ({"input": {"resise": "pad"}}, "unknown key 'input.resise'; is 'resize' meant?"),
+        ({"zebra": 1}, "unknown key 'zebra'"),
+    ],
+)
+def test_a_key_that_is_nearly_known_is_named(changes, sentence) -> None:
+    with pytest.raises(ValidationError) as told:
+        TrainConfig.model_validate(BASE | changes)
+    assert explain(told.value, TrainConfig) == sentence
+
+
+@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 1.5, {"tumour": 0}, {"tumour": 2}])
+def test_a_prevalence_that_is_no_share_is_refused(prevalence) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(BASE | {"learner": {"prevalence": prevalence}})
