@@ -12,10 +12,10 @@ from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, SupportView
 from sdmad.comparison.config import Variant
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
-from sdmad.method.augment import SupportImages
+from sdmad.method.augment import AugmentConfig, SupportImages
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
-from sdmad.method.views import IMAGES_AT_ONCE
+from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Bench:
         self._images = FrozenImages(backbone, test.pixels)
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int, int], SupportViews] | None = None
+        self._cache: tuple[tuple[object, ...], SupportCache] | None = None
 
     def score(
         self, method: str, variant: Variant | None, support: SupportImages
@@ -70,7 +71,8 @@ class Bench:
 
     def _sd_mad(self, variant: Variant, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
         learner = variant.changed(self.learner)
-        model, rule = fit_batch(self.backbone, variant.catalog(self.catalog), [support], learner)
+        catalog = variant.catalog(self.catalog)
+        model, rule = fit_batch(self.backbone, catalog, [support], learner, encoder=self._encoded)
         scores, anomaly = [], []
         with torch.no_grad():
             signs = model.sign_embeddings()
@@ -79,6 +81,17 @@ class Bench:
                 scores.append(torch.sigmoid(found.logits[0]).cpu().numpy())
                 anomaly.append(torch.sigmoid(found.anomaly[0]).cpu().numpy())
         return np.concatenate(scores), np.concatenate(anomaly)
+
+    def _encoded(
+        self, model: SignModel, supports: list[SupportImages], config: AugmentConfig
+    ) -> SupportCache:
+        """The encoded views of one support, which variants share."""
+        [support] = supports
+        key = (support.shots, support.seed, model.config.image.blocks, config)
+        if self._cache is None or self._cache[0] != key:
+            self._cache = None  # Two caches at once would take the memory of two.
+            self._cache = (key, encode(model, supports, config))
+        return self._cache[1]
 
     @torch.no_grad()
     def _prefix(self, model: SignModel) -> list[tuple[Activations, torch.Tensor]]:

@@ -65,9 +65,11 @@ def fit_batch(
     supports: list[SupportImages],
     config: LearnerConfig,
     on_step: Callable[[int, float], None] | None = None,
+    encoder: Callable[[SignModel, list[SupportImages], AugmentConfig], SupportCache] = encode,
 ) -> tuple[SignModel, DecisionRule]:
     """Fit adapters and a decision rule to each support, all in one batch.
 
+    `encoder` is for callers who fit the same supports again and keep what `encode` gave.
     `on_step(step, mean loss)` is called after every step, where memory does not hold the tokens of
     all supports for each group of fits in turn.
     """
@@ -80,7 +82,7 @@ def fit_batch(
     for fits in groups_in_memory(model, supports, config.augment):
         # The same weights in memory: what is trained here is trained in `model`.
         some, theirs = model.part(fits), supports[fits]
-        cache = encode(some, theirs, config.augment)
+        cache = encoder(some, theirs, config.augment)
         standard = _start(some, cache, theirs)
         _optimise(some, cache, theirs, standard, config, on_step)
         rules += _decide(some, cache, theirs, standard, config)
@@ -255,7 +257,7 @@ def _decide_one(
         offset=torch.zeros(1, heads, device=labels.device),
         thresholds=torch.zeros(1, heads - 1, 2, device=labels.device),
     )
-    voices = rule.voices(model, readings, config.selection)
+    voices, _ = rule.voices(model, readings, config.selection)
     scales = [fit_standard(voice, prior=1.0) for voice in voices]
     frozen = scales[0].apply(voices[0])[0]
     prior = (config.probe.weight, config.zero_shot_weight)
