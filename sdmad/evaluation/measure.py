@@ -104,6 +104,11 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     mask[owners] = True
     order = np.argsort(owners, kind="stable")
     rows = pa.concat_tables(parts).take(pa.array(order))
+    if f"seeds_{categories[0]}" in rows.column_names and ANOMALY_SEEDS not in rows.column_names:
+        raise UserError(
+            f"the score tables at {run} are of an older version of sdmad and have no column "
+            f"{ANOMALY_SEEDS}; score the archive again into another output"
+        )
     if mask.sum() < len(owners):
         raise _scored_twice(run, rows, np.array(owners)[order])
     return ScoredTest(

@@ -58,12 +58,15 @@ def check_scored(
 def nothing_scored(run: str, labels_uri: str, test: LabelTable, units: list[str]) -> UserError:
     """The exception if no test image has a score."""
     names = _names(test, np.ones(len(test), bool))
-    failed = _failed(run, names, units)
-    unknown = [name for name in names if name not in failed]
-    about = _about(run, len(failed), unknown, _finished(run), units)
+    failed = len(_failed(run, names, units))
+    there = _some_scored(run, units or sorted(tables.done_units(run)))
+    unfinished = "" if _finished(run) else ", a run that is not finished"
+    failures = f" ({failed} are in its failures)" if failed else ""
     return UserError(
-        f"none of the {len(test)} test images of {labels_uri} is in the scores: {some(names)}; "
-        f"{about}; the columns archive and member must match those of the score tables"
+        f"none of the {len(test)} test images of {labels_uri} has a score in {run}{unfinished}"
+        f"{failures}: the labels name {some(names)}{near_miss(names, there)}, and the scores "
+        f"{some(there[:SHOWN]) or 'no images'}; give the labels of the archive that was scored, "
+        "with the same archive and member"
     )
 
 

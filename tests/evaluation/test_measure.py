@@ -291,6 +291,15 @@ def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_colu
     assert {"signs", "findings"} <= set(load_scored_test(run, labels).rows.column_names)
 
 
+def test_tables_without_anomaly_scores_of_each_seed_are_refused(tmp_path, truth, labels) -> None:
+    """As versions before the anomaly score had a head of its own have written them."""
+    run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None])
+    for part in Path(run, "scores").glob("part-*"):
+        pq.write_table(pq.read_table(part).drop_columns("anomaly_seeds"), part)
+    with pytest.raises(UserError, match="older version of sdmad and have no column anomaly_seeds"):
+        load_scored_test(run, labels)
+
+
 def test_an_evaluation_writes_metrics_run_record_and_report(tmp_path, truth, labels) -> None:
     scores = np.where(truth, 0.9, 0.1)[..., None].repeat(3, -1)
     run = write_run(tmp_path / "run", scores)
