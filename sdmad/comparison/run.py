@@ -21,7 +21,7 @@ from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.comparison.cell import Bench, TestImages, metrics
-from sdmad.comparison.config import CompareConfig
+from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.comparison.scores import SUFFIX, write_scores, write_test
 from sdmad.errors import UserError
 from sdmad.fits import code_version
@@ -54,6 +54,8 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     begin = time.monotonic()
     archive = storage.resolve(config.archive)
     catalog = load_catalog(config.catalog)
+    for name in config.names:
+        config.variants.get(name, Variant()).changed(config.learner).check(catalog.category_names)
     check_backbone(config.backbone)
     storage.check_readable(archive, "archive")
     storage.check_writable(output)

@@ -21,14 +21,14 @@ Only `archive`, `labels` and `catalog` are required:
     labels: s3://hospital/chest/labels.csv
     catalog: chest_xray
     backbone: {model: ViT-L-14-336, pretrained: openai}
-    learner: {augment: {flip: false}}
+    learner: {augment: {flip: true}}
     shots: [4]
     seeds: "0:16"
 
 - Dots in the table stand for nesting: `learner.augment.flip` is `flip` below `augment` below
   `learner`, as above.
 - Set the backbone, shots, seeds and flips for your data. The other defaults were chosen on
-  phantoms and fundus photographs ([results.md](results.md)).
+  phantoms, fundus photographs and breast ultrasound ([results.md](results.md)).
 - `archive`, `labels`, `shots` and `seeds` can also be given on the command line; they replace
   those of the file.
 - An unknown key or an impossible value stops the job with one sentence before any work starts.

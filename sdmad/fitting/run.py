@@ -50,6 +50,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     started, begin = datetime.now(UTC), time.monotonic()
     archive = storage.resolve(config.archive)
     catalog = load_catalog(config.catalog)
+    config.learner.check(catalog.category_names)
     check_backbone(config.backbone)
     storage.check_readable(archive, "archive")
     storage.check_writable(output)

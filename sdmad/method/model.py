@@ -5,6 +5,7 @@ Shapes: S seeds, B images, M signs, P prompts, C categories, E embedding width, 
 
 import copy
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import nn
 
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
+from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory, selection
 from sdmad.method.adapter import AdapterConfig, TowerAdapters
@@ -36,6 +38,9 @@ class Readings:
     patches: torch.Tensor
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class EvidenceConfig(BaseModel):
     """How evidence becomes a decision."""
 
@@ -54,7 +59,7 @@ class EvidenceConfig(BaseModel):
         ge=0,
         description="exponent of the anomaly probability that multiplies those of categories",
     )
-    prevalence: float | dict[str, float] = Field(
+    prevalence: Share | dict[str, Share] = Field(
         default=0.5,
         description="share of images that show a category, one number or one for each category; it "
         "shifts the logits, and 0.5 leaves them",
@@ -65,6 +70,16 @@ class EvidenceConfig(BaseModel):
         lt=1,
         description="share of images whose true answer the conformal sets contain",
     )
+
+    def check(self, names: list[str]) -> None:
+        """Raise `UserError` if a prevalence is stated for a category that is not in `names`."""
+        stated = self.prevalence if isinstance(self.prevalence, dict) else {}
+        unknown = [name for name in stated if name not in names]
+        if unknown:
+            raise UserError(
+                f"learner.prevalence names {unknown[0]!r}, which is not a category of the sign "
+                f"catalog; its categories are {', '.join(names)}"
+            )
 
     def shift(self, names: list[str]) -> torch.Tensor:
         """What the stated prevalence adds to the logits of categories, (C,)."""
@@ -232,15 +247,14 @@ class DecisionRule:
 
     def voices(
         self, model: SignModel, readings: Readings, config: SelectionConfig
-    ) -> list[torch.Tensor]:
-        """The contrasts (S, B, H) of the frozen signs and of the adapted ones."""
-        return [
-            contrasts(torch.logsumexp(terms, -1), normal)
-            for terms, normal in (
-                self.by_sign(model, readings.frozen_similarities, config),
-                self.by_sign(model, readings.similarities, config),
-            )
-        ]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The contrasts (S, B, H) of the frozen signs and of the adapted ones, and the log evidence
+        (S, B, C, M) of each adapted sign."""
+        frozen, frozen_normal = self.by_sign(model, readings.frozen_similarities, config)
+        adapted, adapted_normal = self.by_sign(model, readings.similarities, config)
+        pairs = ((frozen, frozen_normal), (adapted, adapted_normal))
+        found = [contrasts(torch.logsumexp(terms, -1), normal) for terms, normal in pairs]
+        return found, adapted
 
     def evidence(
         self,
@@ -256,20 +270,18 @@ class DecisionRule:
 
         The category logits are those of p_c at the prevalence of `config`.
         """
-        select = select or config.selection
-        by_sign, _ = self.by_sign(model, readings.similarities, select)
+        voices, by_sign = self.voices(model, readings, select or config.selection)
         scaled = [
             Standard(self.centre[:, k], self.spread[:, k]).apply(voice)
-            for k, voice in enumerate(self.voices(model, readings, select))
+            for k, voice in enumerate(voices)
         ]
         parts = self.parts[:, None]
         signs = parts[..., 1] * scaled[0] + parts[..., 2] * scaled[1]
         appearance = parts[..., 0] * probe_evidence(readings.patches, self.probe)
         heads = signs + appearance + self.offset[:, None]
-        logits = gated(heads[..., :-1], heads[..., -1], config.gate) + config.shift(model.names).to(
-            heads
-        )
-        return Evidence(logits, heads[..., -1], signs, appearance, by_sign)
+        logits = gated(heads[..., :-1], heads[..., -1], config.gate)
+        shift = config.shift(model.names).to(logits)
+        return Evidence(logits + shift, heads[..., -1], signs, appearance, by_sign)
 
 
 def contrasts(categories: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,8 @@ def expect(result, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"lerner": {}}, ["unknown key 'lerner'"]),
+        ({"lerner": {}}, ["unknown key 'lerner'", "is 'learner' meant"]),
+        ({"learner": {"prevalence": {"tumor": 0.1}}}, ["'tumor'", "its categories are"]),
         ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
         ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),
