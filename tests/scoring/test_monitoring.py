@@ -29,12 +29,20 @@ def exported(run: str) -> list[str]:
     return [line for line in shown if f'run="{run}"' in line]
 
 
-def wait_for(metric: str, run: str) -> list[str]:
-    """What the exporter says of a run as soon as it knows a metric of it."""
+def totals(lines: list[str]) -> Counter[str]:
+    """The sum of each metric over its tags."""
+    value: Counter[str] = Counter()
+    for line in lines:
+        value[line.partition("{")[0]] += float(line.split()[-1])
+    return value
+
+
+def wait_for(metric: str, run: str, value: float) -> list[str]:
+    """What the exporter says of a run once a metric of it has a value: it lags by a second."""
     deadline = time.monotonic() + 40
     while True:
         lines = exported(run)
-        if any(metric in line for line in lines):
+        if totals(lines)[metric] == value:
             return lines
         assert time.monotonic() < deadline, lines
         time.sleep(0.2)
@@ -42,13 +50,12 @@ def wait_for(metric: str, run: str) -> list[str]:
 
 def test_a_run_exports_its_counters(mixed) -> None:
     run = record(mixed.output)
-    lines = wait_for("sdmad_units_committed", run["run"])
-    value: Counter[str] = Counter()
-    for line in lines:
-        value[line.partition("{")[0]] += float(line.split()[-1])
-    assert value["ray_sdmad_images_scored_total"] == run["images"]
-    assert value["ray_sdmad_failures_total"] == run["failures"]
-    assert value["ray_sdmad_units_committed_total"] == run["units_total"]
+    for metric, value in [
+        ("ray_sdmad_units_committed_total", run["units_total"]),
+        ("ray_sdmad_images_scored_total", run["images"]),
+        ("ray_sdmad_failures_total", run["failures"]),
+    ]:
+        lines = wait_for(metric, run["run"], value)
     failures = [line for line in lines if "sdmad_failures" in line]
     (unknown,) = (line for line in failures if 'reason="unknown image format"' in line)
     assert 'stage="decode"' in unknown
@@ -61,9 +68,7 @@ def test_a_run_exports_its_counters(mixed) -> None:
 def test_the_units_left_are_exported() -> None:
     """By a monitor of this process: Ray forgets gauges soon."""
     ScoringMonitor("gauge").commit(2, [], left=3)
-    (line,) = (line for line in wait_for("units_left", "gauge") if "units_left" in line)
-    assert line.startswith("ray_sdmad_units_left{")
-    assert float(line.split()[-1]) == 3
+    wait_for("ray_sdmad_units_left", "gauge", 3)
 
 
 def test_workers_log_the_units_that_they_read(mixed) -> None:
