@@ -4,7 +4,8 @@
     open_clip_model.safetensors    weights (also *.bin and *.pth, without pickled code)
     tokenizer.json, ...            where the tokenizer is Hugging Face's
     config.json                    where the text tower is Hugging Face's: its configuration
-    sdmad_backbone.json            fingerprint of the weights, written by `sdmad save-backbone`
+    sdmad_backbone.json            the seal that `sdmad save-backbone` writes: fingerprint of the
+                                   weights, SHA-256 of all other files
 
 With these files no hub is asked for anything. A folder in a bucket is copied to each node once.
 """
@@ -30,6 +31,7 @@ from sdmad.storage import StoredObject
 
 TEXT_CONFIG = "config.json"
 SEAL = "sdmad_backbone.json"
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.bpe")
 WEIGHTS = (
     HF_SAFE_WEIGHTS_NAME,
     "open_clip_pytorch_model.safetensors",
@@ -126,8 +128,11 @@ def create(folder: Path, shown: str) -> tuple[Any, dict[str, Any]]:
     """
     config = read_config(folder, shown)
     text = dict(config["model_cfg"]["text_cfg"])
-    if text.get("hf_model_name") and (folder / TEXT_CONFIG).is_file():
+    if text.get("hf_model_name"):
+        _require(folder, shown, TEXT_CONFIG, "the configuration of its text tower")
         text["hf_model_name"] = str(folder)
+    if text.get("hf_tokenizer_name") and not any(any(folder.glob(v)) for v in VOCABULARIES):
+        _require(folder, shown, VOCABULARIES[0], "the vocabulary of its tokenizer")
     clip = open_clip.create_model(
         f"{LOCAL}{folder}",
         load_weights=False,
@@ -135,6 +140,13 @@ def create(folder: Path, shown: str) -> tuple[Any, dict[str, Any]]:
         text_cfg=text | {"hf_model_pretrained": False} if text.get("hf_model_name") else text,
     )
     return clip, config["model_cfg"]
+
+
+def _require(folder: Path, shown: str, name: str, what: str) -> None:
+    if not (folder / name).is_file():
+        raise UserError(
+            f"the folder {shown} has no {name}, {what}; `sdmad save-backbone` writes all files"
+        )
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -145,11 +157,54 @@ def tokenizer_of(folder: Path) -> Any:
     return open_clip.get_tokenizer(f"{LOCAL}{folder}")
 
 
-def check_seal(folder: Path, weights: str, shown: str) -> None:
+def seal(folder: Path, weights: str) -> dict[str, Any]:
+    """The seal of a folder: the fingerprint of its weights, and SHA-256 of its other files."""
+    others = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name not in (SEAL, *WEIGHTS) and not path.name.startswith(".")
+    )
+    return {
+        "weights": weights,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in others},
+    }
+
+
+def check_files(folder: Path, shown: str) -> None:
+    """Raise `UserError` when files beside the weights are not those that the folder was saved with.
+
+    Folders that `sdmad save-backbone` did not write have no seal, and are not checked.
+    """
+    for name, digest in _read_seal(folder, shown).get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise _damaged(shown, f"the file {name} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise _damaged(shown, f"the file {name} is not the one that was saved")
+
+
+def check_weights(folder: Path, weights: str, shown: str) -> None:
     """Raise `UserError` when the weights are not those that the folder was saved with."""
+    sealed = _read_seal(folder, shown).get("weights", weights)
+    if sealed != weights:
+        raise _damaged(shown, f"its weights are {weights}, and those that were saved {sealed}")
+
+
+def _read_seal(folder: Path, shown: str) -> dict[str, Any]:
     path = folder / SEAL
-    if path.is_file() and json.loads(path.read_text())["weights"] != weights:
-        raise UserError(
-            f"the weights of {shown} are {weights}, and {SEAL} beside them says "
-            f"{json.loads(path.read_text())['weights']}; the copy is damaged: save it again"
-        )
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content["weights"], str) and isinstance(content.get("files", {}), dict):
+            return dict(content)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _damaged(shown, f"its {SEAL} cannot be read")
+
+
+def _damaged(shown: str, what: str) -> UserError:
+    return UserError(
+        f"the backbone folder {shown} was changed after it was saved: {what}; save it again with "
+        f"`sdmad save-backbone`, or remove {SEAL} if you changed it on purpose"
+    )

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from sdmad import storage
 from sdmad.backbones.config import LOCAL, PHANTOM, BackboneConfig
-from sdmad.backbones.folders import SEAL, fetch
+from sdmad.backbones.folders import SEAL, fetch, seal
 from sdmad.backbones.identity import BackboneIdentity, fingerprint
 from sdmad.backbones.loading import check_backbone, load_backbone, load_parts
 from sdmad.errors import UserError
@@ -63,7 +63,6 @@ def _write(
         for name, tensor in clip.state_dict().items()
     }
     save_file({k: v.clone() for k, v in weights.items()}, folder / HF_SAFE_WEIGHTS_NAME)
-    (folder / SEAL).write_text(json.dumps({"weights": fingerprint(clip)}) + "\n")
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(str(folder))
     elif merges is not None:
@@ -71,6 +70,7 @@ def _write(
     text = getattr(clip, "text", None)
     if isinstance(text, HFTextEncoder):
         text.config.save_pretrained(str(folder))
+    (folder / SEAL).write_text(json.dumps(seal(folder, fingerprint(clip)), indent=2) + "\n")
 
 
 def _merges(config: BackboneConfig) -> Path | None:
