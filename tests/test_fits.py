@@ -70,7 +70,8 @@ def test_fits_of_different_catalogs_are_refused(training_run, tmp_path) -> None:
     ("field", "value", "words"),
     [
         ("weights", "f" * 16, "weights ffff"),
-        ("architecture", "other", "architecture other instead of"),
+        ("architecture", "other", "another architecture"),
+        ("tokenizer", "other", "another tokenizer"),
         ("activation", "quick_gelu", "activation quick_gelu instead of gelu"),
         ("input", {"mean": (0.5, 0.5, 0.5)}, r"input format .*mean \(0.5"),
     ],

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
@@ -22,6 +24,14 @@ _NOT_STRUCTURE = {
     "init_logit_scale",
     "init_logit_bias",
 }
+SENTENCES = [
+    "a chest film with pneumonia",
+    "a fundus photograph of glaucoma",
+    # Longer than the texts that small models read.
+    "T2-weighted MRI, 3.5 mm: hyperintense (non-enhancing) lesion of the left parieto-occipital "
+    "lobe, with oedema and mass effect; no haemorrhage, no calcification, and no midline shift in "
+    "any slice. The ventricles, the basal cisterns and the posterior fossa are unremarkable.",
+]
 _ACTIVATIONS = {
     "QuickGELU": "quick_gelu",
     "QuickGELUActivation": "quick_gelu",
@@ -37,12 +47,14 @@ _ACTIVATIONS = {
 
 
 class BackboneIdentity(BaseModel):
-    """Architecture (a digest), activation, input format and weights (a digest) of a backbone."""
+    """Architecture (a digest), activation, input format, tokenizer (a digest of token ids) and
+    weights (a digest) of a backbone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     architecture: str
     activation: str
     input: ImageSpec
+    tokenizer: str
     weights: str
 
     def difference(self, other: "BackboneIdentity") -> str:
@@ -50,6 +62,8 @@ class BackboneIdentity(BaseModel):
         for name, mine in self:
             theirs = getattr(other, name)
             if mine != theirs:
+                if name in ("architecture", "tokenizer"):
+                    return f"another {name}"
                 what = "input format" if name == "input" else name
                 return f"{what} {_shown(theirs)} instead of {_shown(mine)}"
         return ""
@@ -91,6 +105,13 @@ def architecture(model_config: dict[str, Any]) -> str:
 
     text = json.dumps(structure(model_config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def tokenizer(tokens: Callable[[list[str]], torch.Tensor]) -> str:
+    """A digest of the token ids of `SENTENCES`, which show vocabulary, cutting and length."""
+    content = np.ascontiguousarray(tokens(SENTENCES).cpu().numpy().astype("<i8"))
+    shaped = f"{content.shape}".encode() + content.tobytes()
+    return hashlib.blake2b(shaped, digest_size=8).hexdigest()
 
 
 def activation(image_blocks: nn.Module, text_blocks: nn.Module) -> str:

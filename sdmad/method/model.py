@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,6 +89,19 @@ class EvidenceConfig(BaseModel):
         return torch.logit(torch.tensor(shares, dtype=torch.float64)).float()
 
 
+def _check_tokens(texts: list[str], owner: np.ndarray, tokens: torch.Tensor) -> None:
+    """Raise `UserError` if the text tower reads two signs as the same tokens (P, L)."""
+    seen: dict[bytes, int] = {}
+    for row, ids in enumerate(tokens.cpu().numpy()):
+        other = seen.setdefault(ids.tobytes(), row)
+        if owner[other] != owner[row] and texts[other].casefold() != texts[row].casefold():
+            raise UserError(
+                f"the backbone's tokenizer makes the same tokens of {texts[other]!r} and "
+                f"{texts[row]!r}; the vocabulary of the backbone is missing or does not know these "
+                "words, or both texts are longer than the model reads"
+            )
+
+
 class SignModel(nn.Module):
     """A backbone with the adapters and biases of S seeds, for the signs of one catalog.
 
@@ -109,6 +123,7 @@ class SignModel(nn.Module):
         self.text_adapters = TowerAdapters(seeds, backbone.text.width, config.text)
         self.bias = nn.Parameter(torch.zeros(seeds, len(catalog.categories)))
         texts, owner = catalog.texts
+        _check_tokens(texts, owner, backbone.tokens(texts))
         self.prompts = backbone.text.prefix(backbone.tokens(texts), config.text.blocks)
         frozen_prompts = self.prompts
         if config.text.blocks > 1:

@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from sdmad.demo.run import zero_shot
+from sdmad.errors import UserError
 from sdmad.inputs.labels import load_labels
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.augment import AugmentConfig, augment
 from sdmad.method.learner import LearnerConfig, fit_batch
-from sdmad.method.model import DecisionRule
+from sdmad.method.model import DecisionRule, SignModel
 from tests.conftest import QUICK
 
 FIELDS = ("mean", "deviation", "weights", "centre", "spread", "probe", "parts", "offset")
@@ -58,6 +61,13 @@ def test_both_towers_and_the_bias_are_trained(supports, backbone, catalog) -> No
     for name in ("image_adapters.0.down", "text_adapters.0.up", "bias"):
         first, second = dict(before.named_parameters())[name], dict(after.named_parameters())[name]
         assert not torch.allclose(first, second, atol=1e-4), name
+
+
+def test_signs_that_the_tokenizer_cannot_tell_apart_are_refused(backbone, catalog) -> None:
+    """As with a vocabulary that is missing: every word is unknown."""
+    blind = replace(backbone, tokenizer=lambda texts: backbone.tokens(["x"] * len(texts)))
+    with pytest.raises(UserError, match="makes the same tokens of '"):
+        SignModel(blind, catalog, AdapterConfig(), 1)
 
 
 def test_without_adapters_the_embeddings_are_the_frozen_ones(supports, backbone, catalog) -> None:
