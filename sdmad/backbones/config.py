@@ -1,7 +1,7 @@
 """Which backbone a user asks for; docs/backbones.md has a line for each kind."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -10,8 +10,10 @@ from sdmad import storage
 PHANTOM = "phantom"
 HUB = "hf-hub:"
 LOCAL = "local-dir:"
+CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy")
 
-Triple = tuple[float, float, float]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class FileFormat(BaseModel):
@@ -19,8 +21,12 @@ class FileFormat(BaseModel):
     of the model's published weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    mean: Triple | None = Field(default=None, description="of pixels between 0 and 1")
-    std: Triple | None = Field(default=None, description="of pixels between 0 and 1")
+    mean: tuple[Mean, Mean, Mean] | None = Field(
+        default=None, description="of pixels between 0 and 1"
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        default=None, description="of pixels between 0 and 1"
+    )
     interpolation: Literal["bicubic", "bilinear"] | None = Field(
         default=None, description="`bicubic` or `bilinear`"
     )
@@ -78,10 +84,15 @@ class BackboneConfig(BaseModel):
         return self.model == PHANTOM or self.model.startswith(HUB) or self.folder is not None
 
     def moved(self, place: str) -> "BackboneConfig":
-        """The same backbone with its weights at another place: a folder or a checkpoint file."""
-        if self.brings_weights:
-            return BackboneConfig(model=place if storage.is_s3(place) else f"{LOCAL}{place}")
-        return self.model_copy(update={"pretrained": str(Path(place).absolute())})
+        """The same backbone with its weights at another place: a folder, as `sdmad save-backbone`
+        writes it, or a checkpoint file, for a backbone that is a name of open_clip."""
+        remote = storage.is_s3(place)
+        file = place.endswith(CHECKPOINTS) if remote else Path(place).is_file()
+        if self.brings_weights or not file:
+            local = place if remote or place.startswith(LOCAL) else f"{LOCAL}{place}"
+            return BackboneConfig(model=local)
+        where = place if remote else str(Path(place).absolute())
+        return self.model_copy(update={"pretrained": where})
 
     def __str__(self) -> str:
         return self.model if self.pretrained is None else f"{self.model} ({self.pretrained})"

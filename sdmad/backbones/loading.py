@@ -5,6 +5,7 @@ acts = backbone.image.prefix(backbone.pixels(images), adapted_blocks=1)
 """
 
 import json
+import pickle
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ from sdmad.backbones.towers import ImageTower, Tower, check_towers, image_tower,
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
 
+# Learned positions, which open_clip would interpolate.
+POSITIONS = ("positional_embedding", "pos_embed")
+LONGEST_REASON = 160
+FOLDER = (
+    "without internet, give a folder that `sdmad save-backbone` has written (docs/backbones.md)"
+)
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -105,6 +112,7 @@ def wrap(
             architecture=architecture,
             activation=identity.activation(image.blocks, text.blocks),
             input=spec,
+            tokenizer=identity.tokenizer(tokenizer),
             weights=identity.fingerprint(clip),
         ),
         device=torch.device(device),
@@ -136,11 +144,23 @@ def load_backbone(config: BackboneConfig, device: str | None = None) -> Backbone
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_backbone(config)
     clip, tokenizer, model_config = load_parts(config)
-    backbone = wrap(clip, tokenizer, config, device, identity.architecture(model_config))
+    try:
+        backbone = wrap(clip, tokenizer, config, device, identity.architecture(model_config))
+    except (UserError, ValueError) as error:
+        raise UserError(f"the backbone {config} cannot be used: {error}") from error
+    if config.activation == "quick_gelu" != backbone.identity.activation:
+        raise _not_quick(config, f": its blocks have {backbone.identity.activation}")
     if config.folder is not None:
         folder = folders.fetch(config.folder)
-        folders.check_seal(folder, backbone.fingerprint, config.folder)
+        folders.check_weights(folder, backbone.fingerprint, config.folder)
     return backbone
+
+
+def _not_quick(config: BackboneConfig, why: str = "") -> UserError:
+    """The exception for a model of which open_clip cannot build both towers with QuickGELU."""
+    return UserError(
+        f"backbone.activation: quick_gelu is not possible for {config.model}{why}; remove that key"
+    )
 
 
 def load_parts(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
@@ -154,11 +174,34 @@ def load_parts(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, TypeError) and config.activation == "quick_gelu":
+            raise _not_quick(config) from error
         raise UserError(
-            f"the backbone {config} could not be loaded: {reason}; check the name and that its "
-            "weights are on this machine or that the hub can be reached"
+            f"the backbone {config} could not be loaded: {_reason(error)}; {_advice(config)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first words of an exception of open_clip's or PyTorch's that say what is wrong."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "its file is not a checkpoint, or holds code, which is never run"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or isinstance(error, (EOFError, KeyError, IndexError)):
+        return "its file is empty, damaged or not a checkpoint"
+    found = lines[0].rstrip(".")
+    if found.startswith("Error(s) in loading state_dict") and len(lines) > 1:
+        found = f"the weights are those of another model: {lines[1].rstrip('.')}"
+    return found if len(found) <= LONGEST_REASON else f"{found[:LONGEST_REASON]}..."
+
+
+def _advice(config: BackboneConfig) -> str:
+    if config.folder is not None or config.model == PHANTOM:
+        return "save the folder again with `sdmad save-backbone`"
+    if config.brings_weights or config.pretrained in open_clip.list_pretrained_tags_by_model(
+        config.model
+    ):
+        return f"check the name, and that the hub can be reached; {FOLDER}"
+    return "give a checkpoint of this model, as open_clip writes it"
 
 
 def check_backbone(config: BackboneConfig) -> None:
@@ -171,9 +214,14 @@ def check_backbone(config: BackboneConfig) -> None:
             f"the backbone {config.model} brings its own weights; remove "
             f"'pretrained: {config.pretrained}'"
         )
+    if config.activation or config.preprocess.model_dump(exclude_none=True):
+        raise UserError(
+            f"the backbone {config.model} says itself which activation and input its weights have; "
+            "remove 'activation' and 'preprocess', which are for checkpoint files"
+        )
     if config.folder is not None and not config.model.startswith("s3://"):
         if not Path(config.folder).is_dir():
-            raise UserError(f"there is no backbone directory {config.folder}")
+            raise UserError(f"there is no backbone folder {config.folder}")
         folders.read_config(Path(config.folder), config.folder)
 
 
@@ -191,6 +239,7 @@ def _load(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
+    folders.check_files(folder, shown)
     clip, model_config = folders.create(folder, shown)
     check_towers(clip)
     open_clip.load_checkpoint(clip, str(folders.find_weights(folder, shown)), weights_only=True)
@@ -210,11 +259,35 @@ def _load_named(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
         facts = published.facts_of_file(config, is_openai(path))
         clip = create_named(config.model, facts)
         _check_positions(clip, path, config)
-        open_clip.load_checkpoint(clip, str(path), weights_only=not is_torchscript(path))
+        _load_file(clip, path)
     model_config = (open_clip.get_model_config(config.model) or {}) | {
         "quick_gelu": facts.quick_gelu
     }
-    return clip, open_clip.get_tokenizer(config.model), model_config
+    return clip, _tokenizer(config.model), model_config
+
+
+def _tokenizer(model: str) -> Any:
+    """The tokenizer of a named model; those of SigLIP and others lie at the hub."""
+    try:
+        return open_clip.get_tokenizer(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {model} could not be had from its hub: {_reason(error)}; {FOLDER}"
+        ) from error
+
+
+def _load_file(clip: Any, path: Path) -> None:
+    """Load a checkpoint file; OpenAI's state dicts also hold three numbers that are no weights."""
+    numbers = is_openai(path) and not is_torchscript(path)
+    found = open_clip.load_checkpoint(
+        clip, str(path), strict=not numbers, weights_only=not is_torchscript(path)
+    )
+    if numbers and (found.missing_keys or set(found.unexpected_keys) - set(OPENAI_KEYS)):
+        names = [*found.missing_keys, *found.unexpected_keys]
+        raise UserError(
+            f"{path} does not hold the weights of this model: {names[0]} and {len(names) - 1} more "
+            "are missing or unknown"
+        )
 
 
 def create_named(model: str, facts: published.Facts, device: str = "cpu") -> Any:
@@ -256,15 +329,16 @@ def is_openai(path: Path) -> bool:
 
 
 def _check_positions(clip: Any, path: Path, config: BackboneConfig) -> None:
-    """Raise `UserError` for a file of another image size: open_clip would interpolate positions."""
-    wanted = getattr(clip.visual, "positional_embedding", None)
-    if wanted is None or path.suffix in (".npz", ".npy"):
+    """Raise `UserError` for a file of another image size or length of texts: open_clip would
+    interpolate positions."""
+    if path.suffix in (".npz", ".npy"):
         return
     state = load_state_dict(str(path), weights_only=not is_torchscript(path))
-    found = state.get("visual.positional_embedding")
-    if found is not None and found.shape != wanted.shape:
-        raise UserError(
-            f"{path} holds a tower of {found.shape[0]} positions of width {found.shape[1]}, and "
-            f"{config.model} has {wanted.shape[0]} of width {wanted.shape[1]}: give the model that "
-            "the file was trained as, with its image size and patch size"
-        )
+    for name, wanted in clip.state_dict().items():
+        found = state.get(name) if name.endswith(POSITIONS) else None
+        if found is not None and found.shape != wanted.shape:
+            raise UserError(
+                f"{path} holds {name} of shape {tuple(found.shape)}, and {config.model} has "
+                f"{tuple(wanted.shape)}: give the model that the file was trained as, with its "
+                "image size, patch size and length of texts"
+            )

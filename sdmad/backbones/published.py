@@ -12,6 +12,7 @@ import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
+from sdmad import storage
 from sdmad.backbones.architectures import check_architecture
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
@@ -73,6 +74,8 @@ def check_name(config: BackboneConfig) -> None:
     """Raise `UserError` when open_clip has no such model or weights, or it cannot be adapted; loads
     nothing."""
     model, pretrained = config.model, config.pretrained
+    if "/" in model:
+        raise UserError(f"there is no backbone folder {model}")
     if model not in open_clip.list_models():
         raise UserError(
             f"open_clip has no model {model!r}; try ViT-B-32 or ViT-L-14-336, "
@@ -91,7 +94,11 @@ def check_name(config: BackboneConfig) -> None:
                 f"the tag {pretrained} says which activation and input its weights have; remove "
                 "'activation' and 'preprocess', which are for checkpoint files"
             )
-    elif not Path(pretrained).is_file():
+    elif not _is_file(pretrained):
         raise UserError(
             f"there are no weights {pretrained!r} for {model}: no such file, and {known}"
         )
+
+
+def _is_file(place: str) -> bool:
+    return storage.exists(place) if storage.is_s3(place) else Path(place).is_file()

@@ -118,6 +118,8 @@ def _shards(pool: int, test: int, seed: int) -> Iterator[list[Example]]:
 
 
 if __name__ == "__main__":
-    import sys
+    import argparse
 
-    print(write_archive(sys.argv[1], pool=600, test=600, damaged=3))
+    parser = argparse.ArgumentParser(description="Write a phantom archive with labels.csv.")
+    parser.add_argument("folder", help="path or s3:// URI")
+    print(write_archive(parser.parse_args().folder, pool=600, test=600, damaged=3))

@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from open_clip.transformer import QuickGELU
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from sdmad import storage
@@ -109,6 +110,13 @@ def test_a_file_of_openais_has_quick_gelu(tiny, tmp_path) -> None:
     assert loading.is_openai(path)
     torch.save(state, tmp_path / "other.pt")
     assert not loading.is_openai(tmp_path / "other.pt")
+    loaded = load(BackboneConfig(model=tiny, pretrained=str(path)), "cpu")
+    assert loaded.identity.activation == "quick_gelu"
+    expected = open_clip.create_model(tiny, force_quick_gelu=True).eval()
+    expected.load_state_dict(state)
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.image.run(image), expected.encode_image(image))
     wrong = BackboneConfig(model=tiny, pretrained=str(path), activation="gelu")
     with pytest.raises(UserError, match="checkpoint of OpenAI's, trained with quick_gelu"):
         load(wrong, "cpu")
@@ -148,8 +156,111 @@ def test_a_file_of_another_image_size_is_refused(tiny, tmp_path, monkeypatch) ->
     path = checkpoint(tmp_path / "w.safetensors", tiny)
     larger = TINY | {"vision_cfg": TINY["vision_cfg"] | {"image_size": 48}}
     register("ViT-B-32", larger, monkeypatch)
-    with pytest.raises(UserError, match="5 positions of width 32, and ViT-B-32 has 10"):
+    with pytest.raises(UserError, match=r"embedding of shape \(5, 32\), and ViT-B-32 has \(10"):
         load(BackboneConfig(model="ViT-B-32", pretrained=str(path)), "cpu")
+
+
+def test_a_file_of_another_length_of_texts_is_refused(tiny, tmp_path, monkeypatch) -> None:
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    shorter = TINY | {"text_cfg": TINY["text_cfg"] | {"context_length": 20}}
+    register("ViT-B-32", shorter, monkeypatch)
+    with pytest.raises(UserError, match=r"holds positional_embedding of shape \(77, 16\)"):
+        load(BackboneConfig(model="ViT-B-32", pretrained=str(path)), "cpu")
+
+
+class Runs:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return (os.system, ("exit 3",))
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "code", "depth", "container"])
+def test_a_file_that_is_no_checkpoint_of_the_model_is_one_sentence(
+    tiny, tmp_path, monkeypatch, kind
+) -> None:
+    path = tmp_path / "w.pt"
+    state = open_clip.create_model(tiny).state_dict()
+    contents = {"code": Runs(), "depth": state, "container": {"model": state}}
+    if kind in contents:
+        torch.save(contents[kind], path)
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"epoch 3, loss 0.1\n")
+    if kind == "depth":
+        register(tiny, TINY | {"text_cfg": TINY["text_cfg"] | {"layers": 3}}, monkeypatch)
+    reasons = {"code": "holds code, which is never run", "depth": "another model: Missing key"}
+    reasons["container"] = "another model: Missing key"
+    with pytest.raises(UserError) as told:
+        load(BackboneConfig(model=tiny, pretrained=str(path)), "cpu")
+    sentence = str(told.value)
+    assert reasons.get(kind, "not a checkpoint") in sentence
+    assert "give a checkpoint of this model" in sentence
+    assert "\n" not in sentence
+    assert "\x1b" not in sentence
+    assert "hub" not in sentence
+
+
+def test_an_activation_that_the_towers_cannot_have_is_refused(tmp_path, monkeypatch) -> None:
+    """The image tower is timm's, which keeps its own activation."""
+    name = register("ViT-B-16-SigLIP", SIGLIP, monkeypatch)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: open_clip.SimpleTokenizer())
+    path = str(checkpoint(tmp_path / "s.safetensors", name))
+    wrong = BackboneConfig(model=name, pretrained=path, activation="quick_gelu")
+    with pytest.raises(UserError, match="quick_gelu is not possible for ViT-B-16-SigLIP"):
+        load(wrong, "cpu")
+
+
+@pytest.mark.parametrize("key", [{"activation": "gelu"}, {"preprocess": {"resize_mode": "squash"}}])
+def test_keys_of_files_beside_a_backbone_that_brings_its_own_are_refused(key) -> None:
+    with pytest.raises(UserError, match="'activation' and 'preprocess', which are for checkpoint"):
+        loading.check_backbone(BackboneConfig(**key))
+
+
+@pytest.mark.parametrize("std", [[0, 0, 0], [58, 57, 57]])
+def test_an_input_out_of_range_is_refused(std) -> None:
+    with pytest.raises(ValidationError, match=r"preprocess\.std"):
+        BackboneConfig(model="ViT-B-32", pretrained="x.pt", preprocess={"std": std})
+
+
+def test_a_path_without_a_folder_is_called_a_folder() -> None:
+    with pytest.raises(UserError, match="there is no backbone folder /no/such"):
+        loading.check_backbone(BackboneConfig(model="/no/such"))
+
+
+def test_a_tokenizer_that_cannot_be_had_is_one_sentence(
+    tiny, tmp_path, monkeypatch, caplog
+) -> None:
+    """As SigLIP's on a machine without internet, whose client warns of each retry."""
+
+    def unreachable(name: str):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise OSError("We couldn't connect to 'https://hub'.")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", unreachable)
+    config = BackboneConfig(
+        model=tiny, pretrained=str(checkpoint(tmp_path / "x.safetensors", tiny))
+    )
+    caplog.clear()
+    with pytest.raises(UserError, match=r"^the tokenizer of .* save-backbone"):
+        load(config, "cpu")
+    assert not caplog.records
+
+
+def test_weights_of_a_file_may_move_to_a_folder_or_a_bucket(tiny, tmp_path, s3) -> None:
+    """As after training where there is internet, and scoring where there is none."""
+    path = checkpoint(tmp_path / "w.safetensors", tiny)
+    before = BackboneConfig(model=tiny, pretrained=str(path))
+    identity = load(before, "cpu").identity
+    save_backbone(before, str(tmp_path / "saved"))
+    storage.write_bytes(f"{s3}/moved/w.safetensors", path.read_bytes())
+    save_backbone(before, f"{s3}/moved/folder")
+    for place in (
+        str(tmp_path / "saved"),
+        f"local-dir:{tmp_path / 'saved'}",
+        f"{s3}/moved/w.safetensors",
+        f"{s3}/moved/folder",
+    ):
+        assert identity.difference(load(identity.moved(before, place), "cpu").identity) == ""
 
 
 def test_moved_weights_keep_activation_and_input(tiny, tmp_path, monkeypatch) -> None:
@@ -300,7 +411,7 @@ def test_a_bucket_is_copied_once_a_node_and_checked(s3, tmp_path, monkeypatch) -
 
     cached = next((tmp_path / "cache").rglob(folders.SEAL))
     cached.write_text('{"weights": "0000"}')
-    with pytest.raises(UserError, match="the copy is damaged"):
+    with pytest.raises(UserError, match=r"its weights are .* and those that were saved 0000"):
         load(BackboneConfig(model=uri), "cpu")
     with pytest.raises(UserError, match="there is no backbone at"):
         load(BackboneConfig(model=f"{s3}/nothing/here"), "cpu")
@@ -390,6 +501,6 @@ def test_convolutions_in_a_bucket_or_on_a_hub_are_refused_before_their_weights_a
 
 def test_every_quick_gelu_of_the_towers_is_counted(tiny) -> None:
     clip = open_clip.create_model(tiny, force_quick_gelu=True)
-    backbone = loading.wrap(clip, None, BackboneConfig(), "cpu")
+    backbone = loading.wrap(clip, open_clip.tokenize, BackboneConfig(), "cpu")
     assert backbone.identity.activation == "quick_gelu"
     assert sum(isinstance(m, QuickGELU) for m in clip.modules()) == 4
