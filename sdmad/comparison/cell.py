@@ -1,6 +1,7 @@
 """One method on one support: fit, score the test images, compute metrics. No Ray, no files."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from sdmad.comparison.config import Variant
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import AugmentConfig, SupportImages
+from sdmad.method.calibration import conformal_sets
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
@@ -25,6 +27,18 @@ class TestImages:
     __test__ = False
     pixels: np.ndarray
     truth: np.ndarray
+
+
+class Scored(NamedTuple):
+    """What a method makes of N test images.
+
+    Scores (N, C), anomaly scores (N,), and of SD-MAD the conformal sets (N, C, 2): whether "with
+    the category" and "without it" are possible.
+    """
+
+    scores: np.ndarray
+    anomaly: np.ndarray
+    possible: np.ndarray | None = None
 
 
 class Bench:
@@ -51,10 +65,8 @@ class Bench:
         self._views: tuple[tuple[int, int], SupportViews] | None = None
         self._cache: tuple[tuple[int, int, int, AugmentConfig], SupportCache] | None = None
 
-    def score(
-        self, method: str, variant: Variant | None, support: SupportImages
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (N, C) and anomaly scores (N,) of the test images by one method.
+    def score(self, method: str, variant: Variant | None, support: SupportImages) -> Scored:
+        """What one method makes of the test images, fitted to `support`.
 
         A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
@@ -62,7 +74,7 @@ class Bench:
             return self._baseline(method, support)
         return self._sd_mad(variant or Variant(), support)
 
-    def _baseline(self, name: str, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
+    def _baseline(self, name: str, support: SupportImages) -> Scored:
         key = (support.shots, support.seed)
         if self._views is None or self._views[0] != key:
             known = self._known_views(support)
@@ -74,7 +86,7 @@ class Bench:
             known = None if some is None else torch.cat([frozen for _, frozen in some])
             self._images = FrozenImages(self.backbone, self.test.pixels, known)
         scores = scorer.scores(self._images)
-        return scores, scorer.anomaly(scores)
+        return Scored(scores, scorer.anomaly(scores))
 
     def _known_views(self, support: SupportImages) -> torch.Tensor | None:
         """Unit embeddings (N, V, E) of a support's views, if SD-MAD has encoded the same ones."""
@@ -86,18 +98,24 @@ class Bench:
         rows = cache.rows(cache.images[0][:, None], torch.arange(config.views))
         return cache.views.frozen[rows]
 
-    def _sd_mad(self, variant: Variant, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
+    def _sd_mad(self, variant: Variant, support: SupportImages) -> Scored:
         learner = variant.changed(self.learner)
         catalog = learner.chosen_signs(variant.catalog(self.catalog))
         model, rule = fit_batch(self.backbone, catalog, [support], learner, encoder=self._encoded)
-        scores, anomaly = [], []
+        parts = []
         with torch.no_grad():
             signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
                 found = rule.evidence(model, model.read(activations, frozen, signs), learner)
-                scores.append(torch.sigmoid(found.logits[0]).cpu().numpy())
-                anomaly.append(torch.sigmoid(found.anomaly[0]).cpu().numpy())
-        return np.concatenate(scores), np.concatenate(anomaly)
+                possible = conformal_sets(found.logits, rule.thresholds)[0]
+                logits = (found.logits[0], found.anomaly[0])
+                parts.append(
+                    [
+                        *(torch.sigmoid(some).cpu().numpy() for some in logits),
+                        possible.cpu().numpy(),
+                    ]
+                )
+        return Scored(*(np.concatenate(some) for some in zip(*parts, strict=True)))
 
     def _encoded(
         self, model: SignModel, supports: list[SupportImages], config: AugmentConfig
