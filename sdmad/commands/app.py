@@ -17,6 +17,7 @@ from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
+from sdmad.commands.status import status
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
 from sdmad.commands.write_signs import write_signs
@@ -28,6 +29,7 @@ COMMANDS = (
     write_signs,
     train,
     score,
+    status,
     verify,
     evaluate,
     compare,

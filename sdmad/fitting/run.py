@@ -27,9 +27,11 @@ from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.reading import check_names, read_images
+from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import (
     THREADS_SLEEP,
     Resources,
@@ -40,6 +42,7 @@ from sdmad.runtime.cluster import (
 )
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
+from sdmad.storage.run_record import Heartbeat, now
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -56,7 +59,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
-    run_record.read_earlier(output, "train_seeds")
+    run_record.read_earlier(output, JOB)
     run_record.check_identity(output, identity, "fits")
     grid = [
         (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
@@ -66,7 +69,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     missing = [s for s in supports if (s.shots, s.seed) not in done]
     spec = _check_adapters(config, catalog) if missing else None
     record: dict[str, Any] = {
-        "job": "train_seeds",
+        "job": JOB,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         "identity": identity,
@@ -77,20 +80,25 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     }
     if spec:
         record["input"] = json.loads(spec.to_json())
-    run_record.write_record(output, record)
-    if missing and spec:
-        connect()
-        pool = labels.where(labels.split == "pool")
-        check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
-        _fit_missing(missing, config, catalog, archive, output, spec)
-    _write_table(supports, output)
-    record |= {
-        "status": "finished",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fits_made": len(missing),
-        "seconds": round(time.monotonic() - begin, 2),
-    }
-    run_record.write_record(output, record)
+
+    def so_far() -> dict[str, Any]:
+        return record | {"updated": now(), "seconds": round(time.monotonic() - begin, 2)}
+
+    run_record.write_record(output, so_far())
+    try:
+        if missing and spec:
+            with Heartbeat(output, so_far):
+                connect()
+                pool = labels.where(labels.split == "pool")
+                check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
+                _fit_missing(missing, config, catalog, archive, output, spec)
+        _write_table(supports, output)
+        record |= {"status": "finished", "fits_made": len(missing)}
+    except BaseException as error:
+        record["status"] = ending(error)
+        raise
+    finally:
+        run_record.write_record(output, so_far() | {"finished": now()})
     return len(missing)
 
 

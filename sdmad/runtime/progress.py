@@ -30,7 +30,8 @@ class Tracker:
     """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.total = what, total
+        self.unit = unit.removesuffix("s") if total == 1 else unit
         self.started = time.monotonic()
         self.done, self.note = 0, ""
         self.ended = threading.Event()
@@ -40,7 +41,7 @@ class Tracker:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(unit),
+                TextColumn(self.unit),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),

@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from sdmad import storage
 from sdmad.archive import naming
-from sdmad.detector import Scores
 from sdmad.storage import parquet
+
+if TYPE_CHECKING:
+    from sdmad.detector import Scores
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _EVIDENCE = pa.struct(
@@ -61,6 +63,12 @@ def part_name(unit: str) -> str:
     return f"part-{unit}.parquet"
 
 
+def unit_of(uri: str) -> str | None:
+    """The inverse of `part_name`: the unit of a table; None for other objects."""
+    match = _PART.search(uri)
+    return match[1] if match else None
+
+
 def encode(table: pa.Table, metadata: dict[str, str], rows_together: int | None = None) -> bytes:
     """A Parquet file whose key-value metadata holds `metadata` under `sdmad.*`."""
     pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
@@ -89,7 +97,7 @@ def all_units(output: str) -> set[str]:
 
 def _units_of(output: str, kind: str) -> set[str]:
     listing = storage.list_objects(storage.join(output, kind))
-    return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
+    return {unit for entry in listing if (unit := unit_of(entry.uri))}
 
 
 def read_metadata(output: str, unit: str) -> dict[str, str]:
@@ -144,7 +152,7 @@ def _each_seed(values: np.ndarray) -> pa.Array:
 
 
 def score_rows(
-    scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
+    scores: "Scores | None", good: np.ndarray, count: int, columns: ScoreColumns
 ) -> pa.Table:
     """The score columns of `count` rows: `scores` at the positions `good`, zeros elsewhere."""
 
