@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.aggregate import aggregate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
@@ -31,6 +32,7 @@ COMMANDS = (
     score,
     status,
     verify,
+    aggregate,
     evaluate,
     compare,
     plan,

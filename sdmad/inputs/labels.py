@@ -78,9 +78,7 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     table = read_table(uri, "label table", COLUMNS)
     for name in ("patient_id", "split", "labels"):
         table.require(name)
-    if "uri" not in table.columns:
-        table.require("member")
-    archives, members = _names(table, archive_uri or "")
+    archives, members = image_names(table, archive_uri or "")
     for row, split in enumerate(table.columns["split"]):
         if split not in SPLITS:
             raise table.error(row, f"split is {split!r}; it must be 'pool' or 'test'")
@@ -94,8 +92,14 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     )
 
 
-def _names(table: TextTable, base: str) -> tuple[list[str], list[str]]:
-    """The columns archive and member; `UserError` for names that are missing or listed twice."""
+def image_names(table: TextTable, base: str) -> tuple[list[str], list[str]]:
+    """The archive and member of each row of a table with these columns, or with `uri`.
+
+    `base` is the URI of the archive that names are relative to. Raises `UserError` for names that
+    are missing or listed twice.
+    """
+    if "uri" not in table.columns:
+        table.require("member")
     if "member" in table.columns:
         members = table.columns["member"]
         archives = [

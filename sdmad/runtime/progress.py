@@ -20,6 +20,14 @@ from sdmad import logs
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def step(what: str, text: str) -> None:
+    """Tell on stderr what a command does next, as in "evaluating: writing the report"."""
+    if logs.wanted():
+        logs.log("progress", what=what, note=text)
+    else:
+        print(f"{what}: {text}", file=sys.stderr, flush=True)
+
+
 class Tracker:
     """Shows progress while a block runs.
 

@@ -5,8 +5,9 @@ row for each image that could not be scored. All files have the same types, and 
 """
 
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _EVIDENCE = pa.struct(
     [("category", pa.string()), ("sign_logit", pa.float32()), ("probe_logit", pa.float32())]
 )
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
+
+READERS = 16
 
 FAILURES = pa.schema(
     [(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")]
@@ -109,6 +112,25 @@ def read_metadata(output: str, unit: str) -> dict[str, str]:
 def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
     """The table of `kind` ("scores" or "failures") of a finished unit, or some of its columns."""
     return parquet.decode(read_content(output, kind, unit), columns)
+
+
+def read_parts(
+    output: str, kind: str, units: Iterable[str], columns: Iterable[str] | None = None
+) -> Iterator[pa.Table]:
+    """The tables of finished units in their order; `READERS` of them are in memory at most."""
+    wanted = None if columns is None else list(columns)
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[Future[pa.Table]] = deque()
+        try:
+            for unit in units:
+                waiting.append(pool.submit(read_part, output, kind, unit, wanted))
+                if len(waiting) == READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def read_content(output: str, kind: str, unit: str) -> bytes:
