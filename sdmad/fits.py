@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import torch
@@ -28,16 +27,10 @@ from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
 from sdmad.storage.fit_files import fit_uri as fit_uri
 from sdmad.storage.fit_files import list_fits as list_fits
+from sdmad.words import code_version as code_version
 
 FORMAT: Literal[4] = 4
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
-
-
-def code_version() -> str:
-    try:
-        return version("sdmad")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Provenance(BaseModel):

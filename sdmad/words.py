@@ -1,4 +1,6 @@
-"""Numbers with nouns, as a person writes them."""
+"""What messages say often: numbers with nouns, durations, the version of this code."""
+
+from importlib.metadata import PackageNotFoundError, version
 
 
 def counted(number: int, noun: str) -> str:
@@ -13,3 +15,10 @@ def duration(seconds: float) -> str:
             value = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]
             return f"{value:.1f} h" if unit == "h" else f"{value:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def code_version() -> str:
+    try:
+        return version("sdmad")
+    except PackageNotFoundError:
+        return "unknown"

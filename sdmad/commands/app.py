@@ -21,6 +21,7 @@ from sdmad.commands.score import score
 from sdmad.commands.status import status
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
+from sdmad.commands.worklist import worklist
 from sdmad.commands.write_signs import write_signs
 from sdmad.runtime.cli import run_app
 
@@ -32,6 +33,7 @@ COMMANDS = (
     score,
     status,
     verify,
+    worklist,
     aggregate,
     evaluate,
     compare,

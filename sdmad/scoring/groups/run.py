@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.inputs.groups import GroupTable, load_groups
-from sdmad.inputs.matching import NEAR_AMONG, SHOWN, Name, NameIndex, near_miss, shown, some
 from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.scoring import tables
+from sdmad.scoring.groups.matching import Matcher
 from sdmad.scoring.groups.pooling import Pooled, Pooling, keep_highest
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import run_record
-from sdmad.words import counted
 
 JOB = "aggregate"
 # Images that are named for each finding of a group, those with the highest scores.
@@ -66,12 +65,12 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
     _check_column(groups.by, categories)
     done = tables.done_units(scores)
     finished = [unit for unit in units if unit in done]
-    collected = _Collected(scores, groups, categories, pooling)
+    collected, matcher = _Collected(groups, categories, pooling), Matcher(scores, groups)
     for part in tables.read_parts(scores, "scores", finished, collected.columns):
-        collected.add(part)
-    if not collected.seen.any():
-        raise _nothing_matches(scores, groups, collected)
-    failed = _failed(scores, groups, collected.seen, finished)
+        rows, numbers = matcher.match(part)
+        if len(rows):
+            collected.add(part.take(pa.array(rows)), numbers)
+    matcher.finish(finished, len(units) - len(finished))
     about = {
         "scores": scores,
         "scores_run": str(_record(scores).get("run", "")),
@@ -82,12 +81,12 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
     }
     kept = ("archive", "detector", "detector_uri", "catalog", "categories", "code_version")
     return Aggregated(
-        table=collected.table(failed),
+        table=collected.table(matcher.failed, matcher.unknown),
         by=groups.by,
         images=int(collected.pooled.images.sum()),
         empty=[groups.groups[g] for g in np.flatnonzero(collected.pooled.images == 0)],
         metadata=about | {key: metadata[key] for key in kept if key in metadata},
-        notices=list(_notices(scores, collected, failed, len(units) - len(finished))),
+        notices=matcher.notices,
     )
 
 
@@ -129,22 +128,15 @@ def _check_column(by: str, categories: list[str]) -> None:
 
 @dataclass
 class _Collected:
-    """What is kept of the scores: of each group, and of each row of the group table a bit."""
+    """What is kept of the scores of each group."""
 
-    scores: str
     groups: GroupTable
     categories: list[str]
     pooling: Pooling
-    seen: np.ndarray = field(init=False)
     pooled: Pooled = field(init=False)
-    without: int = 0
-    some_without: list[Name] = field(default_factory=list)
-    some_scored: list[Name] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count, kinds = len(self.groups), len(self.categories)
-        self.index = NameIndex(self.groups.names)
-        self.seen = np.zeros(len(self.groups.names), bool)
         self.pooled = Pooled(self.pooling, count, 1 + kinds)
         self.found = np.zeros((count, kinds), bool)
         self.kept = np.full((count, kinds, CARRIERS), -np.inf, np.float32)
@@ -158,12 +150,8 @@ class _Collected:
     def columns(self) -> list[str]:
         return ["uri", "archive", "member", "findings", *self.score_columns]
 
-    def add(self, part: pa.Table) -> None:
-        """Add the score table of a unit."""
-        rows, groups = self._match(part)
-        if not len(rows):
-            return
-        part = part.take(pa.array(rows))
+    def add(self, part: pa.Table, groups: np.ndarray) -> None:
+        """Add images (N rows), which are in `groups` (N,)."""
         scores = np.stack([part[name].to_numpy() for name in self.score_columns], axis=1)
         self.pooled.add(scores, groups)
         found = finding_matrix(part["findings"], self.categories)
@@ -174,34 +162,7 @@ class _Collected:
         uris = np.array(part["uri"].to_pylist(), object)
         keep_highest(self.kept, carried, groups, uris, self.kept_uris)
 
-    def _match(self, part: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of a score table that are in a group, and the numbers of their groups."""
-        names = list(zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True))
-        rows, groups = [], []
-        for row, name in enumerate(names):
-            listed = self.index.find(name)
-            group = -1 if listed is None else int(self.groups.of_image[listed])
-            if listed is not None:
-                if self.seen[listed]:
-                    raise self._twice(name)
-                self.seen[listed] = True
-            if group >= 0:
-                rows.append(row)
-                groups.append(group)
-                continue
-            self.without += 1
-            self.some_without += [name] * (len(self.some_without) < SHOWN)
-        self.some_scored += names[: NEAR_AMONG - len(self.some_scored)]
-        return np.array(rows, int), np.array(groups, int)
-
-    def _twice(self, name: Name) -> UserError:
-        return UserError(
-            f"{self.scores} has two scores for {shown(name)}, or for two names that match the same "
-            f"row of {self.groups.uri}; `sdmad verify` says whether the archive has two images of "
-            "this name"
-        )
-
-    def table(self, failed: np.ndarray) -> pa.Table:
+    def table(self, failed: np.ndarray, unknown: np.ndarray) -> pa.Table:
         """One row for each group; scores are null where no image of the group has any."""
         scores = self.pooled.scores()
         empty = self.pooled.images == 0
@@ -212,7 +173,7 @@ class _Collected:
             self.groups.by: pa.array(self.groups.groups, pa.string()),
             "images": pa.array(self.pooled.images, pa.int64()),
             "failed": pa.array(self._count(failed), pa.int64()),
-            "unknown": pa.array(self._count(~self.seen & ~failed), pa.int64()),
+            "unknown": pa.array(self._count(unknown), pa.int64()),
         }
         for k, name in enumerate(self.score_columns):
             columns[name] = pa.array(scores[:, k], pa.float32(), mask=empty)
@@ -243,57 +204,3 @@ def finding_matrix(findings: pa.ChunkedArray, categories: list[str]) -> np.ndarr
     named = pc.index_in(pc.list_flatten(lists), pa.array(categories, pa.string()))
     found[rows, named.to_numpy()] = True
     return found
-
-
-def _failed(scores: str, groups: GroupTable, seen: np.ndarray, units: list[str]) -> np.ndarray:
-    """Which listed images are in the failures of the run, a mask."""
-    failed = np.zeros(len(seen), bool)
-    if seen.all():
-        return failed
-    index = NameIndex(groups.names)
-    for part in tables.read_parts(scores, "failures", units, ("archive", "member")):
-        names = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
-        for name in names:
-            if (row := index.find(name)) is not None:
-                failed[row] = True
-    return failed & ~seen
-
-
-def _names(groups: GroupTable, mask: np.ndarray) -> list[Name]:
-    return [groups.names[row] for row in np.flatnonzero(mask)]
-
-
-def _nothing_matches(scores: str, groups: GroupTable, collected: _Collected) -> UserError:
-    there = collected.some_scored
-    return UserError(
-        f"no image of {groups.uri} has a score in {scores}: the table names "
-        f"{some(groups.names)}{near_miss(groups.names, there)}, and the scores "
-        f"{some(there[:SHOWN]) or 'no images'}; give the table of the archive that was scored, "
-        "with the same archive and member"
-    )
-
-
-def _notices(
-    scores: str, collected: _Collected, failed: np.ndarray, unfinished: int
-) -> Iterator[str]:
-    groups = collected.groups
-    if unfinished:
-        yield (
-            f"{scores} is not finished: {counted(unfinished, 'work unit')} without scores, so "
-            "groups may lack images"
-        )
-    unknown = _names(groups, ~collected.seen & ~failed)
-    if unknown:
-        yield (
-            f"{counted(len(unknown), 'image')} of {groups.uri} not in the tables of {scores}: "
-            f"{some(unknown)}{near_miss(unknown, collected.some_scored)}"
-        )
-    if failed.any():
-        lost = counted(int(failed.sum()), "image")
-        yield f"{lost} of {groups.uri} in the failures: {some(_names(groups, failed))}"
-    if collected.without:
-        more = collected.without - len(collected.some_without)
-        yield (
-            f"{counted(collected.without, 'scored image')} without a group: "
-            f"{some(collected.some_without)}" + (f" and {more} more" if more else "")
-        )
