@@ -43,6 +43,7 @@ from sdmad.runtime.cluster import (
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
 from sdmad.storage.run_record import Heartbeat, now
+from sdmad.words import counted
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -179,7 +180,7 @@ def _fit_missing(
     left = {(s.shots, s.seed) for s in missing} - set(list_fits(output))
     if left:
         raise UserError(
-            f"{len(left)} fits are missing at {output}, because workers wrote them to their own "
+            f"{counted(len(left), 'fit')} missing at {output}, because workers wrote to their own "
             "disks; on a cluster give an s3:// URI or a folder on a shared file system"
         )
 
@@ -195,8 +196,8 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
     for name, each, there in (("CPU", needs["CPU"], resources.cpus), ("GPU", gpus, resources.gpus)):
         if resources.fixed and workers * each > there:
             raise UserError(
-                f"{workers} workers need {workers * each:g} {name}s, but this machine has "
-                f"{there:g}; reduce compute.workers, or connect to a cluster with RAY_ADDRESS"
+                f"{counted(workers, 'worker')} need {workers * each:g} {name}s, but this machine "
+                f"has {there:g}; reduce compute.workers, or connect to a cluster with RAY_ADDRESS"
             )
     if gpus:
         needs["GPU"] = gpus

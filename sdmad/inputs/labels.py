@@ -26,8 +26,12 @@ from sdmad.inputs.tables import TextTable, read_table
 SPLITS = ("pool", "test")
 COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
+# Words for a normal image, as `_label_hint` compares them.
 NORMAL = frozenset(
-    ("normal", "no finding", "no findings", "healthy", "negative", "none", "nan", "null", "0")
+    (
+        *("normal", "no_finding", "no_findings", "no_anomaly", "no_abnormality", "healthy"),
+        *("negative", "unremarkable", "none", "nan", "null", "n/a", "0"),
+    )
 )
 
 
@@ -160,7 +164,7 @@ def _labels(table: TextTable, categories: list[str]) -> np.ndarray:
 
 def _label_hint(label: str, categories: list[str]) -> str:
     plain = re.sub(r"[\s-]+", "_", label.lower())
-    if label.lower() in NORMAL:
+    if plain in NORMAL:
         return "leave labels empty for a normal image"
     parts = [part.strip() for part in re.split(r"[,|/+]", label)]
     if len(parts) > 1 and set(parts) <= set(categories):

@@ -19,7 +19,8 @@ def print_metrics(result: Evaluated) -> None:
     """
     for notice in result.notices:
         logs.notice(notice)
-    table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
+    images = counted(len(result.test.table), "test image")
+    table = Table(title=f"{images}; mean ± std over seeds, in per cent")
     if result.baselines:
         table.caption = "verdicts are corrected for the number of comparisons, intervals are not"
     for column in ("protocol", "metric", result.test.name):

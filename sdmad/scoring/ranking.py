@@ -19,6 +19,8 @@ from sdmad.scoring.groups.matching import Matcher
 from sdmad.scoring.groups.pooling import keep_highest
 from sdmad.scoring.groups.run import finding_matrix
 from sdmad.scoring.plan import open_plan
+from sdmad.storage import run_record
+from sdmad.words import counted
 
 # What a logit may add to the anomaly score: less than the smallest step between two scores near 1.
 TIE = 1e-9
@@ -103,6 +105,7 @@ class _Run:
     categories: list[str]
     units: list[str]
     unfinished: int
+    failures: int
 
     @staticmethod
     def open(scores: str, ranking: Ranking) -> "_Run":
@@ -111,7 +114,19 @@ class _Run:
         ranking.check(categories)
         ids, done = [unit.id for unit in planned], tables.done_units(scores)
         units = [unit for unit in ids if unit in done]
-        return _Run(metadata, categories, units, len(ids) - len(units))
+        failures = run_record.read_any(scores).get("all_runs", {}).get("failures", 0)
+        return _Run(metadata, categories, units, len(ids) - len(units), failures)
+
+    def notices(self, scores: str) -> list[str]:
+        """What is missing in the tables."""
+        found = []
+        if self.unfinished:
+            left = counted(self.unfinished, "work unit")
+            found.append(f"{scores} is not finished: {left} without scores, so images are missing")
+        if self.failures:
+            lost = counted(self.failures, "image")
+            found.append(f"{lost} without scores, in the failures of the run, cannot be listed")
+        return found
 
     @property
     def columns(self) -> list[str]:
@@ -138,7 +153,7 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
     if kept is None or not images:
         raise UserError(f"{scores} has no scores yet; run `sdmad score` to its end first")
     entries = [Entry(row, ranking.score(row, run.categories)) for row in kept.to_pylist()]
-    notices = [f"{scores} is not finished, so images may be missing"] if run.unfinished else []
+    notices = run.notices(scores)
     return Ranked(entries, images, 0, run.categories, run.metadata, run.units, notices)
 
 
@@ -161,7 +176,7 @@ def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: st
         np.add.at(images, groups, 1)
         found = (finding_matrix(part["findings"], run.categories) & counts).any(axis=1)
         np.add.at(carrying, groups, found)
-    matcher.finish(run.units, run.unfinished)
+    matcher.finish(run.units)
     order = np.argsort(-best[:, 0, 0], kind="stable")[:top]
     entries = []
     for group in order[images[order] > 0].tolist():
@@ -172,4 +187,5 @@ def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: st
         name, count = table.groups[group], int(images[group])
         entries.append(Entry(row, score, name, count, int(carrying[group])))
     total, scored = int(images.sum()), int((images > 0).sum())
-    return Ranked(entries, total, scored, run.categories, run.metadata, run.units, matcher.notices)
+    notices = [*run.notices(scores), *matcher.notices]
+    return Ranked(entries, total, scored, run.categories, run.metadata, run.units, notices)

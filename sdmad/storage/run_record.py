@@ -55,6 +55,12 @@ def read_record(output: str) -> dict[str, Any]:
     return record
 
 
+def read_any(output: str) -> dict[str, Any]:
+    """The record of the run at `output`; empty if there is none."""
+    there = storage.exists(storage.join(output, "run.json"))
+    return read_record(output) if there else {}
+
+
 def read_earlier(output: str, job: str) -> dict[str, Any]:
     """The record of an earlier run of `job` at `output`; empty if there is none.
 

@@ -17,7 +17,7 @@ class Matcher:
 
         for part in parts:
             rows, groups = matcher.match(part)
-        matcher.finish(units, unfinished)
+        matcher.finish(units)
 
     After `finish`, `failed` and `unknown` are masks of the rows of the group table whose images are
     in the failures of the run, or nowhere; `notices` are sentences for the user.
@@ -57,11 +57,10 @@ class Matcher:
         self._some_scored += names[: NEAR_AMONG - len(self._some_scored)]
         return np.array(rows, int), np.array(groups, int)
 
-    def finish(self, units: list[str], unfinished: int) -> None:
+    def finish(self, units: list[str]) -> None:
         """Look for the other listed images in the failures of `units`.
 
-        `unfinished` is the number of units that have no tables yet. Raises `UserError` when no
-        listed image has a score.
+        Raises `UserError` when no listed image has a score.
         """
         if not self._seen.any():
             there = self._some_scored
@@ -77,7 +76,7 @@ class Matcher:
                 self.failed[[row for row in rows if row is not None]] = True
         self.failed &= ~self._seen
         self.unknown = ~self._seen & ~self.failed
-        self.notices = list(self._told(unfinished))
+        self.notices = list(self._told())
 
     def _twice(self, name: Name) -> UserError:
         return UserError(
@@ -86,13 +85,8 @@ class Matcher:
             "this name"
         )
 
-    def _told(self, unfinished: int) -> Iterator[str]:
+    def _told(self) -> Iterator[str]:
         uri = self.table.uri
-        if unfinished:
-            yield (
-                f"{self.scores} is not finished: {counted(unfinished, 'work unit')} without "
-                "scores, so groups may lack images"
-            )
         unknown = self._listed(self.unknown)
         if unknown:
             yield (

@@ -49,9 +49,10 @@ class Pooled:
         self.pooling = pooling
         self.images = np.zeros(groups, np.int64)
         depth = pooling.top if pooling.how == "mean-top" else 1
-        self._sums = np.full((groups, columns, depth), -np.inf, np.float32)
         if pooling.how == "noisy-or":
             self._sums = np.zeros((groups, columns, 1))
+        else:
+            self._sums = np.full((groups, columns, depth), -np.inf)
 
     def add(self, scores: np.ndarray, groups: np.ndarray) -> None:
         """Add images: `scores` (N, K), `groups` (N,)."""

@@ -22,6 +22,7 @@ from sdmad.scoring.groups.matching import Matcher
 from sdmad.scoring.groups.pooling import Pooled, Pooling, keep_highest
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import run_record
+from sdmad.words import counted
 
 JOB = "aggregate"
 # Images that are named for each finding of a group, those with the highest scores.
@@ -70,10 +71,16 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
         rows, numbers = matcher.match(part)
         if len(rows):
             collected.add(part.take(pa.array(rows)), numbers)
-    matcher.finish(finished, len(units) - len(finished))
+    matcher.finish(finished)
+    unfinished = []
+    if left := len(units) - len(finished):
+        unfinished = [
+            f"{scores} is not finished: {counted(left, 'work unit')} without scores, so groups may "
+            "lack images"
+        ]
     about = {
         "scores": scores,
-        "scores_run": str(_record(scores).get("run", "")),
+        "scores_run": str(run_record.read_any(scores).get("run", "")),
         "scores_fingerprint": fingerprint(metadata, finished),
         "groups": groups_uri,
         "by": groups.by,
@@ -86,7 +93,7 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
         images=int(collected.pooled.images.sum()),
         empty=[groups.groups[g] for g in np.flatnonzero(collected.pooled.images == 0)],
         metadata=about | {key: metadata[key] for key in kept if key in metadata},
-        notices=matcher.notices,
+        notices=[*unfinished, *matcher.notices],
     )
 
 
@@ -113,11 +120,6 @@ def write_groups(found: Aggregated, output: str) -> str:
     }
     run_record.write_record(output, record)
     return uri
-
-
-def _record(scores: str) -> dict[str, Any]:
-    there = storage.exists(storage.join(scores, "run.json"))
-    return run_record.read_record(scores) if there else {}
 
 
 def _check_column(by: str, categories: list[str]) -> None:
