@@ -36,8 +36,8 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method.calibration import undecided
 from sdmad.method.model import Evidence, SignModel
 from sdmad.method.selection import SelectionConfig
+from sdmad.method.threshold import FINDING_THRESHOLD as FINDING_THRESHOLD
 
-FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
 LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
 TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
