@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sdmad import storage
 from sdmad.archive import naming
-from sdmad.detector import Scores
+from sdmad.scores import Scores
 from sdmad.storage import parquet
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
