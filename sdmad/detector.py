@@ -37,7 +37,7 @@ from sdmad.method.threshold import FINDING_THRESHOLD as FINDING_THRESHOLD
 from sdmad.scores import FindingEvidence, Scores, SignEvidence, concatenate
 
 SIGNS_PER_FINDING = 3
-LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
+LEAST_SHARE = 0.1  # Of the evidence for a finding, below which only the largest sign is named.
 TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
 
 
@@ -238,7 +238,9 @@ class Detector:
         images, columns = np.nonzero(found)
         by_finding = shares[images, columns]  # (findings, M)
         order = np.argsort(-by_finding, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
-        named = np.take_along_axis(by_finding, order, axis=-1) >= LEAST_SHARE
+        ranked = np.take_along_axis(by_finding, order, axis=-1)
+        named = ranked >= LEAST_SHARE
+        named[:, :1] |= ranked[:, :1] > 0
         cosines = np.take_along_axis(similarities[images], order, axis=-1)
         evidence: list[list[SignEvidence]] = [[] for _ in found]
         for finding, rank in np.argwhere(named).tolist():
