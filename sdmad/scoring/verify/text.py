@@ -14,7 +14,8 @@ def lines(verdict: Verdict) -> Iterator[str]:
     yield (
         f"{counted(verdict.images, 'image')} in the archive, {verdict.scored:,} scored, "
         f"{counted(verdict.failed, 'failure')}, {count['lost']:,} lost, "
-        f"{count['doubled']:,} doubled, {count['foreign']:,} not of this archive, {count['unscored']:,} not scored yet"
+        f"{count['doubled']:,} doubled, {count['foreign']:,} not of this archive, "
+        f"{count['unscored']:,} not scored yet"
     )
     for kind, words in (
         ("lost", "lost"),
