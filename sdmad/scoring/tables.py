@@ -19,7 +19,7 @@ from sdmad.archive import naming
 from sdmad.storage import parquet
 
 if TYPE_CHECKING:
-    from sdmad.detector import Scores
+    from sdmad.scores import Scores
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _EVIDENCE = pa.struct(
