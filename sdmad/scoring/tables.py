@@ -27,7 +27,7 @@ _EVIDENCE = pa.struct(
 )
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
 
-READERS = 16
+READERS = 8
 
 FAILURES = pa.schema(
     [(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")]
