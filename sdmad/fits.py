@@ -75,6 +75,11 @@ class Fit:
     digest: str
 
 
+def fits_digest(fits: list[Fit]) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over the fits of a detector."""
+    return hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
+
+
 def fit_uri(output: str, shots: int, seed: int) -> str:
     """The URI of the fit (shots, seed) of the training run at `output`."""
     return storage.join(output, "fits", f"shots={shots}", f"seed={seed}.safetensors")

@@ -16,6 +16,7 @@ from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import load_labels
+from sdmad.inputs.support import support_digest
 from sdmad.method.augment import AugmentConfig, SupportImages
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import DecisionRule, SignModel
@@ -131,7 +132,9 @@ def training_run(
             shots=support.shots,
             seed=support.seed,
             support_images=len(support.keys),
-            support_digest="0" * 16,
+            support_digest=support_digest(
+                [tuple(key.split("\x1f")) for key in support.keys], support.labels
+            ),
         )
         path = Path(fit_uri(str(output), support.shots, support.seed))
         path.parent.mkdir(parents=True, exist_ok=True)

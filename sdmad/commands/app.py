@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.apply import apply
+from sdmad.commands.calibrate import calibrate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
@@ -17,6 +19,7 @@ from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
+from sdmad.commands.summary import summary
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
 from sdmad.commands.write_signs import write_signs
@@ -30,6 +33,9 @@ COMMANDS = (
     score,
     verify,
     evaluate,
+    summary,
+    calibrate,
+    apply,
     compare,
     plan,
     save_backbone,

@@ -60,6 +60,13 @@ def score(
         bool,
         typer.Option(help="Remove the rows of objects that are no longer in the archive."),
     ] = False,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="Decision file of calibrate, path or s3:// URI, for probabilities and findings. "
+            "Default: findings are scores above 0.5."
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
@@ -94,6 +101,7 @@ def score(
         backbone_weights,
         accept_changes,
         prune,
+        storage.resolve(decision) if decision else None,
     )
     typer.echo(
         f"scored {tally.images} images in {tally.units} work units, {tally.failures} failures; "
