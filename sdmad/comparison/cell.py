@@ -71,7 +71,7 @@ class Bench:
 
     def _sd_mad(self, variant: Variant, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
         learner = variant.changed(self.learner)
-        catalog = variant.catalog(self.catalog)
+        catalog = learner.chosen_signs(variant.catalog(self.catalog))
         model, rule = fit_batch(self.backbone, catalog, [support], learner, encoder=self._encoded)
         scores, anomaly = [], []
         with torch.no_grad():

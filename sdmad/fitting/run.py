@@ -82,7 +82,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         connect()
         pool = labels.where(labels.split == "pool")
         check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
-        _fit_missing(missing, config, catalog, archive, output, spec)
+        chosen = config.learner.chosen_signs(catalog)
+        _fit_missing(missing, config, chosen, archive, output, spec)
     _write_table(supports, output)
     record |= {
         "status": "finished",

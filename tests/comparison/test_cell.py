@@ -32,7 +32,7 @@ def test_variants_share_the_encoded_views_and_score_as_if_alone(
 
     for scores, variant in zip(found, (Variant(), ungated, fewer), strict=True):
         learner = variant.changed(QUICK)
-        model, rule = fit_batch(backbone, catalog, supports[:1], learner)
+        model, rule = fit_batch(backbone, learner.chosen_signs(catalog), supports[:1], learner)
         with torch.no_grad():
             activations, frozen = model.image_activations(backbone.pixels(pixels))
             readings = model.read(activations, frozen, model.sign_embeddings())
