@@ -22,6 +22,7 @@ LEAST_IMAGES = 30
 LARGE = 0.3
 """Difference of mean anomaly scores, in standard deviations of an image, that is called large."""
 LEVEL = 0.05
+MOST_APART = 50
 
 
 @dataclass
@@ -50,7 +51,9 @@ class Group:
 
     `mean` is that of anomaly scores, `quantiles` are those at 10, 25, 50, 75 and 90 %. `shift` is
     the difference of means to the others in standard deviations, `p` Holm's corrected p value.
-    `shares` (C + 1,) are shares of images with each category found, and with any finding last.
+    `different` is a large difference that is not chance; in large buckets small ones are not chance
+    either. `shares` and `others` (C + 1,) are shares of images with each category found, and with
+    any finding last, in the group and elsewhere.
     """
 
     name: str
@@ -60,13 +63,9 @@ class Group:
     quantiles: tuple[float, ...]
     shift: float
     p: float
+    different: bool
     shares: np.ndarray
     others: np.ndarray
-
-    @property
-    def different(self) -> bool:
-        """A large difference that is not chance; in large buckets small ones are not either."""
-        return self.images >= LEAST_IMAGES and abs(self.shift) >= LARGE and self.p <= LEVEL
 
     @property
     def failed(self) -> float:
@@ -114,9 +113,9 @@ class Groups:
             self._merge()
 
     def _merge(self) -> None:
-        deepest = max(name.count("/") for name in self._sums)
-        if deepest > 0:
-            self._depth = deepest
+        deepest = max(map(_parts, self._sums))
+        if deepest > 1:
+            self._depth = deepest - 1
         else:
             self._letters = max(map(len, self._sums)) - 1
         before, self._sums = self._sums, {}
@@ -133,7 +132,7 @@ class Groups:
     def compared(self, depth: int | None = None) -> list[Group]:
         """Groups at a depth of folders, by default the first that tells images apart, each compared
         with all others; empty if there is one group only."""
-        deepest = 1 + max((name.count("/") for name in self._sums), default=0)
+        deepest = max(map(_parts, self._sums), default=1)
         merged: dict[str, _Sums] = {}
         for level in [depth] if depth else range(1, deepest + 1):
             merged = {}
@@ -145,51 +144,84 @@ class Groups:
         return _compare(merged) if len(merged) > 1 else []
 
 
+def _parts(name: str) -> int:
+    """The number of folders in a path, with that of its last part."""
+    return name.rstrip("/").count("/") + 1
+
+
 def _cut(name: str, depth: int) -> str:
     """The first `depth` parts of a path."""
-    parts = name.split("/")
-    return "/".join(parts[:depth]) + ("/" if len(parts) > depth else "")
+    parts = name.rstrip("/").split("/")
+    return "/".join(parts[:depth]) + "/" if len(parts) > depth else name
 
 
 def _compare(merged: dict[str, _Sums]) -> list[Group]:
-    whole = _Sums(found=np.zeros_like(next(iter(merged.values())).found))
-    for sums in merged.values():
-        whole.join(sums)
-    rows, p = [], []
-    for name, own in merged.items():
-        n, m = own.images, whole.images - own.images
-        mean, variance = _moments(own.total, own.squares, n)
-        rest, rest_variance = _moments(whole.total - own.total, whole.squares - own.squares, m)
-        error = np.sqrt(variance / max(n, 1) + rest_variance / max(m, 1))
-        within = np.sqrt((variance * n + rest_variance * m) / max(n + m, 1))
-        z = abs(mean - rest) / error if error > 0 else 0.0
-        known = n >= LEAST_IMAGES and m >= LEAST_IMAGES
-        p.append(float(2 * stats.norm.sf(z)) if known else np.nan)
-        shift = (mean - rest) / within if within > 0 else 0.0
-        shares = own.found / max(n, 1), (whole.found - own.found) / max(m, 1)
-        rows.append((name, own, mean, shift, *shares))
-    corrected = holm(np.array(p))
+    """Each group against all others that are not different themselves.
+
+    Groups are set apart one by one, the farthest first, so that one odd site does not make the
+    others look odd.
+    """
+    sums = list(merged.values())
+    moments = np.array([(s.images, s.total, s.squares) for s in sums], float)
+    found = np.stack([s.found for s in sums]).astype(float)
+    apart = np.zeros(len(sums), bool)
+    while True:
+        shift, p = _against(moments, apart)
+        far = _different(moments[:, 0], shift, p) & ~apart
+        if not far.any() or apart.sum() >= len(sums) - 2 or apart.sum() >= MOST_APART:
+            break
+        farthest = np.lexsort((moments[:, 0], -np.abs(np.where(far, shift, 0))))[0]
+        apart[farthest] = True
+    different = _different(moments[:, 0], shift, p)
+    if len(sums) == 2 and different.all():
+        different = moments[:, 0] <= moments[::-1, 0]
+    rest = _rest(found, apart) / np.maximum(_rest(moments[:, :1], apart), 1)
     return [
         Group(
             name=name or "(top level)",
             images=own.images,
             failures=own.failures,
-            mean=mean,
+            mean=own.total / own.images if own.images else float("nan"),
             quantiles=_quantiles(own.histogram),
-            shift=shift,
-            p=float(value),
-            shares=shares,
-            others=others,
+            shift=float(shift[k]),
+            p=float(p[k]),
+            different=bool(different[k]),
+            shares=found[k] / max(own.images, 1),
+            others=rest[k],
         )
-        for (name, own, mean, shift, shares, others), value in zip(rows, corrected, strict=True)
+        for k, (name, own) in enumerate(merged.items())
     ]
 
 
-def _moments(total: float, squares: float, count: int) -> tuple[float, float]:
-    if not count:
-        return float("nan"), 0.0
-    mean = total / count
-    return mean, max(squares / count - mean**2, 0.0)
+def _rest(values: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """Sums (G, ...) over the groups that are not apart, each without the group itself."""
+    return values[~apart].sum(axis=0) - np.where(apart[:, None], 0, values)
+
+
+def _against(moments: np.ndarray, apart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shift (G,) of each group, in standard deviations of an image, and corrected p values.
+
+    `moments` (G, 3) are numbers of images, sums and sums of squares.
+    """
+    others = _rest(moments, apart)
+    (n, mean, variance), (m, rest, rest_variance) = (_moments(x) for x in (moments, others))
+    error = np.sqrt(variance / np.maximum(n, 1) + rest_variance / np.maximum(m, 1))
+    within = np.sqrt((variance * n + rest_variance * m) / np.maximum(n + m, 1))
+    difference = np.where((n > 0) & (m > 0), mean - rest, 0.0)
+    shift = np.divide(difference, within, out=np.zeros(len(n)), where=within > 0)
+    z = np.divide(np.abs(difference), error, out=np.zeros(len(n)), where=error > 0)
+    known = (n >= LEAST_IMAGES) & (m >= LEAST_IMAGES)
+    return shift, holm(np.where(known, 2 * stats.norm.sf(z), np.nan))
+
+
+def _different(images: np.ndarray, shift: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return np.asarray((images >= LEAST_IMAGES) & (np.abs(shift) >= LARGE) & (p <= LEVEL))
+
+
+def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    count, total, squares = sums.T
+    mean = total / np.maximum(count, 1)
+    return count, mean, np.maximum(squares / np.maximum(count, 1) - mean**2, 0.0)
 
 
 def _quantiles(histogram: np.ndarray) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ from sdmad.storage import parquet
 
 READERS = 8
 BINS = 50
-SHOWN = 12
+SHOWN = 8
 """Images of each gallery."""
 MOST_REASONS = 200
 EXAMPLES = 3

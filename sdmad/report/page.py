@@ -23,6 +23,7 @@ from sdmad.report import plots
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap
 from sdmad.report.inspection import Inspection
+from sdmad.report.words import plain_words
 
 HERE = Path(__file__).parent
 REMARK_TAGS = {
@@ -90,6 +91,9 @@ def _context(
         "version": code_version(),
         "test": test,
         "counts": _counts(test),
+        "words": plain_words(test),
+        "chance": float(test.truth.any(axis=1).mean()),
+        "decided": "decision" in test.metadata,
         "protocols": _by_protocol(),
         "summary": over_seeds(measured),
         "ensemble": ensemble,

@@ -155,18 +155,21 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
 
 def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
     """Histograms of the anomaly score and of each category's score, for images with and without."""
-    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly)]
-    drawn += [(t, test.truth[:, c], test.scores[:, c]) for c, t in enumerate(titles)]
+    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly, 0.5)]
+    drawn += [
+        (t, test.truth[:, c], test.scores[:, c], float(test.thresholds[c]))
+        for c, t in enumerate(titles)
+    ]
     bins = np.linspace(0, 1, 26).tolist()
     panels = []
     with mpl.rc_context(STYLE):
-        for k, (title, positive, score) in enumerate(drawn):
+        for k, (title, positive, score, threshold) in enumerate(drawn):
             figure, axes = unit_panel(1.3)
             for mask, color in ((~positive, BLUE), (positive, ORANGE)):
                 if mask.any():
                     weights = np.full(int(mask.sum()), 1 / mask.sum())
                     axes.hist(score[mask], bins, weights=weights, color=color, alpha=0.55)
-            axes.axvline(0.5, color=INK, lw=0.8, ls=":")
+            axes.axvline(threshold, color=INK, lw=0.8, ls=":")
             axes.set(xlabel="score", yticks=(), **UNIT_TICKS)
             axes.spines["left"].set_visible(False)
             panels.append(Panel(title, svg(figure, f"histogram{k}")))

@@ -235,20 +235,19 @@ def _rows(overview: Overview) -> list[FindingRow]:
 def sentences(overview: Overview, groups: list[Group]) -> list[str]:
     """What the page says, in plain words."""
     images = overview.images
-    said = [f"{images + overview.failures:,} images were read, and {images:,} of them scored."]
-    if overview.failures:
-        said[0] = said[0][:-1] + f"; {overview.failures:,} failed."
+    failed = f"{overview.failures:,} of them failed" if overview.failures else "all of them scored"
+    said = [f"{images + overview.failures:,} images, {failed}."]
     rows = _rows(overview)
     if images:
         said.append(
             f"{overview.any:,} ({_percent(rows[-1].share)}) have a finding, and "
-            f"{overview.several:,} have several."
+            f"{overview.several:,} of these several."
         )
         top = rows[0]
         if top.images:
             said.append(
                 f"The most frequent is {top.name.replace('_', ' ')}, in {_percent(top.share)} of "
-                f"the images (95 % interval {_percent(top.low)} to {_percent(top.high)})."
+                f"the images (95 % interval {100 * top.low:.1f} to {_percent(top.high)})."
             )
         none = [row.name.replace("_", " ") for row in rows[:-1] if not row.images]
         if none:

@@ -32,6 +32,8 @@ def print_metrics(result: Evaluated) -> None:
         table.add_column("difference (95 % interval)")
         others[name] = (over_seeds(theirs), compared[name])
     for key, name in HEADLINES.items():
+        if key[1] == "average_precision":
+            name += f" (chance {100 * result.test.truth.any(axis=1).mean():.1f})"
         row = [key[0], name, _plain(summary[key])]
         for theirs_summary, difference in others.values():
             row += [_plain(theirs_summary[key]), _judged(difference.get(key))]
