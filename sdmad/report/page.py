@@ -15,6 +15,7 @@ import pandas as pd
 from sdmad import storage
 from sdmad.detector import FINDING_THRESHOLD, LEAST_SHARE, SIGNS_PER_FINDING
 from sdmad.evaluation.audit import SignAudit
+from sdmad.evaluation.by_group import Grouped
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, compare_runs, over_seeds
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
 from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
@@ -48,12 +49,14 @@ def write_report(
     output: str,
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
+    grouped: Grouped | None = None,
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
-    `measured` has the metrics of `test`, `baselines` those of other runs by name.
+    `measured` has the metrics of `test`, `baselines` those of other runs by name, `grouped` those
+    by group.
     """
-    context = _context(test, measured, baselines, inspection)
+    context = _context(test, measured, baselines, inspection) | {"grouped": grouped}
     page = templates().get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())

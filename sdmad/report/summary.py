@@ -47,6 +47,7 @@ class Galleries:
     random: list[Example]
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    nearest: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def num_unlocated(self) -> int:

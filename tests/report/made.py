@@ -92,6 +92,7 @@ def scored_archive(
         detector_uri=uri,
         backbone="phantom",
         catalog="c" * 64,
+        input=detector.spec.to_json(),
     )
 
 

@@ -1,8 +1,10 @@
 """Verify a scoring run: cut the work into jobs, do them in threads, and add up what they found."""
 
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from sdmad.scoring import tables
 from sdmad.scoring.verify.check import check
 from sdmad.scoring.verify.jobs import Jobs
 from sdmad.scoring.verify.verdict import Verdict
@@ -20,12 +22,13 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
     jobs = Jobs(archive, output)
+    slice_axis = _slice_axis(output) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Verdict]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(check, job, jobs, open_files))
+                waiting.append(pool.submit(check, job, jobs, slice_axis))
                 if len(waiting) == JOBS_AT_ONCE:
                     verdict.merge(waiting.popleft().result())
             while waiting:
@@ -37,3 +40,10 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
     for kind in ("lost", "doubled", "foreign", "suspects", "changed", "broken"):
         getattr(verdict, kind).sort()
     return verdict
+
+
+def _slice_axis(output: str) -> str:
+    """The slices that were scored, by the tables of one finished unit."""
+    done = min(tables.done_units(output), default=None)
+    recorded = tables.read_metadata(output, done).get("input", "{}") if done else "{}"
+    return str(json.loads(recorded).get("slice_axis", "axial"))
