@@ -126,7 +126,8 @@ def join_scores(
         columns += [f"{kind}_{c}" for c in categories for kind in ("score", "logit", "seeds")]
         columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
-    step("evaluating", f"reading {counted(len(held), 'score table')} of {run}")
+    job = "evaluating" if split == "test" else "calibrating"
+    step(job, f"reading {counted(len(held), 'score table')} of {run}")
     parts, owners = _read_rows(run, held, position, columns)
     if not parts:
         raise nothing_scored(run, labels_uri, test, held, split)

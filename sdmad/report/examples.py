@@ -1,7 +1,7 @@
 """The images that the report shows: example cases, and groups for the sign heatmap."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ class Example:
     findings: list[tuple[str, float, float]]
     uncertain: list[tuple[str, float, float]]
     signs: list[tuple[str, str, float]]
-    evidence: list[str]
     verdict: str
+    evidence: list[str] = field(default_factory=list)
 
     @property
     def by_appearance(self) -> list[str]:

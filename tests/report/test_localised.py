@@ -64,7 +64,6 @@ def test_a_gallery_is_localised_by_name_within_the_time_limit(detector, ring) ->
             findings=[("abscess", 0.9, 0.1)] if signs else [],
             uncertain=[],
             signs=[("abscess", sign, 0.2) for sign in signs],
-            evidence=[],
             verdict="right",
         )
         for name, signs in (("a.png", ["ring_lesion", "haze"]), ("b.png", []))
