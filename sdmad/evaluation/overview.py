@@ -22,7 +22,6 @@ from scipy import stats
 from sdmad.evaluation.groups import Groups
 from sdmad.evaluation.protocols import FINDING
 from sdmad.scoring import tables
-from sdmad.scoring.decisions import membership
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
 
@@ -107,8 +106,8 @@ class Overview:
         self._add_failures(failures)
         if rows.num_rows == 0:
             return
-        found = membership(rows["findings"], self.categories)
-        doubts = membership(rows["uncertain"], self.categories)
+        found = tables.finding_matrix(rows["findings"], self.categories)
+        doubts = tables.finding_matrix(rows["uncertain"], self.categories)
         anomaly = rows["anomaly_score"].to_numpy()
         scores = np.stack([rows[f"score_{c}"].to_numpy() for c in self.categories], axis=1)
         several = found.sum(axis=1)

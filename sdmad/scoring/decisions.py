@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.method.decision import Decision
+from sdmad.scoring import tables
 
 FORMAT: Literal[1] = 1
 KIND: Literal["sdmad decision"] = "sdmad decision"
@@ -186,7 +187,7 @@ def apply_to_rows(decision: Decision, rows: pa.Table) -> pa.Table:
         columns[f"spread_{name}"] = pa.array(spread.astype(np.float32))
     columns["findings"] = _names_of(found, names)
     doubtful = decision.doubtful(scores)
-    kept = membership(rows["uncertain"], names) & decision.as_scored
+    kept = tables.finding_matrix(rows["uncertain"], names) & decision.as_scored
     columns["uncertain"] = _names_of(doubtful | kept, names)
     for name in ("signs", "evidence"):
         columns[name] = _of_findings(rows[name].combine_chunks(), found, names)
@@ -195,15 +196,6 @@ def apply_to_rows(decision: Decision, rows: pa.Table) -> pa.Table:
         field = rows.schema.field(index)
         rows = rows.set_column(index, field, column.cast(field.type))
     return rows
-
-
-def membership(column: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
-    """Lists of names as bool (rows, names)."""
-    lists = column.combine_chunks()
-    flags = np.zeros((len(lists), len(names)), bool)
-    flat = pc.index_in(pc.list_flatten(lists), pa.array(names, pa.string()))
-    flags[pc.list_parent_indices(lists).to_numpy(), flat.to_numpy()] = True
-    return flags
 
 
 def _lists(flat: pa.Array, counts: np.ndarray) -> pa.Array:

@@ -17,7 +17,7 @@ from sdmad import storage
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.scoring.decisions import ReadDecision, apply_to_rows, membership, read_decision
+from sdmad.scoring.decisions import ReadDecision, apply_to_rows, read_decision
 from sdmad.scoring.plan import encode_plan, open_plan, plan_uri
 from sdmad.storage import run_record
 
@@ -126,5 +126,7 @@ def _write(decision: ReadDecision, scores: str, output: str, unit: str) -> tuple
         ) from None
     metadata = known | decision.metadata | {"scores": scores}
     tables.commit_unit(output, unit, decided, failures, metadata)
-    before, after = (int(membership(t["findings"], names).sum()) for t in (rows, decided))
+    before, after = (
+        int(tables.finding_matrix(t["findings"], names).sum()) for t in (rows, decided)
+    )
     return rows.num_rows, before, after

@@ -12,7 +12,6 @@ from sdmad.commands.apply import apply
 from sdmad.scoring import tables
 from sdmad.scoring.decisions import (
     apply_to_rows,
-    membership,
     read_decision,
 )
 from sdmad.scoring.plan import encode_plan, read_plan
@@ -83,12 +82,12 @@ def test_columns_stay_and_findings_follow_the_decision(decision) -> None:
     assert logit == pytest.approx(0.5 * before["logit_one"].to_numpy() - 1, abs=1e-5)
     score = after["score_one"].to_numpy()
     assert score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
-    found = membership(after["findings"], tuple(CATEGORIES))
+    found = tables.finding_matrix(after["findings"], tuple(CATEGORIES))
     assert (found[:, 0] == (score > np.float32(0.2))).all()
     assert (found[:, 1] == (before["score_two"].to_numpy() > 0.5)).all()
     seeds = np.stack(after["seeds_one"].to_pylist())
     assert after["spread_one"].to_numpy() == pytest.approx(seeds.std(axis=1), abs=1e-6)
-    doubts = membership(after["uncertain"], tuple(CATEGORIES))
+    doubts = tables.finding_matrix(after["uncertain"], tuple(CATEGORIES))
     assert (doubts[:, 0] == ((score >= np.float32(0.15)) & (score <= np.float32(0.25)))).all()
     assert (doubts[:, 1] == (np.arange(60) % 2 == 1)).all(), "as scored"
 
