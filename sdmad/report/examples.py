@@ -118,8 +118,12 @@ def _example(test: ScoredTest, row: int, pixels: np.ndarray) -> Example:
     names = test.table.categories
     truth = [names[c] for c in np.flatnonzero(test.truth[row])]
     record = test.rows.slice(row, 1).to_pylist()[0]
+    several = len(test.seed_names) > 1
     findings, uncertain = (
-        [(name, record[f"score_{name}"], record[f"spread_{name}"]) for name in record[column]]
+        [
+            (name, record[f"score_{name}"], record[f"spread_{name}"] if several else float("nan"))
+            for name in record[column]
+        ]
         for column in ("findings", "uncertain")
     )
     return Example(

@@ -3,6 +3,7 @@
 uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,10 +48,12 @@ def write_report(
     output: str,
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
+    reasons: Sequence[str] = (),
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
-    `measured` has the metrics of `test`, `baselines` those of other runs by name.
+    `measured` has the metrics of `test`, `baselines` those of other runs by name; `reasons` say
+    which runs have no deviation over seeds, and why.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
@@ -58,7 +61,8 @@ def write_report(
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    context = _context(test, measured, baselines, inspection)
+    context = _context(test, measured, baselines, inspection) | {"reasons": reasons}
+    environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
     page = environment.get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())
@@ -172,7 +176,9 @@ def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow
                 test.scores[:, c],
                 normal=values["category discrimination", "normal"],
                 others=values["category discrimination", "others"],
-                spread=float(test.rows[f"spread_{category}"].to_numpy().mean()),
+                spread=float(test.rows[f"spread_{category}"].to_numpy().mean())
+                if len(test.seed_names) > 1
+                else float("nan"),
             )
         )
     return rows

@@ -26,7 +26,8 @@ from sdmad.storage import run_record
 class Evaluated:
     """The result of an evaluation: metrics of the run and of the baselines, URI of the report.
 
-    `notices` are sentences about test images without a score.
+    `notices` are sentences about test images without a score, `reasons` about runs without a
+    deviation over seeds.
     """
 
     test: ScoredTest
@@ -34,6 +35,7 @@ class Evaluated:
     baselines: dict[str, pd.DataFrame]
     report: str
     notices: list[str]
+    reasons: list[str]
 
 
 def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
@@ -49,15 +51,22 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     test = load_scored_test(scores, labels)
     metrics = measure(test)
     notices, others = list(test.notices), {}
+    no_deviation = {"this run": test.no_deviation}
     for name, uri in baselines.items():
         theirs = load_scored_test(uri, labels, details=False)
         others[name] = measure(theirs)
+        no_deviation[f"baseline {name}"] = theirs.no_deviation
         notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)
     inspection = inspect(test)
     if inspection.audit:
         write_audit(inspection.audit, output)
-    report = write_report(test, metrics, output, others, inspection)
+    reasons = [
+        f"{run} has no deviation over seeds (± -): {why}"
+        for run, why in no_deviation.items()
+        if why
+    ]
+    report = write_report(test, metrics, output, others, inspection, reasons)
     summary = over_seeds(metrics)
     record = {
         "job": "evaluate",
@@ -76,7 +85,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         },
     }
     run_record.write_record(output, record)
-    return Evaluated(test, metrics, others, report, notices)
+    return Evaluated(test, metrics, others, report, notices, reasons)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

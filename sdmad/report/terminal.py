@@ -1,5 +1,7 @@
 """The headline metrics as a table on the terminal."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -18,8 +20,10 @@ def print_metrics(result: Evaluated) -> None:
     for notice in result.notices:
         logs.notice(notice)
     table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
+    captions = list(result.reasons)
     if result.baselines:
-        table.caption = "verdicts are corrected for the number of comparisons, intervals are not"
+        captions.append("verdicts are corrected for the number of comparisons, intervals are not")
+    table.caption = "\n".join(captions) or None
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)
     summary = over_seeds(result.metrics)
@@ -38,7 +42,11 @@ def print_metrics(result: Evaluated) -> None:
 
 
 def _plain(summary: Summary) -> str:
-    return f"{100 * summary.mean:.1f} ± {100 * summary.std:.1f}"
+    return f"{_percent(summary.mean)} ± {_percent(summary.std)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 def _judged(difference: Judged | None) -> str:
