@@ -16,6 +16,7 @@ from sdmad.report import examples
 from sdmad.report.examples import Example
 from sdmad.report.heatmaps import Heatmap, sign_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
+from sdmad.report.masked import MaskSection, mask_section
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Inspection:
     clear: list[Example] = field(default_factory=list)
     uncertain: list[Example] = field(default_factory=list)
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
+    masks: MaskSection | None = None
 
     @property
     def num_unlocated(self) -> int:
@@ -84,6 +86,7 @@ def inspect(test: ScoredTest) -> Inspection:
         clear=clear,
         uncertain=uncertain,
         located=localised_gallery(detector, [*clear, *uncertain], shown),
+        masks=mask_section(test, detector),
     )
 
 

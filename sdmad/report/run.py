@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pandas as pd
+import pyarrow as pa
 
 from sdmad import storage
 from sdmad.errors import UserError
@@ -19,7 +20,7 @@ from sdmad.evaluation.measure import (
 )
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
-from sdmad.storage import run_record
+from sdmad.storage import parquet, run_record
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     """Evaluate the scoring run at `scores`; `baselines` are URIs of other scoring runs by name.
 
     Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the sign audit
-    (`audit_*.parquet`) when the run's detector can be loaded. Raises `UserError` when `output` is
+    (`audit_*.parquet`) when the run's detector can be loaded, and `masks.parquet` when the labels
+    have masks. Raises `UserError` when `output` is
     one of the runs, or when a run or the labels are missing or do not match.
     """
     if output in (scores, *baselines.values()):
@@ -61,6 +63,9 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
     inspection = inspect(test)
     if inspection.audit:
         write_audit(inspection.audit, output)
+    if inspection.masks:
+        table = pa.Table.from_pandas(inspection.masks.table, preserve_index=False)
+        storage.write_bytes(storage.join(output, "masks.parquet"), parquet.encode(table))
     reasons = [
         f"{run} has no deviation over seeds (± -): {why}"
         for run, why in no_deviation.items()

@@ -213,7 +213,7 @@ def test_the_page_shows_the_metrics_of_the_scores(tmp_path) -> None:
     test = scored_test(label_table(truth, ["one", "two"]), scores[..., None])
     text = rendered(test, Inspection(note="Not shown."), tmp_path).text
     # AUROC against normal: 15 of 20 score above all normal images, the others are tied with them.
-    assert re.search(r"one 20 87\.5 79\.[23] 65\.0 90\.0 75\.0 p > 0\.300 0\.0", text)
+    assert re.search(r"one 20 87\.5 ± - 79\.[23] ± - 65\.0 90\.0 75\.0 p > 0\.300 -", text)
     assert "normal (20) 0 0 100" in text
     assert "one (20) 65 0 35" in text
     assert "two (20) 20 0 80" in text
