@@ -33,9 +33,9 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method.calibration import undecided
 from sdmad.method.model import Evidence, SignModel
 from sdmad.method.selection import SelectionConfig
+from sdmad.method.threshold import FINDING_THRESHOLD as FINDING_THRESHOLD
 from sdmad.scores import FindingEvidence, Scores, SignEvidence, concatenate
 
-FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
 LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
 TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
@@ -53,6 +53,7 @@ class Detector:
         self.provenance = first
         self.num_seeds = len(fits)
         self.seeds = [fit.provenance.seed for fit in fits]
+        self.support_digests = [fit.provenance.support_digest for fit in fits]
         self.digest = hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
         self.selection: SelectionConfig = first.learner.selection
         self.model = SignModel(backbone, self.catalog, first.learner.adapter, len(fits))
@@ -164,6 +165,13 @@ class Detector:
         plain = self.rule.evidence(self.model, readings, learner, SelectionConfig(mode="none"))
         unselected = torch.sigmoid(plain.logits).mean(0)
         return self._collect(found, unselected, readings.similarities)
+
+    @torch.inference_mode()
+    def patch_features(self, pixels: np.ndarray) -> np.ndarray:
+        """The features (B, D) of one batch that the patch probe reads, of uint8 images
+        (B, height, width, 3) at the backbone's size: the maximum of each channel over patches."""
+        patches = self._frozen_part(self.backbone.pixels(pixels))[0].patches
+        return patches.reshape(-1, len(pixels), patches.shape[-1])[0].float().cpu().numpy()
 
     def _frozen_part(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
         """Activations and unit embeddings (B, E) of normalised images, as single precision.

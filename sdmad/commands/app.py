@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.aggregate import aggregate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
@@ -17,8 +18,10 @@ from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
+from sdmad.commands.status import status
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
+from sdmad.commands.worklist import worklist
 from sdmad.commands.write_signs import write_signs
 from sdmad.runtime.cli import run_app
 
@@ -28,7 +31,10 @@ COMMANDS = (
     write_signs,
     train,
     score,
+    status,
     verify,
+    worklist,
+    aggregate,
     evaluate,
     compare,
     plan,

@@ -28,6 +28,15 @@ Scores = Annotated[
     str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
 ]
 
+How = Annotated[
+    str,
+    typer.Option(
+        help="How the scores of a group become one: maximum, mean-top (of the --top-k highest) or "
+        "noisy-or."
+    ),
+]
+TopK = Annotated[int, typer.Option(help="Number of highest scores that mean-top averages.", min=1)]
+
 
 def configuration_changes(
     seeds: str | None,

@@ -77,6 +77,7 @@ def score(
     from sdmad import storage
     from sdmad.scoring.pools import PipelineConfig, parse_pool
     from sdmad.scoring.run import score_archive
+    from sdmad.words import counted
 
     source, target = storage.resolve(archive), storage.resolve(output)
     storage.check_readable(source, "archive")
@@ -99,7 +100,11 @@ def score(
         accept_changes,
         prune,
     )
+    if not tally.units:
+        done = counted(tally.skipped, "work unit")
+        typer.echo(f"nothing to do: {done} scored before; the tables are at {target}")
+        return
     typer.echo(
-        f"scored {tally.images} images in {tally.units} work units, {tally.failures} failures; "
-        f"the tables are at {target}"
+        f"scored {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
+        f"{counted(tally.failures, 'failure')}; the tables are at {target}"
     )

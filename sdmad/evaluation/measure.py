@@ -28,9 +28,11 @@ from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex, shown, told_apart
+from sdmad.runtime.progress import step
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
+from sdmad.words import counted
 
 ENSEMBLE = "ensemble"
 READERS = 16
@@ -107,6 +109,7 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
         columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
+    step("evaluating", f"reading {counted(len(held), 'score table')} of {run}")
     parts, owners = _read_rows(run, held, position, columns)
     if not parts:
         raise nothing_scored(run, labels_uri, test, held)

@@ -53,9 +53,14 @@ def conformal_thresholds(
     return ends.to(logits)
 
 
-def undecided(logits: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Whether both answers are possible, or neither: (S, B, C) from logits (S, B, C) and
-    thresholds (S, C, 2)."""
+def conformal_sets(logits: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Whether "with the category" and "without it" are possible: (S, B, C, 2) from logits
+    (S, B, C) and thresholds (S, C, 2)."""
     with_it = logits >= thresholds[:, None, :, 0]
-    without = logits <= thresholds[:, None, :, 1]
-    return with_it == without
+    return torch.stack([with_it, logits <= thresholds[:, None, :, 1]], dim=-1)
+
+
+def undecided(logits: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Whether both answers are possible, or neither: (S, B, C), arguments as above."""
+    possible = conformal_sets(logits, thresholds)
+    return possible[..., 0] == possible[..., 1]

@@ -31,6 +31,9 @@ from sdmad.method.views import SupportCache, encode, groups_in_memory
 class LearnerConfig(EvidenceConfig):
     """Settings of the learner: all that a fit depends on besides backbone, catalog and support."""
 
+    category_names: bool = Field(
+        default=True, description="whether the name of a category counts as one of its signs"
+    )
     steps: int = Field(default=100, ge=0)
     learning_rate: float = Field(default=1e-2, gt=0)
     images_per_class: int = Field(
@@ -40,6 +43,10 @@ class LearnerConfig(EvidenceConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig = AugmentConfig()
     probe: ProbeConfig = ProbeConfig()
+
+    def chosen_signs(self, catalog: Catalog) -> Catalog:
+        """The catalog whose signs are fitted."""
+        return catalog.with_names() if self.category_names else catalog
 
 
 def _schedule(

@@ -33,6 +33,12 @@ class Example:
     signs: list[tuple[str, str, float]]
     verdict: str
 
+    @property
+    def by_appearance(self) -> list[str]:
+        """The findings that no sign carried."""
+        carried = {category for category, *_ in self.signs}
+        return [name for name, *_ in self.findings if name not in carried]
+
 
 def clear_rows(test: ScoredTest) -> np.ndarray:
     """Rows of the most confident images.

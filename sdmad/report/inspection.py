@@ -17,11 +17,13 @@ from sdmad.report.examples import Example
 from sdmad.report.heatmaps import Heatmap, sign_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.masked import MaskSection, mask_section
+from sdmad.report.nearest import NearestSupport, nearest_supports
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Sign audit, sign heatmap, example images, and the maps of their signs by example name.
+    """Sign audit, sign heatmap, example images, and for these by their names the maps of signs and
+    the nearest support images.
 
     `images_read` is the number of images behind the heatmap. Without the detector everything is
     empty, without the archive only the audit is there; `note` then gives the reason.
@@ -35,6 +37,7 @@ class Inspection:
     uncertain: list[Example] = field(default_factory=list)
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
     masks: MaskSection | None = None
+    nearest: dict[str, list[NearestSupport]] = field(default_factory=dict)
 
     @property
     def num_unlocated(self) -> int:
@@ -87,6 +90,7 @@ def inspect(test: ScoredTest) -> Inspection:
         uncertain=uncertain,
         located=localised_gallery(detector, [*clear, *uncertain], shown),
         masks=mask_section(test, detector),
+        nearest=nearest_supports(detector, uri, [*clear, *uncertain], shown),
     )
 
 

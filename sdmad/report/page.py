@@ -16,6 +16,7 @@ import pandas as pd
 from sdmad import storage
 from sdmad.detector import FINDING_THRESHOLD, LEAST_SHARE, SIGNS_PER_FINDING
 from sdmad.evaluation.audit import SignAudit
+from sdmad.evaluation.by_group import Grouped
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, compare_runs, over_seeds
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
 from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
@@ -48,12 +49,13 @@ def write_report(
     output: str,
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
+    grouped: Grouped | None = None,
     reasons: Sequence[str] = (),
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
-    `measured` has the metrics of `test`, `baselines` those of other runs by name; `reasons` say
-    which runs have no deviation over seeds, and why.
+    `measured` has the metrics of `test`, `baselines` those of other runs by name, `grouped` those
+    by group; `reasons` say which runs have no deviation over seeds, and why.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
@@ -61,8 +63,9 @@ def write_report(
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    context = _context(test, measured, baselines, inspection) | {"reasons": reasons}
     environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
+    context = _context(test, measured, baselines, inspection)
+    context |= {"grouped": grouped, "reasons": reasons}
     page = environment.get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())

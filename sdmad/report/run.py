@@ -1,6 +1,7 @@
 """A whole evaluation: read scores and labels, compute the metrics, write tables and report."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import write_audit
+from sdmad.evaluation.by_group import Grouped, measure_groups, write_group_metrics
 from sdmad.evaluation.measure import (
     HEADLINES,
     ScoredTest,
@@ -20,15 +22,18 @@ from sdmad.evaluation.measure import (
 )
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
+from sdmad.runtime.progress import step
+from sdmad.scoring.groups.pooling import Pooling
 from sdmad.storage import parquet, run_record
+from sdmad.words import counted
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The result of an evaluation: metrics of the run and of the baselines, URI of the report.
 
-    `notices` are sentences about test images without a score, `reasons` about runs without a
-    deviation over seeds.
+    `notices` are sentences about test images without a score, `grouped` has the metrics by group,
+    `reasons` say which runs have no deviation over seeds.
     """
 
     test: ScoredTest
@@ -36,11 +41,22 @@ class Evaluated:
     baselines: dict[str, pd.DataFrame]
     report: str
     notices: list[str]
-    reasons: list[str]
+    grouped: Grouped | None = None
+    reasons: Sequence[str] = ()
 
 
-def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
+def evaluate_run(
+    scores: str,
+    labels: str,
+    output: str,
+    baselines: dict[str, str],
+    by: str | None = None,
+    pooling: Pooling | None = None,
+) -> Evaluated:
     """Evaluate the scoring run at `scores`; `baselines` are URIs of other scoring runs by name.
+
+    With `by`, a column of the label table, also on the level of its groups, whose scores are made
+    from those of their images by `pooling` (`protocols_by_group.parquet`).
 
     Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the sign audit
     (`audit_*.parquet`) when the run's detector can be loaded, and `masks.parquet` when the labels
@@ -51,8 +67,10 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         raise UserError(f"{output} holds the scores; choose another output for the evaluation")
     run_record.read_earlier(output, "evaluate")
     test = load_scored_test(scores, labels)
+    step("evaluating", f"computing the metrics of {counted(len(test.table), 'test image')}")
     metrics = measure(test)
-    notices, others = list(test.notices), {}
+    grouped = measure_groups(test, labels, by, pooling or Pooling()) if by else None
+    notices, others = [*test.notices, *(grouped.test.notices if grouped else [])], {}
     no_deviation = {"this run": test.no_deviation}
     for name, uri in baselines.items():
         theirs = load_scored_test(uri, labels, details=False)
@@ -60,7 +78,11 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         no_deviation[f"baseline {name}"] = theirs.no_deviation
         notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)
+    if grouped:
+        write_group_metrics(grouped, output)
+    step("evaluating", "loading the detector to audit signs and to draw maps of examples")
     inspection = inspect(test)
+    step("evaluating", "writing the report")
     if inspection.audit:
         write_audit(inspection.audit, output)
     if inspection.masks:
@@ -71,7 +93,7 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         for run, why in no_deviation.items()
         if why
     ]
-    report = write_report(test, metrics, output, others, inspection, reasons)
+    report = write_report(test, metrics, output, others, inspection, grouped, reasons)
     summary = over_seeds(metrics)
     record = {
         "job": "evaluate",
@@ -89,8 +111,10 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
             for (protocol, metric), name in HEADLINES.items()
         },
     }
+    if grouped:
+        record["groups"] = grouped.record()
     run_record.write_record(output, record)
-    return Evaluated(test, metrics, others, report, notices, reasons)
+    return Evaluated(test, metrics, others, report, notices, grouped, reasons)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

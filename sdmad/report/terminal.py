@@ -6,10 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sdmad import logs
+from sdmad.evaluation.by_group import Grouped
 from sdmad.evaluation.measure import HEADLINES, compare_runs, over_seeds
 from sdmad.evaluation.protocols import Summary
 from sdmad.evaluation.statistics import Judged
 from sdmad.report.run import Evaluated
+from sdmad.words import counted
 
 
 def print_metrics(result: Evaluated) -> None:
@@ -19,7 +21,8 @@ def print_metrics(result: Evaluated) -> None:
     """
     for notice in result.notices:
         logs.notice(notice)
-    table = Table(title=f"{len(result.test.table)} test images; mean ± std over seeds, in per cent")
+    images = counted(len(result.test.table), "test image")
+    table = Table(title=f"{images}; mean ± std over seeds, in per cent")
     captions = list(result.reasons)
     if result.baselines:
         captions.append("verdicts are corrected for the number of comparisons, intervals are not")
@@ -38,7 +41,28 @@ def print_metrics(result: Evaluated) -> None:
         for theirs_summary, difference in others.values():
             row += [_plain(theirs_summary[key]), _judged(difference.get(key))]
         table.add_row(*row)
-    Console(width=None if Console().is_terminal else 140).print(table)
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table)
+    if result.grouped:
+        console.print(_groups_table(result.grouped))
+
+
+def _groups_table(grouped: Grouped) -> Table:
+    """The headline metrics by group; the interval is that of the ensemble."""
+    title = f"{counted(len(grouped.test.table), 'group')} by {grouped.by} ({grouped.pooling})"
+    table = Table(title=f"{title}, in per cent")
+    columns = ("protocol", "metric", "mean ± std over seeds", "ensemble")
+    for column in (*columns, "95 % interval over groups"):
+        table.add_column(column)
+    for row in grouped.rows():
+        table.add_row(
+            row.protocol,
+            row.name,
+            _plain(row.seeds),
+            f"{100 * row.ensemble:.1f}",
+            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+        )
+    return table
 
 
 def _plain(summary: Summary) -> str:

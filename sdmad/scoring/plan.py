@@ -20,6 +20,7 @@ from sdmad.errors import UserError
 from sdmad.scoring import changes, tables
 from sdmad.scoring.changes import Changes
 from sdmad.storage import StoredObject
+from sdmad.words import counted
 
 _SCHEMA = pa.schema(
     [
@@ -119,7 +120,9 @@ def _extended(
     if prune:
         strays = tables.all_units(output) - current - obsolete
         if strays:
-            logs.notice(f"removing the tables of {len(strays)} work units that are in no plan")
+            logs.notice(
+                f"removing tables that are in no plan, of {counted(len(strays), 'work unit')}"
+            )
         obsolete |= strays
     tables.remove_units(output, obsolete)
     return Plan(units, done & current, found, pruned)

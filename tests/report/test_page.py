@@ -118,12 +118,14 @@ def test_missing_deviations_are_a_dash_with_the_reason(seeds, tmp_path, capsys) 
         test = replace(test, seed_names=["0", "1"], seeds=none, anomaly_seeds=none[:, 0])
         reason = "it was scored with --no-per-seed, so the ensemble is all that is measured"
     metrics = measure(test)
-    uri = write_report(test, metrics, str(tmp_path), {"other": metrics}, Inspection(), [reason])
+    uri = write_report(
+        test, metrics, str(tmp_path), {"other": metrics}, Inspection(), reasons=[reason]
+    )
     text = Structure(Path(uri).read_text()).text
     assert reason in text
     assert "100.0 ± -" in text
     assert "± 0.0" not in text
-    result = Evaluated(test, metrics, {"other": metrics}, uri, [], [reason])
+    result = Evaluated(test, metrics, {"other": metrics}, uri, [], reasons=[reason])
     print_metrics(result)
     shown = capsys.readouterr().out
     assert "100.0 ± -" in shown
