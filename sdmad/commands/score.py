@@ -19,8 +19,12 @@ def score(
     ],
     output: Annotated[str, typer.Option(help="Where to write the tables: path or s3:// URI.")],
     per_seed: Annotated[
-        bool, typer.Option(help="Also write the scores of each seed, for metrics over seeds.")
-    ] = False,
+        bool,
+        typer.Option(
+            help="Write the scores of each seed, which metrics over seeds need: 4 bytes an image, "
+            "seed and category."
+        ),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Images in one forward pass.", min=1)] = 64,
     detectors: Annotated[
         str | None,
