@@ -62,9 +62,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     identity = _identity(config, archive, catalog, labels)
     run_record.read_earlier(output, JOB)
     run_record.check_identity(output, identity, "fits")
-    grid = [
-        (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
-    ]
+    seeds = parse_numbers(config.seeds, "seeds")
+    grid = [(shots, seed) for shots in config.shots for seed in seeds]
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
@@ -76,6 +75,8 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         "identity": identity,
         "config": config.model_dump(mode="json"),
         "code_version": code_version(),
+        "shots": config.shots,
+        "seeds": seeds,
         "fits_total": len(grid),
         "fits_skipped": len(grid) - len(missing),
     }
@@ -97,7 +98,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
         _write_table(supports, output)
         record |= {"status": "finished", "fits_made": len(missing)}
     except BaseException as error:
-        record["status"] = ending(error)
+        record |= ending(error)
         raise
     finally:
         run_record.write_record(output, so_far() | {"finished": now()})

@@ -19,12 +19,13 @@ JOB = "train_seeds"
 class TrainingStatus:
     """The state of a training run, as of `run_record.state`.
 
-    `fits_by_shots` has the fits that are there, of all runs with this output. None stands for what
-    is not known.
+    `fits_by_shots` has the finished fits of this run's shots and seeds, also those of earlier runs.
+    `error` is the sentence with which a failed run has ended. None stands for what is not known.
     """
 
     output: str
     state: str
+    error: str | None
     updated_seconds_ago: float | None
     fits_total: int
     fits_by_shots: dict[int, int]
@@ -40,20 +41,27 @@ def read_status(output: str) -> TrainingStatus:
     """The state of the training run at `output`. Raises `UserError` if there is none."""
     record = run_record.read_record(output)
     by_shots: dict[int, int] = {}
-    for shots, _ in list_fits(output):
-        by_shots[shots] = by_shots.get(shots, 0) + 1
+    for shots, seed in list_fits(output):
+        if _of_grid(record, shots, seed):
+            by_shots[shots] = by_shots.get(shots, 0) + 1
     done, total = sum(by_shots.values()), int(record.get("fits_total", 0))
     state, pace = run_record.state(record), _pace(record, done)
     left = pace * (total - done) if pace is not None and state == "working" else None
     return TrainingStatus(
         output=output,
         state=state,
+        error=record.get("error"),
         updated_seconds_ago=run_record.age(record, "updated"),
         fits_total=total,
         fits_by_shots=dict(sorted(by_shots.items())),
         seconds_per_fit=pace,
         seconds_left=left,
     )
+
+
+def _of_grid(record: dict[str, Any], shots: int, seed: int) -> bool:
+    """Whether the run makes this fit; another run with this output may have made others."""
+    return shots in record.get("shots", [shots]) and seed in record.get("seeds", [seed])
 
 
 def _pace(record: dict[str, Any], done: int) -> float | None:
@@ -70,10 +78,10 @@ def lines(status: TrainingStatus) -> Iterator[str]:
     if status.state in ("working", "silent") and heard is not None:
         ago = f", last sign of life {duration(heard)} ago"
     yield f"training to {status.output}"
-    yield f"state       {run_record.STATES.get(status.state, status.state)}{ago}"
+    yield f"state       {run_record.in_words(status.state, status.error)}{ago}"
     yield f"done        {status.fits_done:,} of {counted(status.fits_total, 'fit')}" + "".join(
         f", {number} at {counted(shots, 'shot')}" for shots, number in status.fits_by_shots.items()
     )
     pace, left = status.seconds_per_fit, status.seconds_left
-    rate = f"one fit in {pace:,.1f} s with the start-up of this run" if pace else "not known yet"
+    rate = f"one fit in {pace:,.1f} s, including start-up" if pace else "not known yet"
     yield f"rate        {rate}" + (f", about {duration(left)} left" if left is not None else "")

@@ -52,15 +52,12 @@ def run_app(app: typer.Typer) -> None:
         if ended.code == 128 + signal.SIGINT:
             _leave(128 + signal.SIGINT)
         raise
-    except UserError as error:
-        _fail(str(error))
-    except (PermissionError, BotoCoreError, ClientError) as error:
-        _fail(
-            f"storage failed: {error}; check permissions and whether the credentials have expired"
-        )
-    except Exception:
-        head = sys.modules.get("sdmad.runtime.head")
-        if sentence := head.lost() if head else "":
+    except Exception as error:
+        if _stopped and not _ending:
+            _leave(128 + signal.SIGTERM)
+        if sentence := _explained(error):
+            _fail(sentence)
+        if sentence := _lost_head():
             _abort(sentence)
         raise
     finally:
@@ -72,13 +69,42 @@ def in_charge() -> bool:
     return _running
 
 
-def ending(error: BaseException) -> str:
-    """`stopped` if the user or the cluster has stopped the command with this exception, otherwise
-    `failed`; a lost head is a `SystemExit` of 2."""
-    stopped = isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
-    )
-    return "stopped" if stopped else "failed"
+def ending(error: BaseException) -> dict[str, str]:
+    """How a run ends with this exception, for its record.
+
+    `status` is `stopped` if the user or the cluster has stopped the command, otherwise `failed`.
+    Then `error` is the sentence that the user sees, where there is one.
+    """
+    if not _ending and (_stopped or _interrupted(error)):
+        return {"status": "stopped"}
+    sentence = _ending or _explained(error) or _lost_head()
+    return {"status": "failed"} | ({"error": sentence} if sentence else {})
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether the exception is Ctrl-C, or was raised because of it."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _explained(error: BaseException) -> str:
+    """The sentence for a mistake of the user or a storage error; empty for other exceptions."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, (PermissionError, BotoCoreError, ClientError)):
+        text = " ".join(str(error).split())
+        return f"storage failed: {text}; check permissions and whether the credentials have expired"
+    return ""
+
+
+def _lost_head() -> str:
+    head = sys.modules.get("sdmad.runtime.head")
+    return str(head.lost()) if head else ""
 
 
 def end(sentence: str) -> None:
@@ -127,5 +153,5 @@ def require_extra(module: str, extra: str) -> None:
 
 
 def _fail(sentence: str) -> None:
-    typer.echo(f"error: {' '.join(sentence.split())}", err=True)
+    typer.echo(f"error: {sentence}", err=True)
     sys.exit(2)

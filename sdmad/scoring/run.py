@@ -152,6 +152,7 @@ def score_archive(
     if earlier and not plan.todo:
         # What the run that did the work has measured stays.
         rest = {"status": "finished", "finished": earlier.get("finished", now()), "checked": now()}
+        earlier.pop("error", None)
         run_record.write_record(output, earlier | planned | rest)
         return tally
     before = _counted(earlier)
@@ -175,7 +176,7 @@ def score_archive(
             _stream(plan, source, columns, config, output, metadata, tally, record)
         record["status"] = "finished"
     except BaseException as error:
-        record["status"] = ending(error)
+        record |= ending(error)
         raise
     finally:
         run_record.write_record(output, so_far() | {"finished": now()})
@@ -313,9 +314,10 @@ def _stream(
             missing = ledger.incomplete(unit.id for unit in left)
             left = [unit for unit in left if unit.id in missing]
             if left:
-                logs.notice(
-                    f"readers of {counted(len(left), 'work unit')} died, which are read again"
-                )
+                why = "is read again because its reader died"
+                if len(left) > 1:
+                    why = "are read again because their readers died"
+                logs.notice(f"{counted(len(left), 'work unit')} {why}")
     tally.readers, tally.detectors = filled.room(connect())
 
 

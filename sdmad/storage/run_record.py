@@ -21,11 +21,17 @@ SILENT_SECONDS = 6 * SECONDS
 STATES = {
     "working": "working",
     "finished": "finished",
-    "stopped": "stopped; the same command goes on",
-    "failed": "failed; the log of the job says why, and the same command goes on",
-    "silent": "NOT ALIVE: its driver was killed or cannot reach storage; the same command goes on",
+    "stopped": "stopped; run the same command again to resume",
+    "failed": "failed; the log of the job says why",
+    "silent": "NOT ALIVE: its driver was killed or cannot reach storage; run the same command again "
+    "to resume",
 }
 """What `state` returns, in words."""
+
+
+def in_words(state: str, error: str | None = None) -> str:
+    """A state for a person; `error` is the sentence with which a failed run has ended."""
+    return f"failed: {error}" if state == "failed" and error else STATES.get(state, state)
 
 
 def now() -> str:

@@ -27,6 +27,30 @@ def test_fits_are_counted_by_shots(tmp_path) -> None:
     assert found.seconds_left == pytest.approx(40)
     shown = "\n".join(lines(found))
     assert "4 of 6 fits, 3 at 1 shot, 1 at 2 shots" in shown
-    assert "one fit in 20.0 s with the start-up of this run, about 40 s left" in shown
+    assert "one fit in 20.0 s, including start-up, about 40 s left" in shown
     content = json.loads(run_command(status, "--output", tmp_path, "--json").stdout)
     assert (content["job"], content["fits_by_shots"]) == ("train_seeds", {"1": 3, "2": 1})
+
+
+def test_fits_of_another_grid_do_not_count(tmp_path) -> None:
+    record = {"job": "train_seeds", "status": "finished", "shots": [2], "seeds": [0, 1]}
+    run_record.write_record(str(tmp_path), record | {"fits_total": 2, "fits_skipped": 0})
+    for shots, seed in ((2, 0), (2, 5), (4, 0)):
+        path = tmp_path / f"fits/shots={shots}/seed={seed}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = read_status(str(tmp_path))
+    assert (found.fits_done, found.fits_total, found.fits_by_shots) == (1, 2, {2: 1})
+
+
+@pytest.mark.parametrize(
+    ("ended", "state"),
+    [
+        ({"status": "failed", "error": "no pool images"}, "state       failed: no pool images"),
+        ({"status": "failed"}, "state       failed; the log of the job says why"),
+        ({"status": "stopped"}, "state       stopped; run the same command again to resume"),
+    ],
+)
+def test_the_state_says_why_a_run_has_ended(tmp_path, ended, state) -> None:
+    run_record.write_record(str(tmp_path), {"job": "train_seeds"} | ended)
+    assert list(lines(read_status(str(tmp_path))))[1] == state
