@@ -3,7 +3,8 @@
 Worker processes always log to their stderr, which Ray keeps in one file per process. The driver
 logs to its stderr if `SDMAD_LOG=json`, in place of progress lines. Each line has `time`, `event`
 and the fields of the event (`run`, `unit`, `attempt`, ...). No line contains pixels, labels or the
-names of images: neither those of a shard's members nor those of loose objects.
+names of images: neither those of a shard's members nor those of loose objects; nor those of
+patients or other groups. Commands with `--names` write them where the user asks for it.
 """
 
 import json
@@ -23,8 +24,25 @@ def log(event: str, **fields: object) -> None:
     print(json.dumps({"time": now, "event": event, **fields}), file=sys.stderr, flush=True)
 
 
-def notice(text: str) -> None:
-    """Tell the user something that does not end the job, on stderr."""
+class Notice(str):
+    """A sentence without names of images and groups; `named` is the same sentence with names."""
+
+    named: str
+
+    def __new__(cls, text: str, named: str = "") -> "Notice":
+        made = super().__new__(cls, text)
+        made.named = named or text
+        return made
+
+    def after(self, start: str) -> "Notice":
+        """The sentence with `start` before it."""
+        return Notice(f"{start}{self}", f"{start}{self.named}")
+
+
+def notice(text: str, names: bool = False) -> None:
+    """Tell the user something that does not end the job, on stderr; `names` names images."""
+    if names and isinstance(text, Notice):
+        text = text.named
     if wanted():
         log("notice", text=text)
     else:

@@ -41,8 +41,16 @@ class Given:
         """(height, width, 3) uint8, as the scoring job decodes it.
 
         Raises `DecodeError` for a file that is no image or has several frames, `UserError` for one
-        that does not exist, `TypeError` or `ValueError` for what is not an image.
+        that does not exist, `TypeError` or `ValueError` for what is not an image. The messages name
+        the image.
         """
+        try:
+            return self._decoded(spec)
+        except DecodeError as error:
+            name = self.name if self.name != str(self.row) else f"image {self.row}"
+            raise DecodeError(f"{name}: {error}") from None
+
+    def _decoded(self, spec: ImageSpec) -> np.ndarray:
         image = self.image
         if isinstance(image, (bytes, bytearray, memoryview)):
             return decode(bytes(image), spec)
@@ -60,7 +68,7 @@ class Given:
         try:
             return prepare(image, spec)
         except (OSError, SyntaxError) as error:
-            raise DecodeError(f"image {self.row} is damaged: {describe(error)}") from None
+            raise DecodeError(f"damaged image: {describe(error)}") from None
 
 
 def pictures(images: Picture | Iterable[Picture]) -> Iterator[Given]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import How, Scores, TopK
+from sdmad.commands.options import How, Names, Scores, TopK
 
 
 def aggregate(
@@ -23,6 +23,7 @@ def aggregate(
     output: Annotated[str, typer.Option(help="Where to write groups.parquet: path or s3:// URI.")],
     how: How = "maximum",
     top_k: TopK = 3,
+    names: Names = False,
 ) -> None:
     """Aggregate the scores of a scoring run by study, patient or any other group.
 
@@ -46,17 +47,15 @@ def aggregate(
     found = aggregate_scores(source, storage.resolve(groups), by, pooling)
     uri = write_groups(found, target)
     for notice in found.notices:
-        logs.notice(notice)
+        logs.notice(notice, names)
     typer.echo(
         f"{counted(found.table.num_rows, 'group')} by {found.by}, "
         f"{counted(found.images, 'image')} with scores, by {pooling}"
     )
     if found.empty:
         more = f" and {len(found.empty) - SHOWN} more" if len(found.empty) > SHOWN else ""
-        typer.echo(
-            f"{counted(len(found.empty), 'group')} without images: "
-            f"{', '.join(found.empty[:SHOWN])}{more}"
-        )
+        listed = f": {', '.join(found.empty[:SHOWN])}{more}" if names else ""
+        typer.echo(f"{counted(len(found.empty), 'group')} without images{listed}")
     listed = ", ".join(f"{name} {number:,}" for name, number in found.findings.items())
     typer.echo(f"groups with findings: {listed or 'none'}")
     typer.echo(f"wrote {uri}")

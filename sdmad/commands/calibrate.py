@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import Scores
+from sdmad.commands.options import Names, Scores
 
 
 def calibrate(
@@ -58,6 +58,7 @@ def calibrate(
     bootstrap: Annotated[
         int, typer.Option(help="Bootstrap replicates over patients, for intervals.", min=100)
     ] = 1000,
+    names: Names = False,
 ) -> None:
     """Choose thresholds and calibrate probabilities on labelled images.
 
@@ -92,5 +93,5 @@ def calibrate(
         options,
     )
     write_decision(file, place)
-    print_decision(file, target, notices)
+    print_decision(file, target, notices, names)
     typer.echo(f"decision file: {place}")

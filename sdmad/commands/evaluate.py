@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import How, Scores, TopK
+from sdmad.commands.options import How, Names, Scores, TopK
 
 
 def evaluate(
@@ -29,6 +29,7 @@ def evaluate(
     ] = None,
     how: How = "maximum",
     top_k: TopK = 3,
+    names: Names = False,
 ) -> None:
     """Compute the metrics of the three protocols and write a report.
 
@@ -51,5 +52,5 @@ def evaluate(
         by,
         Pooling.parse(how, top_k),
     )
-    print_metrics(result)
+    print_metrics(result, names)
     typer.echo(f"report: {result.report}")

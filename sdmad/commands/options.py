@@ -38,6 +38,11 @@ How = Annotated[
 TopK = Annotated[int, typer.Option(help="Number of highest scores that mean-top averages.", min=1)]
 
 
+Names = Annotated[
+    bool, typer.Option("--names", help="Also name some of the images or groups in notices.")
+]
+
+
 def configuration_changes(
     seeds: str | None,
     shots: str | None,

@@ -19,7 +19,7 @@ def status(
 
     While it works or after it: what is done, rate, time left, whether it is
     alive, the bottleneck, and failures by reason. Reads listings, run.json and
-    at most 200 small tables.
+    at most 300 small tables.
     """
     from dataclasses import asdict
     from json import dumps

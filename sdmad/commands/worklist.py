@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import Scores
+from sdmad.commands.options import Names, Scores
 
 
 def worklist(
@@ -29,6 +29,7 @@ def worklist(
         str | None,
         typer.Option(help="Table of images and their groups, CSV or Parquet: path or s3:// URI."),
     ] = None,
+    names: Names = False,
     pictures: Annotated[
         bool, typer.Option(help="Show the images on the page; reads them from the archive.")
     ] = True,
@@ -40,13 +41,13 @@ def worklist(
     """
     from sdmad import logs, storage
     from sdmad.errors import UserError
-    from sdmad.report.worklist import Source, check_output, write_worklist
+    from sdmad.report.worklist import Source, check_output, headline, write_worklist
     from sdmad.scoring.ranking import Ranking, rank_groups, rank_images
 
     if bool(by) != bool(groups):
         raise UserError("--by and --groups belong together; give both or neither")
     source, target = storage.resolve(scores), storage.resolve(output)
-    check_output(target)
+    check_output(target, by or "")
     ranking = Ranking(tuple(without or ()))
     if by and groups:
         found = rank_groups(source, ranking, top, storage.resolve(groups), by)
@@ -55,8 +56,6 @@ def worklist(
     made = Source.of(source, found)
     page = write_worklist(found, made, ranking, target, pictures, by or "")
     for notice in found.notices:
-        logs.notice(notice)
-    kind = "groups" if by else "images"
-    of = f"{found.groups:,} groups with {found.images:,}" if by else f"{found.images:,}"
-    typer.echo(f"the {len(found.entries)} highest {kind} of {of} scored images")
+        logs.notice(notice, names)
+    typer.echo(f"the {headline(found)}")
     typer.echo(f"wrote {target} and {page}")

@@ -26,6 +26,7 @@ from sdmad.evaluation.resampled import resampled_metrics
 from sdmad.inputs.groups import GroupTable, load_groups
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import SHOWN
+from sdmad.logs import Notice
 from sdmad.scoring.groups.pooling import Pooling
 from sdmad.words import counted
 
@@ -157,17 +158,19 @@ def group_test(
     )
 
 
-def _notices(table: GroupTable, tested: np.ndarray, lost: list[str]) -> Iterator[str]:
+def _notices(table: GroupTable, tested: np.ndarray, lost: list[str]) -> Iterator[Notice]:
     without = int((tested & (table.of_image < 0)).sum())
     if without:
-        yield f"{counted(without, 'test image')} without a {table.by} left out"
+        yield Notice(f"{counted(without, 'test image')} without a {table.by} left out")
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         names = ", ".join(lost[:SHOWN])
-        yield f"{counted(len(lost), 'group')} without a scored test image left out: {names}{more}"
+        text = f"{counted(len(lost), 'group')} without a scored test image left out"
+        yield Notice(text, f"{text}: {names}{more}")
     both = set(table.of_image[tested].tolist()) & set(table.of_image[~tested].tolist()) - {-1}
     if both:
-        yield (f"{counted(len(both), 'group')} with images in the pool too; only test images count")
+        groups = counted(len(both), "group")
+        yield Notice(f"{groups} with images in the pool too; only test images count")
 
 
 def intervals(test: ScoredTest, replicates: int) -> dict[tuple[str, str], tuple[float, float]]:

@@ -28,6 +28,7 @@ from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex, shown, told_apart
+from sdmad.logs import Notice
 from sdmad.runtime.progress import step
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
@@ -73,7 +74,7 @@ class ScoredTest:
     rows: pa.Table
     missing: int
     metadata: dict[str, str]
-    notices: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     @property
     def truth(self) -> np.ndarray:

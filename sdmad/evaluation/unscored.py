@@ -8,7 +8,8 @@ import numpy as np
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.inputs.labels import LabelTable
-from sdmad.inputs.matching import NEAR_AMONG, SHOWN, Name, NameIndex, near_miss, some
+from sdmad.inputs.matching import NEAR_AMONG, SHOWN, FailureIndex, Name, near_miss, some
+from sdmad.logs import Notice
 from sdmad.scoring import tables
 from sdmad.storage import run_record
 
@@ -22,7 +23,7 @@ def check_scored(
     scored: np.ndarray,
     units: list[str],
     split: str = "test",
-) -> list[str]:
+) -> list[Notice]:
     """Notices about the images of a split without a score.
 
     `scored` is a mask of the rows of `test`; `units` are the finished units that may hold them.
@@ -35,7 +36,8 @@ def check_scored(
     failed = _failed(run, names, units)
     unknown = [name for name in names if name not in failed]
     finished = _finished(run)
-    about = _about(run, len(failed), unknown, finished, units)
+    there = _some_scored(run, units or sorted(tables.done_units(run))) if unknown else []
+    about = _about(run, len(failed), unknown, finished, there)
     if finished and len(unknown) > len(test) / 2:
         raise UserError(
             f"{len(unknown)} of the {len(test)} {split} images of {labels_uri} match no image of "
@@ -54,10 +56,9 @@ def check_scored(
             )
         if lost.any():
             losses.append(f"{name} {lost.sum()} of {mask.sum()}")
-    return [
-        f"{len(names)} of {len(test)} {split} images have no score ({', '.join(losses)}): "
-        f"{some(names)}; {about}"
-    ]
+    text = f"{len(names)} of {len(test)} {split} images have no score ({', '.join(losses)})"
+    plain = _about(run, len(failed), unknown, finished)
+    return [Notice(f"{text}; {plain}", f"{text}: {some(names)}; {about}")]
 
 
 def nothing_scored(
@@ -81,15 +82,19 @@ def _names(test: LabelTable, mask: np.ndarray) -> list[Name]:
     return list(zip(test.archive[mask].tolist(), test.member[mask].tolist(), strict=True))
 
 
-def _about(run: str, failed: int, unknown: list[Name], finished: bool, units: list[str]) -> str:
-    """What the run says about images without a score, with examples of the names it has."""
+def _about(
+    run: str, failed: int, unknown: list[Name], finished: bool, there: list[Name] | None = None
+) -> str:
+    """What the run says about images without a score; `there` are names that it has, as examples
+    beside those that it does not know."""
     parts = [f"the scoring run {run}"]
     if not finished:
         parts.append("which is not finished")
     if failed:
         parts.append(f"which has {failed} of them in failures")
-    if unknown:
-        there = _some_scored(run, units or sorted(tables.done_units(run)))
+    if unknown and there is None:
+        parts.append(f"which does not know {len(unknown)} of them")
+    elif unknown and there is not None:
         examples = some(there[:SHOWN]) or "no images"
         parts.append(f"which does not know {some(unknown)}{near_miss(unknown, there)}")
         parts.append(f"but has {examples}")
@@ -97,11 +102,11 @@ def _about(run: str, failed: int, unknown: list[Name], finished: bool, units: li
 
 
 def _failed(run: str, names: list[Name], units: list[str]) -> set[Name]:
-    """Those of `names` that are in the failures of a run."""
-    index = NameIndex(names)
+    """Those of `names` that a failure of a run stands for."""
+    index = FailureIndex(names)
     with ThreadPoolExecutor(READERS) as pool:
         stored = chain.from_iterable(pool.map(lambda unit: _stored(run, "failures", unit), units))
-        return {names[index[name]] for name in stored if name in index}
+        return {names[row] for name in stored for row in index.find(name)}
 
 
 def _some_scored(run: str, units: list[str]) -> list[Name]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from unicodedata import normalize
 
-from sdmad.archive.naming import comparable
+from sdmad.archive.naming import comparable, split_frame
 
 Name = tuple[str, str]
 SHOWN = 3
@@ -34,6 +34,29 @@ class NameIndex(dict[Name, int]):
         """The row of an image; None if no row matches it."""
         row = super().get(name)
         return self.alike.get(_comparable(name)) if row is None else row
+
+
+class FailureIndex:
+    """The rows of a label or group table that a failure stands for.
+
+    A failure stands for the image that it names, and for all frames of the file or all images of
+    the shard that could not be read as a whole.
+    """
+
+    def __init__(self, names: Iterable[Name]) -> None:
+        self._index = NameIndex(names)
+        self._within: dict[Name, list[int]] = {}
+        for name, row in self._index.items():
+            archive, member = _comparable(name)
+            file, frame = split_frame(member)
+            wholes = [(archive, file)] * (frame is not None) + [(archive, "")] * bool(archive)
+            for whole in wholes:
+                self._within.setdefault(whole, []).append(row)
+
+    def find(self, failure: Name) -> list[int]:
+        row = self._index.find(failure)
+        within = self._within.get(_comparable(failure), [])
+        return within if row is None else [row, *within]
 
 
 def _comparable(name: Name) -> Name:

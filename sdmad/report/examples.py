@@ -22,8 +22,9 @@ class Example:
 
     `picture` is a data URI, empty for an image that could not be read. `findings` and `uncertain`
     hold (category, score, spread over seeds), `signs` hold (category, sign, similarity), and
-    `evidence` names the findings whose parts the detector wrote. `verdict` is right, partly right,
-    wrong category, missed or false alarm; without labels `truth` is None and `verdict` empty.
+    `evidence` has what signs add to the logit of each finding that the detector made. `verdict` is
+    right, partly right, wrong category, missed or false alarm; without labels `truth` is None and
+    `verdict` empty.
     """
 
     picture: str
@@ -34,13 +35,12 @@ class Example:
     uncertain: list[tuple[str, float, float]]
     signs: list[tuple[str, str, float]]
     verdict: str
-    evidence: list[str] = field(default_factory=list)
+    evidence: dict[str, float] = field(default_factory=dict)
 
     @property
     def by_appearance(self) -> list[str]:
-        """The findings that no sign carried."""
-        carried = {category for category, *_ in self.signs}
-        return [name for name, *_ in self.findings if name not in carried]
+        """The findings that the patch probe made: signs do not add to their logit."""
+        return [name for name, *_ in self.findings if self.evidence.get(name, 1.0) <= 0]
 
 
 def clear_rows(test: ScoredTest) -> np.ndarray:
@@ -152,7 +152,7 @@ def example(
         findings=findings,
         uncertain=uncertain,
         signs=[(e["category"], e["sign"], e["similarity"]) for e in record["signs"]],
-        evidence=[e["category"] for e in record["evidence"]],
+        evidence={e["category"]: e["sign_logit"] for e in record["evidence"]},
         verdict="" if truth is None else _verdict(set(truth), set(record["findings"])),
     )
 

@@ -76,7 +76,7 @@ def evaluate_run(
         theirs = load_scored_test(uri, labels, details=False)
         others[name] = measure(theirs)
         no_deviation[f"baseline {name}"] = theirs.no_deviation
-        notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
+        notices += [notice.after(f"baseline {name}: ") for notice in theirs.notices]
     write_metrics(metrics, output)
     if grouped:
         write_group_metrics(grouped, output)

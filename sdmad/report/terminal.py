@@ -16,13 +16,13 @@ from sdmad.scoring.decisions import DecisionFile, Rate
 from sdmad.words import counted
 
 
-def print_metrics(result: Evaluated) -> None:
+def print_metrics(result: Evaluated, names: bool = False) -> None:
     """Print mean ± standard deviation over seeds, in per cent, and the difference to baselines.
 
-    Notices about test images without a score go to stderr.
+    Notices about test images without a score go to stderr; `names` names some of these images.
     """
     for notice in result.notices:
-        logs.notice(notice)
+        logs.notice(notice, names)
     images = counted(len(result.test.table), "test image")
     table = Table(title=f"{images}; mean ± std over seeds, in per cent")
     captions = list(result.reasons)
@@ -87,10 +87,12 @@ def _judged(difference: Judged | None) -> str:
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {difference.verdict}"
 
 
-def print_decision(file: DecisionFile, target: Target, notices: list[str]) -> None:
+def print_decision(
+    file: DecisionFile, target: Target, notices: list[str], names: bool = False
+) -> None:
     """Print the threshold of each category and what it reaches, with 95 % intervals."""
     for notice in notices:
-        logs.notice(notice)
+        logs.notice(notice, names)
     table = Table(
         title=f"{target.text}: {file.images} images of {file.patients} patients "
         f"(split {file.split}), with 95 % intervals over patients"

@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from pydantic import TypeAdapter
@@ -17,12 +18,20 @@ from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.errors import UserError
+from sdmad.report.examples import example
 from sdmad.report.plots import png_uri
 from sdmad.scoring.groups.run import fingerprint
 from sdmad.scoring.ranking import Entry, Ranked, Ranking
-from sdmad.words import code_version
+from sdmad.words import code_version, counted
 
 HERE = Path(__file__).parent
+COLUMNS = (
+    *("rank", "images", "images_with_findings", "archive", "member", "uri", "score"),
+    *("findings", "uncertain", "signs", "scores", "scores_fingerprint"),
+)
+"""The columns of the table; the group stands after `rank`, the next two are there with groups."""
+TITLE = b"<title>sdmad worklist: "
+START = 512  # Bytes of a file that tell whether it is a worklist.
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,33 @@ class Source:
         return Source(scores, fingerprint(found.metadata, found.units))
 
 
-def check_output(uri: str) -> None:
-    """Raise `UserError` for an output that is not called `.csv`: the page is written beside it."""
+def check_output(uri: str, by: str = "") -> None:
+    """Raise `UserError` for an output that is not called `.csv`, for existing files that are not
+    those of a worklist, and for a column `by` that the worklist has itself."""
     if not uri.endswith(".csv"):
         raise UserError(f"--output {uri} does not end in .csv; the page is written beside it")
+    if by in COLUMNS:
+        raise UserError(f"a worklist has a column {by} of its own; rename that of --groups")
+    for name, mark in ((uri, b"rank,"), (page_uri(uri), TITLE)):
+        if storage.exists(name) and mark not in storage.read_bytes(name)[:START]:
+            raise UserError(
+                f"{name} exists and is not a worklist; choose another --output, or remove the file"
+            )
     storage.check_writable(storage.folder(uri))
+
+
+def page_uri(uri: str) -> str:
+    """The URI of the page beside the table at `uri`."""
+    return f"{uri.removesuffix('.csv')}.html"
+
+
+def headline(found: Ranked) -> str:
+    """As in "8 highest groups of 600 groups with 1,200 scored images"."""
+    images = counted(found.images, "scored image")
+    if not found.groups:
+        return f"{counted(len(found.entries), 'highest image')} of {images}"
+    groups = counted(found.groups, "group")
+    return f"{counted(len(found.entries), 'highest group')} of {groups} with {images}"
 
 
 def write_worklist(
@@ -53,7 +84,7 @@ def write_worklist(
     the page says so.
     """
     storage.write_bytes(uri, _table(found, source, by).encode())
-    page = f"{uri.removesuffix('.csv')}.html"
+    page = page_uri(uri)
     storage.write_bytes(page, _page(found, source, ranking, uri, pictures, by).encode())
     return page
 
@@ -61,9 +92,9 @@ def write_worklist(
 def _table(found: Ranked, source: Source, by: str) -> str:
     sink = io.StringIO(newline="")
     writer = csv.writer(sink, lineterminator="\n")
-    grouped = [by, "images", "images_with_findings"] if by else []
-    columns = ["rank", *grouped, "archive", "member", "uri", "score", "findings", "uncertain"]
-    writer.writerow([*columns, "signs", "scores", "scores_fingerprint"])
+    rank, images, with_findings, *columns = COLUMNS
+    grouped = [by, images, with_findings] if by else []
+    writer.writerow([rank, *grouped, *columns])
     for rank, entry in enumerate(found.entries, 1):
         row = entry.row
         group = [entry.group, entry.images, entry.with_findings] if by else []
@@ -81,10 +112,13 @@ def _page(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["counted"] = counted
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     shown, note = _pictures(found) if pictures else ({}, "")
     context = {
         "found": found,
+        "headline": headline(found),
+        "by_appearance": _by_appearance,
         "source": source,
         "ranking": ranking,
         "by": by,
@@ -96,6 +130,10 @@ def _page(
         "version": code_version(),
     }
     return environment.get_template("worklist.html").render(context)
+
+
+def _by_appearance(row: dict[str, Any]) -> list[str]:
+    return example(row, None, "").by_appearance
 
 
 def _name(entry: Entry) -> tuple[str, str]:

@@ -9,9 +9,12 @@ Nothing is written here, and no storage is asked.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sdmad import logs
+from sdmad.archive import naming
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.storage import StoredObject
+from sdmad.words import counted
 
 SHOWN = 5
 
@@ -102,7 +105,9 @@ def without(
 
 
 def shown(uris: Iterable[str]) -> str:
-    """The first names of many."""
+    """The first names of many; JSON logs name shards only, not images."""
     names = sorted(uris)
+    if logs.wanted() and not all(naming.shard_kind(name) for name in names):
+        return counted(len(names), "object")
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -120,9 +120,8 @@ def _extended(
     if prune:
         strays = tables.all_units(output) - current - obsolete
         if strays:
-            logs.notice(
-                f"removing tables that are in no plan, of {counted(len(strays), 'work unit')}"
-            )
+            gone = counted(len(strays), "work unit")
+            logs.notice(f"removing the tables of {gone} that the plan does not have")
         obsolete |= strays
     tables.remove_units(output, obsolete)
     return Plan(units, done & current, found, pruned)
@@ -146,6 +145,8 @@ def _tell(archive: str, found: Changes, pruned: frozenset[str]) -> None:
             "no longer in the archive, but with rows in the tables: {}; --prune removes these rows",
         )
     for before, after in found.renamed:
+        if logs.wanted() and not naming.shard_kind(names[before]):
+            continue
         logs.notice(f"{names[before]} seems to be called {storage.relative(after, archive)} now")
 
 
@@ -203,6 +204,21 @@ def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
                 ) from None
 
     return metadata, units()
+
+
+def planned_ids(output: str) -> Iterator[str]:
+    """The ids of the planned units, without reading their objects; raises as `open_plan` does."""
+    open_plan(output)
+    uri = plan_uri(output)
+    with storage.open_read(uri, READ_BLOCK) as stream:
+        try:
+            file = pq.ParquetFile(stream, buffer_size=READ_BLOCK, pre_buffer=False)
+            for batch in file.iter_batches(UNITS_AT_ONCE, columns=["unit"], use_threads=False):
+                yield from batch["unit"].to_pylist()
+        except (OSError, *DAMAGE) as error:
+            if not is_damage(error):
+                raise
+            raise UserError(f"{uri} is damaged; restore it, or score to another output") from None
 
 
 def encode_plan(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:

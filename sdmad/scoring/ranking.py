@@ -113,7 +113,7 @@ class _Run:
         ranking.check(categories)
         ids, done = [unit.id for unit in planned], tables.done_units(scores)
         units = [unit for unit in ids if unit in done]
-        failures = run_record.read_any(scores).get("all_runs", {}).get("failures", 0)
+        failures = _failures(scores, units)
         return _Run(metadata, categories, units, len(ids) - len(units), failures)
 
     def notices(self, scores: str) -> list[str]:
@@ -127,15 +127,34 @@ class _Run:
             found.append(f"{lost} without scores, in the failures of the run, cannot be listed")
         return found
 
+    def nothing(self, scores: str) -> UserError:
+        """The exception if no image has a score."""
+        if self.unfinished:
+            return UserError(f"{scores} has no scores yet; run `sdmad score` to its end first")
+        lost = counted(self.failures, "failure")
+        return UserError(
+            f"no image of {scores} has a score: the run is finished, with {lost}; `sdmad status` "
+            "lists the reasons"
+        )
+
     @property
     def columns(self) -> list[str]:
         kinds = ("score", "logit")
         names = [f"{kind}_{name}" for name in self.categories for kind in kinds]
-        shared = ["uri", "archive", "member", "anomaly_score", "findings", "uncertain", "signs"]
-        return [*shared, *names]
+        lists = ["findings", "uncertain", "signs", "evidence"]
+        return ["uri", "archive", "member", "anomaly_score", *lists, *names]
 
     def parts(self, scores: str) -> Iterator[pa.Table]:
         return tables.read_parts(scores, "scores", self.units, self.columns)
+
+
+def _failures(scores: str, units: list[str]) -> int:
+    """The number of failures in `units`: as the runs have counted it if they counted these units,
+    otherwise from the tables."""
+    counts = run_record.read_any(scores).get("all_runs", {})
+    if counts.get("units") == len(units):
+        return int(counts["failures"])
+    return sum(len(part) for part in tables.read_parts(scores, "failures", units, ("stage",)))
 
 
 def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
@@ -150,7 +169,7 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
         order = np.argsort(-keys, kind="stable")[:top]
         kept, keys = both.take(pa.array(order)), keys[order]
     if kept is None or not images:
-        raise UserError(f"{scores} has no scores yet; run `sdmad score` to its end first")
+        raise run.nothing(scores)
     entries = [Entry(row, ranking.score(row, run.categories)) for row in kept.to_pylist()]
     notices = run.notices(scores)
     return Ranked(entries, images, 0, run.categories, run.metadata, run.units, notices)

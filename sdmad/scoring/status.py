@@ -3,8 +3,8 @@
     for line in lines(read_status("s3://bucket/scores")):
         print(line)
 
-Every finished unit has a table of failures, mostly an empty one. The sizes in the listing tell
-which are not empty.
+Every finished unit has a table of failures, mostly an empty one. Sizes in the listing, and a few
+tables of each of the smallest sizes, tell which are likely to be empty.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,17 @@ import pyarrow.parquet as pq
 
 from sdmad import storage
 from sdmad.scoring import tables
+from sdmad.scoring.plan import planned_ids
 from sdmad.scoring.reasons import kind_of
 from sdmad.storage import StoredObject, parquet, run_record
 from sdmad.words import counted, duration
 
 JOB = "score_archive"
-# Tables of failures that are read at most, the largest first.
+# Tables of failures that are read for their rows, the largest first.
 MOST_TABLES = 200
+# Where there are more: how many of the smallest sizes are sampled, and how many tables of each.
+# Empty tables differ in size, because their metadata do.
+MOST_SIZES, TABLES_OF_SIZE = 32, 3
 # Score tables whose rows are counted where no run has counted its images.
 SAMPLE = 16
 EXAMPLES, KINDS_SHOWN = 3, 8
@@ -53,7 +57,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Failures:
-    """The failures in the tables that were read, of all tables that have any."""
+    """The failures in the tables that were read, of all tables that have any.
+
+    `tables_read` counts those with failures. Above `MOST_TABLES`, `tables` is an estimate by size.
+    """
 
     kinds: list[Kind]
     tables_read: int
@@ -68,13 +75,15 @@ class Failures:
 class ScoringStatus:
     """The state of a scoring run.
 
-    `state` is that of `run_record.state`. `images` and `failed` count all runs with this output;
+    `state` is that of `run_record.state`, `error` the sentence with which a failed run has ended.
+    Units that are in no plan do not count. `images` and `failed` count all runs with this output;
     unless `exact`, they are estimates from those units that were counted. Rates are images a
     second. None stands for what is not known.
     """
 
     output: str
     state: str
+    error: str | None
     archive: str
     run: str
     updated_seconds_ago: float | None
@@ -100,13 +109,15 @@ def read_status(output: str) -> ScoringStatus:
     record = run_record.read_record(output)
     with ThreadPoolExecutor(2) as pool:
         scores, failures = pool.map(lambda kind: _parts(output, kind), TABLES)
-    failed = {unit: entry for unit, entry in failures.items() if unit in scores}
-    done, total = len(scores), int(record.get("units_total", 0))
-    images, lost, exact = _images(output, record, sorted(scores))
+    finished = sorted(unit for unit in planned_ids(output) if unit in scores)
+    failed = [failures[unit] for unit in finished if unit in failures]
+    done, total = len(finished), int(record.get("units_total", 0))
+    images, lost, exact = _images(output, record, finished)
     state = run_record.state(record)
     return ScoringStatus(
         output=output,
         state=state,
+        error=record.get("error"),
         archive=str(record.get("archive", "")),
         run=str(record.get("run", "")),
         updated_seconds_ago=run_record.age(record, "updated"),
@@ -120,7 +131,7 @@ def read_status(output: str) -> ScoringStatus:
         seconds_left=_seconds_left(record, total - done) if state == "working" else None,
         bottleneck=record.get("bottleneck"),
         bottleneck_because=record.get("bottleneck_because"),
-        failures=_failures(list(failed.values())),
+        failures=_failures(failed),
     )
 
 
@@ -163,16 +174,28 @@ def _seconds_left(record: dict[str, Any], units: int) -> float | None:
 def _failures(entries: list[StoredObject]) -> Failures:
     """The failures in the largest tables, `MOST_TABLES` at most."""
     entries = sorted(entries, key=lambda entry: (-entry.size, entry.uri))
-    if entries and not _read(entries[-1]).num_rows:
-        smallest = entries[-1].size
-        entries = [entry for entry in entries if entry.size > smallest]
     kinds: dict[tuple[str, str], Kind] = {}
-    chosen = entries[:MOST_TABLES]
     with ThreadPoolExecutor(READERS) as pool:
+        empty = _empty_sizes(entries, pool) if len(entries) > MOST_TABLES else set()
+        likely = [entry for entry in entries if entry.size not in empty]
+        rest = [entry for entry in entries if entry.size in empty]
+        chosen = (likely + rest)[:MOST_TABLES]
+        read = 0
         for entry, table in zip(chosen, pool.map(_read, chosen), strict=True):
+            read += table.num_rows > 0
             _count(kinds, storage.name(entry.uri), table.to_pylist())
     found = sorted(kinds.values(), key=lambda kind: (-kind.images, kind.stage, kind.reason))
-    return Failures(found, len(chosen), len(entries))
+    return Failures(found, read, read + max(0, len(likely) - MOST_TABLES))
+
+
+def _empty_sizes(entries: list[StoredObject], pool: ThreadPoolExecutor) -> set[int]:
+    """The sizes of which all sampled tables are empty; `entries` begin with the largest."""
+    sizes: dict[int, list[StoredObject]] = {}
+    for entry in reversed(entries):
+        sizes.setdefault(entry.size, []).append(entry)
+    some = [e for size in list(sizes)[:MOST_SIZES] for e in sizes[size][:TABLES_OF_SIZE]]
+    filled = {e.size for e, table in zip(some, pool.map(_read, some), strict=True) if len(table)}
+    return {entry.size for entry in some} - filled
 
 
 def _read(entry: StoredObject) -> pa.Table:
@@ -191,7 +214,7 @@ def _count(kinds: dict[tuple[str, str], Kind], table: str, rows: list[dict[str, 
 def lines(status: ScoringStatus, names: bool = False) -> Iterator[str]:
     """The state in words, on one screen. Images are named only if `names` is set."""
     yield f"scoring {status.archive} to {status.output}"
-    yield f"state       {run_record.STATES.get(status.state, status.state)}{_ages(status)}"
+    yield f"state       {run_record.in_words(status.state, status.error)}{_ages(status)}"
     yield f"done        {_done(status)}"
     yield f"rate        {_rate(status)}"
     if status.bottleneck:
@@ -211,8 +234,6 @@ def _ages(status: ScoringStatus) -> str:
 def _done(status: ScoringStatus) -> str:
     share = status.units_done / status.units_total if status.units_total else 0.0
     text = f"{status.units_done:,} of {counted(status.units_total, 'work unit')} ({share:.0%})"
-    if status.units_done > status.units_total:
-        text += "; tables of units that are in no plan count too"
     if status.images is None or status.failed is None:
         return text
     about = "" if status.exact else "about "
@@ -222,7 +243,7 @@ def _done(status: ScoringStatus) -> str:
 
 def _rate(status: ScoringStatus) -> str:
     rate = status.images_per_second
-    text = f"{rate:,.1f} images/s with the start-up of this run" if rate else "not known yet"
+    text = f"{rate:,.1f} images/s, including start-up" if rate else "not known yet"
     if status.state != "working":
         return text
     left = status.seconds_left

@@ -23,8 +23,8 @@ STATES = {
     "finished": "finished",
     "stopped": "stopped; run the same command again to resume",
     "failed": "failed; the log of the job says why",
-    "silent": "NOT ALIVE: its driver was killed or cannot reach storage; run the same command again "
-    "to resume",
+    "silent": "NOT ALIVE: its driver was killed or cannot reach storage; run the same command "
+    "again to resume",
 }
 """What `state` returns, in words."""
 

@@ -17,6 +17,7 @@ import yaml
 from botocore import xform_name
 from ray.scripts.scripts import cli as ray_cli
 
+from sdmad.commands.app import app
 from tests.cluster.helpers import exported_metrics, image_tag, parse_command, parse_job
 from tests.cluster.kustomize import render
 from tests.docs.pages import PAGES, commands, first_column
@@ -148,3 +149,9 @@ def test_the_sed_commands_fill_in_every_file(tmp_path: Path) -> None:
     assert "123456789012.dkr.ecr.eu-central-1.amazonaws.com/sdmad:" in manifests
     assert "arn:aws:iam::123456789012:role/sdmad-pods" in manifests
     assert "--archive s3://images/archive" in manifests
+
+
+def test_every_command_is_in_the_documentation() -> None:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    for command in app.registered_commands:
+        assert re.search(rf"\bsdmad {command.name}(?![\w-])", text), command.name

@@ -207,7 +207,9 @@ def test_images_in_the_failures_are_told_apart_from_unknown_ones(tmp_path, truth
     (notice,) = load_scored_test(run, labels).notices
     assert "2 of 50 test images have no score" in notice
     assert "has 1 of them in failures" in notice
-    assert "does not know a.tar/49.png" in notice
+    assert "does not know 1 of them" in notice
+    assert ".png" not in notice
+    assert "does not know a.tar/49.png" in notice.named
 
 
 def test_names_match_despite_a_leading_dot_and_the_form_of_unicode(tmp_path, truth, labels) -> None:

@@ -24,6 +24,7 @@ def example(name: str, categories: list[str], signs: list[str]) -> Example:
         findings=[(category, 0.9, 0.0) for category in categories],
         uncertain=[],
         signs=[(category, "sign", 0.1) for category in signs],
+        evidence={category: 1.0 if category in signs else -1.0 for category in categories},
         verdict="right",
     )
 
@@ -72,13 +73,16 @@ def test_only_findings_by_appearance_have_one(support, archive, detector, run) -
     assert not nearest_supports(detector, str(run), [example("x", [a], [a])], pixels)
 
 
+RUNS = ("/data/fits/odir", "s3://bucket/fits", "runs/fits-2")
+WITHIN = ("", "/", "/fits", "/fits/shots=4", "/fits/shots=4/seed=0.safetensors")
+
+
 @pytest.mark.parametrize(
-    "within", ["", "/", "/fits", "/fits/shots=4", "/fits/shots=4/seed=0.safetensors"]
+    ("run", "within"),
+    # A training run in a folder called fits is named by its fits.
+    [(r, w) for r in RUNS for w in WITHIN if not r.endswith("/fits") or w.startswith("/fits")],
 )
-@pytest.mark.parametrize("run", ["/data/fits/odir", "s3://bucket/fits", "runs/fits-2"])
 def test_the_training_run_of_a_detector(run, within) -> None:
-    if run.endswith("/fits") and not within.startswith("/fits"):
-        pytest.skip("a training run in a folder called fits is named by its fits")
     assert FITS.sub("", run + within).rstrip("/") == run
 
 

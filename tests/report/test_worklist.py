@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from sdmad.commands.worklist import worklist
+from sdmad.errors import UserError
+from sdmad.report.worklist import Source, check_output, write_worklist
+from sdmad.scoring.ranking import Ranking, rank_images
 from tests.helpers import run_command
 from tests.report.made import stored
 from tests.report.test_page import Structure
@@ -39,7 +42,7 @@ def test_the_table_and_the_page_show_the_highest_images(tmp_path, run, scored) -
     sources = structure.values("src", "href")
     assert all(s.startswith("data:") or s == "list.csv" for s in sources), "no network"
     assert "script" not in structure.count
-    for part in ("not a medical device", "not therefore normal", rows[0]["member"], run):
+    for part in ("not a medical device", "may still be abnormal", rows[0]["member"], run):
         assert part in structure.text
 
 
@@ -70,3 +73,31 @@ def test_mistakes_are_one_sentence(run, options, message, tmp_path, monkeypatch)
     result = run_command(worklist, "--scores", run, *options)
     assert (result.returncode, message in result.stderr) == (2, True), result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.html"])
+def test_a_file_that_is_not_a_worklist_is_kept(run, tmp_path, name) -> None:
+    (tmp_path / name).write_text("<title>sdmad report</title>")
+    with pytest.raises(UserError, match=f"{name} exists and is not a worklist"):
+        check_output(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize("by", ["images", "score", "rank"])
+def test_columns_of_the_worklist_are_no_groups(tmp_path, by) -> None:
+    with pytest.raises(UserError, match=f"has a column {by} of its own"):
+        check_output(str(tmp_path / "list.csv"), by)
+
+
+def test_a_finding_is_by_appearance_if_signs_do_not_add_to_it(run, scored, tmp_path) -> None:
+    names = scored.table.categories[:3]
+    found = rank_images(run, Ranking(), 1)
+    row = found.entries[0].row | {"findings": names, "signs": [], "uncertain": []}
+    parts = [{"sign_logit": -0.5}, {"sign_logit": 0.5}]
+    row["evidence"] = [{"category": c} | p for c, p in zip(names[:2], parts, strict=True)]
+    found = replace(found, entries=[replace(found.entries[0], row=row)])
+    uri = str(tmp_path / "list.csv")
+    page = Path(write_worklist(found, Source.of(run, found), Ranking(), uri, False)).read_text()
+    assert page.count("by appearance, not by signs") == 1
+    assert page.count("signs not recorded") == 2
+    assert "The 1 highest image of " in page
+    check_output(uri)

@@ -10,6 +10,7 @@ from sdmad.errors import UserError
 from sdmad.scoring import tables
 from sdmad.scoring.ranking import Ranking, rank_groups, rank_images
 from sdmad.scoring.tables import commit_unit, empty_failures
+from sdmad.storage.run_record import write_record
 from tests.evaluation.test_measure import CATEGORIES, write_run
 
 
@@ -79,7 +80,7 @@ def test_groups_are_ranked_by_their_highest_image(tmp_path, run, scores) -> None
     (first,) = (entry for entry in found.entries if entry.group == "s1")
     assert (first.images, first.with_findings) == (4, 3)
     assert (found.images, found.groups) == (39, 10)
-    assert found.notices == [f"no group in {table} for 1 scored image: a.tar/39.png"]
+    assert found.notices == [f"no group in {table} for 1 scored image"]
     found = rank_groups(run, Ranking(("one",)), 20, str(table), "study_id")
     (first,) = (entry for entry in found.entries if entry.group == "s1")
     assert first.with_findings == 2
@@ -91,4 +92,29 @@ def test_an_unfinished_run_is_told_and_an_empty_one_refused(run) -> None:
     assert "is not finished" in rank_images(run, Ranking(), 3).notices[0]
     tables.remove_units(run, units)
     with pytest.raises(UserError, match="has no scores yet"):
+        rank_images(run, Ranking(), 3)
+
+
+def fail(run: str, number: int) -> None:
+    """Give a unit `number` failures."""
+    unit = min(tables.done_units(run))
+    row = dict.fromkeys(empty_failures().schema.names, "x")
+    failed = pa.Table.from_pylist([row] * number, empty_failures().schema)
+    commit_unit(run, unit, tables.read_part(run, "scores", unit), failed, {})
+
+
+@pytest.mark.parametrize("counts", [{}, {"units": 1, "failures": 9}, {"units": 2, "failures": 3}])
+def test_failures_are_those_of_the_finished_units(run, counts) -> None:
+    fail(run, 3)
+    write_record(run, {"all_runs": counts})
+    notice = "3 images without scores, in the failures of the run, cannot be listed"
+    assert rank_images(run, Ranking(), 3).notices == [notice]
+
+
+def test_a_finished_run_with_failures_only_is_not_called_unfinished(run) -> None:
+    for unit in tables.done_units(run):
+        none = tables.read_part(run, "scores", unit).slice(0, 0)
+        commit_unit(run, unit, none, empty_failures(), {})
+    fail(run, 2)
+    with pytest.raises(UserError, match="the run is finished, with 2 failures"):
         rank_images(run, Ranking(), 3)

@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from sdmad.archive.units import WorkUnit
 from sdmad.commands.status import status
 from sdmad.scoring import status as module
+from sdmad.scoring.plan import encode_plan
 from sdmad.scoring.run import Tally
 from sdmad.scoring.status import Failures, lines, read_status
 from sdmad.scoring.tables import FAILURES, commit_unit, empty_failures
@@ -40,7 +42,9 @@ WORKING: dict[str, Any] = {
 }
 
 
-def write_unit(folder: Path, number: int, images: int, reasons: list[str]) -> None:
+def write_unit(
+    folder: Path, number: int, images: int, reasons: list[str], detector: str = "x"
+) -> None:
     names = [f"{number}-{k}.png" for k in range(images + len(reasons))]
     rows = [{"uri": f"a.tar#{n}", "archive": "a.tar", "member": n} for n in names]
     scored = pa.Table.from_pylist(rows[:images], pa.schema(list(FAILURES)[:3]))
@@ -49,15 +53,23 @@ def write_unit(folder: Path, number: int, images: int, reasons: list[str]) -> No
         for row, reason in zip(rows[images:], reasons, strict=True)
     ]
     table = pa.Table.from_pylist(failed, empty_failures().schema)
-    commit_unit(str(folder), f"{number:016x}", scored, table, {"archive": "x"})
+    commit_unit(str(folder), f"{number:016x}", scored, table, {"detector": detector})
+
+
+def write_plan(folder: Path, units: int) -> None:
+    planned = [WorkUnit(f"{k:016x}", "tar", "x", (), (k, k + 1)) for k in range(units)]
+    (folder / "plan.parquet").write_bytes(encode_plan(planned, {"archive": "x"}))
 
 
 @pytest.fixture
 def working(tmp_path) -> Path:
     """A run with ten of 40 units, two of them with failures."""
     run_record.write_record(str(tmp_path), WORKING)
+    write_plan(tmp_path, 40)
     for number in range(10):
-        write_unit(tmp_path, number, 2, [])
+        write_unit(tmp_path, number, 2, [], detector="x" * (10 * (number % 3)))
+    # What an earlier plan has left does not count.
+    write_unit(tmp_path, 77, 2, ["damaged image: x"])
     write_unit(tmp_path, 3, 2, ["damaged image: OSError: broken at 17", "too large: 12 bytes"])
     write_unit(tmp_path, 7, 2, [f"damaged image: SyntaxError: {k}" for k in range(3)])
     # A killed run leaves failures of a unit without scores, which do not count.
@@ -86,7 +98,7 @@ def test_one_screen_names_no_image_unless_asked(working) -> None:
     for part in (
         "working, last sign of life ",
         "10 of 40 work units (25%), 20 images with scores, 5 failures",
-        "20.5 images/s with the start-up of this run, about 5 min left",
+        "20.5 images/s, including start-up, about 5 min left",
         "bottleneck  model; busy seconds of each process: model 60.0 s",
         "failures    5 in 2 tables of failures",
         "       4  decode: damaged image",
@@ -130,14 +142,37 @@ def test_the_largest_tables_are_read_and_the_limit_is_told(working, monkeypatch)
     )
 
 
+@pytest.mark.parametrize("most", [200, 4, 2])
+def test_empty_tables_of_any_metadata_are_no_failures(tmp_path, monkeypatch, most) -> None:
+    monkeypatch.setattr(module, "MOST_TABLES", most)
+    run_record.write_record(str(tmp_path), WORKING)
+    write_plan(tmp_path, 9)
+    for number in range(9):
+        write_unit(tmp_path, number, 1, [], detector="d" * 40 * (number % 3))
+    shown = "\n".join(lines(read_status(str(tmp_path))))
+    assert "failures    none" in shown
+    write_unit(tmp_path, 4, 1, ["damaged image"])
+    assert "failures    1 in 1 table of failures\n" in "\n".join(lines(read_status(str(tmp_path))))
+
+
+def test_a_run_that_a_mistake_has_ended_says_which(tmp_path) -> None:
+    write_plan(tmp_path, 1)
+    ended = {"status": "failed", "error": "holds scores in half precision"}
+    run_record.write_record(str(tmp_path), WORKING | ended)
+    shown = run_command(status, "--output", tmp_path).stdout
+    assert "state       failed: holds scores in half precision\n" in shown
+
+
 def test_without_empty_tables_all_are_read(tmp_path) -> None:
     run_record.write_record(str(tmp_path), WORKING)
+    write_plan(tmp_path, 2)
     for number in range(2):
         write_unit(tmp_path, number, 1, ["damaged image"])
     assert read_status(str(tmp_path)).failures.images == 2
 
 
 def test_a_run_that_has_just_begun(tmp_path) -> None:
+    write_plan(tmp_path, 40)
     new = {"units_scored": 0, "last_commit": None, "seconds_to_first_scores": None}
     zero = {"all_runs": {"units": 0, "images": 0, "failures": 0}, "images_per_second": 0.0}
     run_record.write_record(str(tmp_path), WORKING | new | zero | {"bottleneck": None})

@@ -7,7 +7,17 @@ import pyarrow as pa
 
 from sdmad.errors import UserError
 from sdmad.inputs.groups import GroupTable
-from sdmad.inputs.matching import NEAR_AMONG, SHOWN, Name, NameIndex, near_miss, shown, some
+from sdmad.inputs.matching import (
+    NEAR_AMONG,
+    SHOWN,
+    FailureIndex,
+    Name,
+    NameIndex,
+    near_miss,
+    shown,
+    some,
+)
+from sdmad.logs import Notice
 from sdmad.scoring import tables
 from sdmad.words import counted
 
@@ -71,9 +81,10 @@ class Matcher:
                 "scored, with the same archive and member"
             )
         if not self._seen.all():
+            index = FailureIndex(self.table.names)
             for part in tables.read_parts(self.scores, "failures", units, ("archive", "member")):
-                rows = [self._index.find(name) for name in _names(part)]
-                self.failed[[row for row in rows if row is not None]] = True
+                for name in _names(part):
+                    self.failed[index.find(name)] = True
         self.failed &= ~self._seen
         self.unknown = ~self._seen & ~self.failed
         self.notices = list(self._told())
@@ -89,20 +100,19 @@ class Matcher:
         uri = self.table.uri
         unknown = self._listed(self.unknown)
         if unknown:
-            yield (
-                f"no row in {self.scores} for {counted(len(unknown), 'image')} of {uri}: "
-                f"{some(unknown)}{near_miss(unknown, self._some_scored)}"
-            )
+            text = f"no row in {self.scores} for {counted(len(unknown), 'image')} of {uri}"
+            near = near_miss(unknown, self._some_scored)
+            yield Notice(text, f"{text}: {some(unknown)}{near}")
         failed = self._listed(self.failed)
         if failed:
             images = counted(len(failed), "image")
-            yield f"no score but a failure in {self.scores} for {images} of {uri}: {some(failed)}"
+            text = f"no score but a failure in {self.scores} for {images} of {uri}"
+            yield Notice(text, f"{text}: {some(failed)}")
         if self._without:
             more = self._without - len(self._some_without)
-            yield (
-                f"no group in {uri} for {counted(self._without, 'scored image')}: "
-                f"{some(self._some_without)}" + (f" and {more} more" if more else "")
-            )
+            text = f"no group in {uri} for {counted(self._without, 'scored image')}"
+            others = f" and {more} more" if more else ""
+            yield Notice(text, f"{text}: {some(self._some_without)}{others}")
 
     def _listed(self, mask: np.ndarray) -> list[Name]:
         return [self.table.names[row] for row in np.flatnonzero(mask)]

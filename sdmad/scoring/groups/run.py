@@ -115,7 +115,7 @@ def write_groups(found: Aggregated, output: str) -> str:
         "images": found.images,
         "number_of_groups": found.table.num_rows,
         "findings": found.findings,
-        "groups_without_images": found.empty,
+        "groups_without_images": len(found.empty),
         "notices": found.notices,
     }
     run_record.write_record(output, record)

@@ -4,7 +4,7 @@ import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sdmad.scoring import tables
+from sdmad.scoring.plan import open_plan
 from sdmad.scoring.verify.check import check
 from sdmad.scoring.verify.jobs import Jobs
 from sdmad.scoring.verify.verdict import Verdict
@@ -43,7 +43,6 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
 
 
 def _slice_axis(output: str) -> str:
-    """The slices that were scored, by the tables of one finished unit."""
-    done = min(tables.done_units(output), default=None)
-    recorded = tables.read_metadata(output, done).get("input", "{}") if done else "{}"
+    """The axis along which volumes are cut, by the plan."""
+    recorded = open_plan(output)[0].get("input", "{}")
     return str(json.loads(recorded).get("slice_axis", "axial"))

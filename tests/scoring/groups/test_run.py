@@ -1,6 +1,7 @@
 """Tables by group, from hand-made score tables and group tables, without Ray."""
 
 import json
+import re
 from pathlib import Path
 
 import duckdb
@@ -75,10 +76,36 @@ def test_each_group_is_one_row_with_its_findings_and_images(tmp_path, run) -> No
     assert found.empty == ["s3", "s4"]
     assert found.findings == {"one": 2, "two": 1}
     unknown, failed, without = found.notices
-    assert unknown.startswith(f"no row in {run} for 1 image of {groups}: a.tar/99.png")
-    start = f"no score but a failure in {run} for 2 images of {groups}: "
-    assert failed == f"{start}a.tar/6.png, a.tar/7.png"
-    assert without == f"no group in {groups} for 1 scored image: a.tar/5.png"
+    assert unknown == f"no row in {run} for 1 image of {groups}"
+    assert unknown.named.startswith(f"{unknown}: a.tar/99.png")
+    assert failed == f"no score but a failure in {run} for 2 images of {groups}"
+    assert failed.named == f"{failed}: a.tar/6.png, a.tar/7.png"
+    assert without == f"no group in {groups} for 1 scored image"
+    assert without.named == f"{without}: a.tar/5.png"
+
+
+@pytest.mark.parametrize(
+    ("failure", "listed"),
+    [
+        (("a.tar", "v.nii.gz"), ("a.tar", "v.nii.gz#frame=2")),
+        (("", "x/scan.dcm"), ("", "./x/scan.dcm#frame=1")),
+        (("b.tar", ""), ("b.tar", "9.png")),
+        (("b.tar", ""), ("./b.tar", "v.nii#frame=1")),
+    ],
+)
+def test_frames_of_failed_files_and_images_of_failed_shards_are_failed(
+    tmp_path, run, failure, listed
+) -> None:
+    unit = min(tables.done_units(run))
+    row = dict.fromkeys(empty_failures().schema.names, "x")
+    row |= dict(zip(("archive", "member"), failure, strict=True))
+    failed = pa.Table.from_pylist([row], empty_failures().schema)
+    commit_unit(run, unit, tables.read_part(run, "scores", unit), failed, {})
+    path = tmp_path / "groups.csv"
+    names = [("a.tar", "0.png"), listed, ("c.tar", "9.png"), ("a.tar", "w.nii#frame=1")]
+    path.write_text("archive,member,g\n" + "".join(f"{a},{m},g\n" for a, m in names))
+    [found] = aggregate_scores(run, str(path), "g", Pooling()).table.to_pylist()
+    assert (found["images"], found["failed"], found["unknown"]) == (1, 1, 2)
 
 
 def test_findings_of_other_poolings_follow_their_scores(tmp_path, run) -> None:
@@ -99,18 +126,23 @@ def test_the_command_writes_a_table_that_says_where_it_comes_from(tmp_path, run)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
         "4 groups by study_id, 5 images with scores, by maximum",
-        "2 groups without images: s3, s4",
+        "2 groups without images",
         "groups with findings: one 2, two 1",
         f"wrote {tmp_path}/studies/groups.parquet",
     ]
     assert result.stderr.count("notice: ") == 3
+    assert not re.search(r"\bs\d\b|\.png", result.stdout + result.stderr)
+    named = run_command(aggregate, *places, "--output", tmp_path / "studies", "--names")
+    assert "2 groups without images: s3, s4" in named.stdout
+    assert "a.tar/99.png" in named.stderr
     metadata = pq.read_schema(tmp_path / "studies/groups.parquet").metadata
     assert metadata[b"sdmad.scores"] == run.encode()
     assert metadata[b"sdmad.detector"] == b"d"
     assert (metadata[b"sdmad.by"], metadata[b"sdmad.how"]) == (b"study_id", b"maximum")
     assert len(metadata[b"sdmad.scores_fingerprint"]) == 16
     record = json.loads((tmp_path / "studies/run.json").read_text())
-    assert (record["job"], record["groups_without_images"]) == ("aggregate", ["s3", "s4"])
+    assert (record["job"], record["groups_without_images"]) == ("aggregate", 2)
+    assert ".png" not in json.dumps(record["notices"])
     (query,) = code("docs/groups.md", "sql")
     table = f"{tmp_path}/studies/groups.parquet"
     query = query.replace("s3://hospital/sdmad/studies/groups.parquet", table)
