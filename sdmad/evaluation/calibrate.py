@@ -23,6 +23,7 @@ from sdmad.fits import code_version, fits_digest
 from sdmad.inputs.labels import VALIDATION, LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex
 from sdmad.inputs.support import draw_support, support_digest
+from sdmad.logs import Notice
 from sdmad.method.decision import Decision
 from sdmad.scoring.decisions import CategoryDecision, DecisionFile, Rate, read_decision
 from sdmad.scoring.plan import open_plan
@@ -55,7 +56,7 @@ def calibrate(
     target: Target,
     prevalence: dict[str, float],
     options: Options,
-) -> tuple[DecisionFile, list[str]]:
+) -> tuple[DecisionFile, list[Notice]]:
     """The decision file for the scoring run at `scores`, and notices.
 
     `prevalence` is the share of images with a category where the detector will be used; by default

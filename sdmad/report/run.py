@@ -20,6 +20,7 @@ from sdmad.evaluation.measure import (
     over_seeds,
     write_metrics,
 )
+from sdmad.logs import Notice
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
 from sdmad.runtime.progress import step
@@ -40,7 +41,7 @@ class Evaluated:
     metrics: pd.DataFrame
     baselines: dict[str, pd.DataFrame]
     report: str
-    notices: list[str]
+    notices: list[Notice]
     grouped: Grouped | None = None
     reasons: Sequence[str] = ()
 

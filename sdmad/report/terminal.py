@@ -88,7 +88,7 @@ def _judged(difference: Judged | None) -> str:
 
 
 def print_decision(
-    file: DecisionFile, target: Target, notices: list[str], names: bool = False
+    file: DecisionFile, target: Target, notices: list[logs.Notice], names: bool = False
 ) -> None:
     """Print the threshold of each category and what it reaches, with 95 % intervals."""
     for notice in notices:

@@ -92,9 +92,9 @@ def write_worklist(
 def _table(found: Ranked, source: Source, by: str) -> str:
     sink = io.StringIO(newline="")
     writer = csv.writer(sink, lineterminator="\n")
-    rank, images, with_findings, *columns = COLUMNS
+    first, images, with_findings, *columns = COLUMNS
     grouped = [by, images, with_findings] if by else []
-    writer.writerow([rank, *grouped, *columns])
+    writer.writerow([first, *grouped, *columns])
     for rank, entry in enumerate(found.entries, 1):
         row = entry.row
         group = [entry.group, entry.images, entry.with_findings] if by else []

@@ -11,6 +11,7 @@ import pytest
 
 from sdmad.archive import parquets
 from sdmad.commands.verify import verify
+from sdmad.scoring.changes import shown
 from sdmad.scoring.plan import read_plan
 from sdmad.scoring.tables import all_units, done_units
 from tests.helpers import encoded, run_command, write_tar
@@ -270,3 +271,10 @@ def test_another_archive_is_refused(scored, tmp_path) -> None:
     assert ended.returncode == 2
     assert "holds scores with archive" in ended.stderr
     assert scored.rows() == sorted(LOOSE + SHARDS)
+
+
+def test_json_logs_name_shards_and_count_images(monkeypatch) -> None:
+    assert shown(["b.png", "s0.tar"]) == "b.png, s0.tar"
+    monkeypatch.setenv("SDMAD_LOG", "json")
+    assert shown(["b.png", "s0.tar"]) == "2 objects"
+    assert shown(["s1.zip", "s0.tar"]) == "s0.tar, s1.zip"

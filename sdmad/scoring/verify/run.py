@@ -22,13 +22,13 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
     jobs = Jobs(archive, output)
-    slice_axis = _slice_axis(output) if open_files else None
+    axis = slice_axis(output) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Verdict]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(check, job, jobs, slice_axis))
+                waiting.append(pool.submit(check, job, jobs, axis))
                 if len(waiting) == JOBS_AT_ONCE:
                     verdict.merge(waiting.popleft().result())
             while waiting:
@@ -42,7 +42,7 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
     return verdict
 
 
-def _slice_axis(output: str) -> str:
+def slice_axis(output: str) -> str:
     """The axis along which volumes are cut, by the plan."""
     recorded = open_plan(output)[0].get("input", "{}")
     return str(json.loads(recorded).get("slice_axis", "axial"))

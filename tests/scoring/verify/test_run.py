@@ -3,8 +3,10 @@
 import pyarrow as pa
 import pytest
 
+from sdmad.scoring.plan import encode_plan
 from sdmad.scoring.tables import FAILURES, commit_unit
 from sdmad.scoring.verify import verify_scores
+from sdmad.scoring.verify.run import slice_axis
 from tests.helpers import encoded, write_tar
 
 UNITS = ("0" * 16, "1" * 16)
@@ -64,3 +66,9 @@ def test_members_with_the_same_name_are_counted(place, tmp_path) -> None:
     assert verify_scores(*place).lost == [("s.tar", "0.png")]
     commit_unit(place[1], UNITS[1], names("0.png"), names(), {})
     assert verify_scores(*place).passed
+
+
+def test_slices_are_those_of_the_plan_before_any_unit_is_finished(tmp_path) -> None:
+    metadata = {"archive": "x", "input": '{"slice_axis": "sagittal"}'}
+    (tmp_path / "plan.parquet").write_bytes(encode_plan([], metadata))
+    assert slice_axis(str(tmp_path)) == "sagittal"
