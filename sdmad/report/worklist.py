@@ -133,7 +133,7 @@ def _page(
 
 
 def _by_appearance(row: dict[str, Any]) -> list[str]:
-    return example(row, None, "").by_appearance
+    return example(row, None, "", several=False).by_appearance
 
 
 def _name(entry: Entry) -> tuple[str, str]:

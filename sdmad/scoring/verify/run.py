@@ -4,7 +4,8 @@ import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sdmad.scoring.plan import open_plan
+from sdmad import storage
+from sdmad.scoring.plan import open_plan, plan_uri
 from sdmad.scoring.verify.check import check
 from sdmad.scoring.verify.jobs import Jobs
 from sdmad.scoring.verify.verdict import Verdict
@@ -43,6 +44,7 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
 
 
 def slice_axis(output: str) -> str:
-    """The axis along which volumes are cut, by the plan."""
-    recorded = open_plan(output)[0].get("input", "{}")
+    """The axis along which volumes are cut, by the plan; the default where there is none."""
+    metadata = open_plan(output)[0] if storage.exists(plan_uri(output)) else {}
+    recorded = metadata.get("input", "{}")
     return str(json.loads(recorded).get("slice_axis", "axial"))
