@@ -19,7 +19,6 @@ precision. A detector computes the last block for the class token only, and only
 % less than a whole tower for ViT-B/32, 4 % less for ViT-L/14-336.
 """
 
-import copy
 import statistics
 import tempfile
 import time
@@ -172,7 +171,7 @@ def main(
 def single(backbone: Backbone, fits: list[Fit], packs: bool) -> Detector:
     """A detector in single precision, with or without prepacked blocks."""
     detector = Detector(backbone, fits, "single")
-    detector.packs = packs
+    detector.encoder.packs = packs
     return detector
 
 
@@ -183,7 +182,7 @@ def detectors(
     shipped = Detector(backbone, fits, "single")
     yield "single precision", shipped
     on_cpu = backbone.device.type == "cpu"
-    if shipped.packs:
+    if shipped.encoder.packs:
         yield "single, not prepacked", single(backbone, fits, packs=False)
     elif on_cpu and can_pack():
         yield "single, prepacked", single(backbone, fits, packs=True)
@@ -192,7 +191,7 @@ def detectors(
         yield "half, autocast", in_autocast(Detector(backbone, fits, "half"))
     if not on_cpu:
         other = Detector(backbone, fits, "half")
-        other.half = torch.bfloat16
+        other.encoder.half = torch.bfloat16
         yield "half, bfloat16", other
     # With frozen weights each block is compiled by itself.
     torch._dynamo.config.recompile_limit = 2 * len(backbone.image.blocks)
@@ -200,7 +199,7 @@ def detectors(
         torch._dynamo.reset()
         torch._inductor.config.freezing = frozen
         detector = single(backbone, fits, packs=False) if on_cpu else Detector(backbone, fits)
-        blocks = detector.scorer.backbone.image.blocks
+        blocks = detector.encoder.fast.image.blocks
         for block in blocks:
             block.compile()
         yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector
@@ -213,15 +212,16 @@ def in_autocast(detector: Detector) -> Detector:
 
     It casts weights at each use and keeps the residual sums in single precision.
     """
-    scorer, half = copy.copy(detector.model), detector.half
-    plain = scorer.image_activations
+    plain, half = detector.backbone, detector.encoder.half
 
-    def cast(images: torch.Tensor, lean: bool = False) -> tuple[Activations, torch.Tensor]:
-        with torch.autocast(images.device.type, half):
-            return plain(images, lean)
+    class Cast:
+        def image_activations(
+            self, images: torch.Tensor, blocks: int, lean: bool = False
+        ) -> tuple[Activations, torch.Tensor]:
+            with torch.autocast(images.device.type, half):
+                return plain.image_activations(images, blocks, lean)
 
-    scorer.image_activations = cast  # type: ignore[method-assign]
-    detector.scorer = scorer
+    detector.encoder.fast = Cast()  # type: ignore[assignment]
     return detector
 
 
