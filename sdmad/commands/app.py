@@ -12,6 +12,7 @@ import typer
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
+from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
@@ -27,6 +28,7 @@ COMMANDS = (
     convert,
     write_signs,
     train,
+    encode,
     score,
     verify,
     evaluate,

@@ -1,13 +1,15 @@
-"""A scoring run on the driver: make the plan, stream the scores, write finished units, `run.json`.
+"""A run on the driver: make the plan, stream the rows, write finished units, `run.json`.
 
-The driver holds only the score rows of units in progress. Its cost grows with the number of units.
+What is made of the images is a `Task`: scores of images here, activations in `encode`, scores of
+activations in `stored`. The driver holds only the rows of units in progress. Its cost grows with
+the number of units.
 """
 
 import secrets
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,11 +26,13 @@ from sdmad.fits import code_version
 from sdmad.runtime.cluster import connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables, writing
+from sdmad.scoring.actor import DetectorActor
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.monitoring import ScoringMonitor
-from sdmad.scoring.pipeline import DetectorSource, stream_scores
-from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.pipeline import Operators, stream_rows
+from sdmad.scoring.plan import SCORING, Kind, Plan, Source, make_plan
 from sdmad.scoring.pools import PipelineConfig
+from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
 from sdmad.scoring.writing import UnitWriter
 from sdmad.storage import run_record
@@ -37,6 +41,7 @@ JOB = "score_archive"
 # How often a unit is begun whose readers die so that its rows do not fit together; from the second
 # time on its images are decoded in quarantine.
 ATTEMPTS = 5
+VERBS = {tables.SCORES: "scoring", tables.ACTIVATIONS: "encoding"}
 STAGES = ("list", "read", "decode", "model", "write")
 
 
@@ -77,6 +82,24 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a run makes of the images of an archive.
+
+    `kind` says which table is written, with rows of `schema` and with `metadata`. `operators` are
+    those for a filled configuration. `job` is the name of the run in `run.json`, `source` takes the
+    place of the archive.
+    """
+
+    job: str
+    archive: str
+    kind: Kind
+    schema: pa.Schema
+    metadata: dict[str, str]
+    operators: Callable[[PipelineConfig], Operators]
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
 class _Moment:
     """A point in time on the driver: monotonic seconds, and CPU seconds of its process."""
 
@@ -99,20 +122,47 @@ def score_archive(
     `accept_changes` and `prune` are those of `make_plan`. Raises `UserError` before any work starts
     when archive, detector and output do not match.
     """
-    started, run = datetime.now(UTC), secrets.token_hex(4)
-    earlier = run_record.read_earlier(output, JOB)
+    run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
-    metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
-    clock = time.monotonic()
-    plan = make_plan(archive, output, metadata, accept_changes, prune)
-    tally = Tally()
-    tally.seconds["list"] = time.monotonic() - clock
-    source = DetectorSource(detector_uri, backbone, detector.spec)
+    spec = detector.spec
+    metadata = score_metadata(archive, detector_uri, detector, per_seed)
     del detector
     load_backbone.cache_clear()
+
+    def operators(filled: PipelineConfig) -> Operators:
+        device = None if filled.detector_gpus else "cpu"
+        return Operators(
+            read_and_decode,
+            {"spec": spec, "decode_seconds": filled.decode_seconds},
+            DetectorActor,
+            (
+                detector_uri,
+                backbone,
+                columns,
+                filled.detector_threads,
+                device,
+                filled.precision,
+            ),
+        )
+
+    task = Task(JOB, archive, SCORING, columns.schema, metadata, operators)
+    return run_task(task, output, config, accept_changes, prune)
+
+
+def run_task(
+    task: Task, output: str, config: PipelineConfig, accept_changes: bool, prune: bool
+) -> Tally:
+    """Do a task for all unfinished work units and write `run.json`."""
+    started, run = datetime.now(UTC), secrets.token_hex(4)
+    earlier = run_record.read_earlier(output, task.job)
+    metadata = task.metadata | {"precision": config.precision}
+    clock = time.monotonic()
+    plan = make_plan(task.archive, output, metadata, accept_changes, prune, task.kind, task.source)
+    tally = Tally()
+    tally.seconds["list"] = time.monotonic() - clock
     record = {
-        "job": JOB,
+        "job": task.job,
         "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
@@ -120,12 +170,12 @@ def score_archive(
         "units_total": len(plan.units),
         "units_skipped": len(plan.done),
         "objects_gone": len(plan.changes.gone - plan.pruned),
-        "changes": earlier.get("changes", []) + _changes(archive, run, plan, accept_changes),
+        "changes": earlier.get("changes", []) + _changes(task.archive, run, plan, accept_changes),
     }
     run_record.write_record(output, record)
     begin = time.monotonic()
     try:
-        first = _stream(plan, source, columns, config, output, metadata, tally, record)
+        first = _stream(plan, task, config, output, tally, record)
     except BaseException as error:
         record["status"] = "stopped" if _is_stop(error) else "failed"
         _finish(record, output, tally)
@@ -177,11 +227,11 @@ def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
     run_record.write_record(output, record)
 
 
-def _metadata(
-    archive: str, uri: str, detector: Detector, per_seed: bool, precision: str
-) -> dict[str, str]:
+def score_metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dict[str, str]:
+    """What plan and tables say of scores by a detector, read from `uri`."""
     return {
         "archive": archive,
+        "source": "images",
         "detector": detector.digest,
         "detector_uri": uri,
         "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
@@ -190,7 +240,6 @@ def _metadata(
         "categories": ";".join(detector.catalog.category_names),
         "seeds": ";".join(map(str, detector.seeds)),
         "per_seed": str(per_seed).lower(),
-        "precision": precision,
         "code_version": code_version(),
     }
 
@@ -203,29 +252,28 @@ def _rate(tally: Tally, begin: float, first: _Moment | None) -> float:
 
 def _stream(
     plan: Plan,
-    source: DetectorSource,
-    columns: ScoreColumns,
+    task: Task,
     config: PipelineConfig,
     output: str,
-    metadata: dict[str, str],
     tally: Tally,
     record: dict[str, Any],
 ) -> _Moment | None:
-    """Run the pipeline and write finished units; returns the moment of the first scores."""
+    """Run the pipeline and write finished units; returns the moment of the first rows."""
     run = record["run"]
     if not plan.todo:
         return None
     filled = config.fill(connect())
     record["pipeline"] = filled.model_dump()
-    metadata = metadata | {"precision": filled.computed}
-    _check_precision(output, plan, filled.computed)
+    metadata = task.metadata | {"precision": filled.computed}
+    _check_precision(output, plan, filled.computed, task.kind.table)
+    operators = task.operators(filled)
     left, attempts, first = plan.todo, 0, None
     ledger, monitor = Ledger(), ScoringMonitor(run)
     monitor.busy("list", tally.seconds["list"])
     begin = time.monotonic()
 
     def write(unit: str, rows: pa.Table) -> _Written:
-        return _commit(output, unit, rows, columns, metadata)
+        return _commit(output, unit, rows, task, metadata)
 
     def count(written: Iterable[_Written]) -> None:
         for unit in written:
@@ -234,14 +282,14 @@ def _stream(
         note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} images/s"
         tracker.update(tally.units, note)
 
-    with Tracker("scoring", len(left), "units") as tracker:
+    with Tracker(VERBS[task.kind.table], len(left), "units") as tracker:
         while left:
             if attempts == ATTEMPTS:
                 raise _never_complete(left)
             writer = UnitWriter(write)
             try:
                 with writer:
-                    for batch in stream_scores(left, source, columns, filled, run, attempts > 0):
+                    for batch in stream_rows(left, operators, filled, run, attempts > 0):
                         first = first or _Moment(time.monotonic(), time.process_time())
                         for stage in ("read", "decode", "model"):
                             tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
@@ -266,14 +314,14 @@ def _never_complete(units: list[WorkUnit]) -> UserError:
     )
 
 
-def _check_precision(output: str, plan: Plan, computed: str) -> None:
-    """Raise `UserError` when the finished units have scores in another precision."""
+def _check_precision(output: str, plan: Plan, computed: str, table: str) -> None:
+    """Raise `UserError` when the finished units have rows in another precision."""
     if not plan.done:
         return
-    before = tables.read_metadata(output, min(plan.done)).get("precision")
+    before = tables.read_metadata(output, min(plan.done), table).get("precision")
     if before in ("single", "half") and before != computed:
         raise UserError(
-            f"{output} holds scores in {before} precision, but this run would compute in "
+            f"{output} holds {table} in {before} precision, but this run would compute in "
             f"{computed} precision; use --precision {before}, or choose another output"
         )
 
@@ -289,17 +337,17 @@ class _Written:
 
 
 def _commit(
-    output: str, unit: str, rows: pa.Table, columns: ScoreColumns, metadata: dict[str, str]
+    output: str, unit: str, rows: pa.Table, task: Task, metadata: dict[str, str]
 ) -> _Written:
     """Write a complete unit."""
     begin = time.monotonic()
     good = pc.equal(rows["stage"], "")
-    scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
+    made = rows.filter(good).select(task.schema.names).cast(task.schema)
     failures = tables.empty_failures().schema
     failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
-    tables.commit_unit(output, unit, scored, failed, metadata)
+    tables.commit_unit(output, unit, made, failed, metadata, task.kind.table)
     reasons = zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-    return _Written(unit, scored.num_rows, list(reasons), time.monotonic() - begin)
+    return _Written(unit, made.num_rows, list(reasons), time.monotonic() - begin)
 
 
 def _count(written: _Written, tally: Tally, monitor: ScoringMonitor, run: str, units: int) -> None:

@@ -22,7 +22,20 @@ def decode(content: bytes | bytearray, columns: Iterable[str] | None = None) -> 
 
 
 def encode(table: pa.Table, rows_together: int | None = None) -> bytes:
-    """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups."""
+    """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups.
+
+    Binary values of fixed size are vectors, of which no two are equal: they get no dictionary.
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", row_group_size=rows_together)
+    repeated: list[str] = [
+        field.name for field in table.schema if not pa.types.is_fixed_size_binary(field.type)
+    ]
+    dictionary = True if len(repeated) == table.num_columns else repeated
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=rows_together,
+        use_dictionary=dictionary,
+    )
     return sink.getvalue()

@@ -55,7 +55,9 @@ def test_gpus_compute_in_float16_unless_single_is_asked() -> None:
 @pytest.fixture
 def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectors compute in float16 without packed blocks, on this machine's device."""
-    monkeypatch.setattr("sdmad.backbones.encoder.half_type", lambda device, precision: torch.float16)
+    monkeypatch.setattr(
+        "sdmad.backbones.encoder.half_type", lambda device, precision: torch.float16
+    )
     monkeypatch.setattr("sdmad.backbones.encoder.packing_pays", lambda dtype: False)
 
 

@@ -76,7 +76,7 @@ def scored(tmp_path, monkeypatch) -> ScoredFolder:
         spec=TINY,
     )
 
-    def stream(plan, source, columns, config, output, metadata, tally, record) -> None:
+    def stream(plan, task, config, output, tally, record) -> None:
         for unit in plan.todo:
             helpers.commit(output, unit)
             tally.units += 1

@@ -85,9 +85,9 @@ def record(output: object) -> dict:
     return json.loads(storage.read_bytes(f"{output}/run.json"))
 
 
-def finished(output: Path) -> dict[str, int]:
+def finished(output: Path, kind: str = "scores") -> dict[str, int]:
     """The files of finished units, with the times at which they were written."""
-    folder = output / "scores"
+    folder = output / kind
     parts = folder.glob("part-*.parquet") if folder.is_dir() else ()
     return {p.name: p.stat().st_mtime_ns for p in parts}
 

@@ -5,15 +5,19 @@ from collections.abc import Iterable, Iterator
 from sdmad.scoring.verify.verdict import Verdict
 
 SHOWN = 10
+JOBS = {"scored": "score", "encoded": "encode"}
 
 
-def lines(verdict: Verdict) -> Iterator[str]:
-    """The counts in one line, then the first names of each kind, `SHOWN` at most."""
-    count = verdict.count
+def lines(verdict: Verdict, done: str = "scored") -> Iterator[str]:
+    """The counts in one line, then the first names of each kind, `SHOWN` at most.
+
+    `done` is what has been done with images: scored or encoded.
+    """
+    count, job = verdict.count, JOBS[done]
     yield (
-        f"{verdict.images} images in the archive, {verdict.scored} scored, "
+        f"{verdict.images} images in the archive, {verdict.scored} {done}, "
         f"{verdict.failed} failures, {count['lost']} lost, {count['doubled']} doubled, "
-        f"{count['foreign']} not of this archive, {count['unscored']} not scored yet"
+        f"{count['foreign']} not of this archive, {count['unscored']} not {done} yet"
     )
     for kind, words in (
         ("lost", "lost"),
@@ -22,17 +26,17 @@ def lines(verdict: Verdict) -> Iterator[str]:
     ):
         yield from _shown(f"{words}: ", getattr(verdict, kind), count[kind])
     objects = [f"{name} ({_images(number)})" for name, number in sorted(verdict.unscored.items())]
-    yield from _shown("not scored yet: ", objects)
+    yield from _shown(f"not {done} yet: ", objects)
     yield from _shown("changed since it was planned: ", verdict.changed, count["changed"])
     if verdict.changed:
-        yield "  the score job scores these again with --accept-changes"
+        yield f"  the {job} job {job}s these again with --accept-changes"
     yield from _shown("cannot be read to its end: ", verdict.broken, count["broken"])
     gone = [f"{name} ({_rows(number)})" for name, number in sorted(verdict.gone.items())]
     yield from _shown("no longer in the archive, but in the tables: ", gone)
     renamed = [f"{before} is called {after} now" for before, after in verdict.renamed]
     yield from _shown("renamed, so that its images are in the tables twice: ", renamed)
     if gone:
-        yield "  the score job removes these rows with --prune"
+        yield f"  the {job} job removes these rows with --prune"
     if verdict.left_out:
         yield f"left out: {_left_out(verdict)}"
     suspects = "left out by its name, but begins like an image: "
