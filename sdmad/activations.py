@@ -107,24 +107,39 @@ class Layout(BaseModel):
         self, columns: dict[str, np.ndarray], tower: ImageTower, device: torch.device
     ) -> tuple[Activations, torch.Tensor]:
         """Activations (B, T, D) and frozen unit embeddings (B, E), in single precision."""
-        scale = torch.from_numpy(columns["scale"]).to(device)[:, None]
-
-        def values(name: str) -> torch.Tensor:
-            return torch.from_numpy(columns[name]).to(device).float() * scale
-
-        count = len(scale)
+        count = len(columns["scale"])
         shape = (count, self.tokens, self.width)
         read = None if self.all_tokens else torch.zeros(count, dtype=torch.long, device=device)
         activations = Activations(
-            values("f_in").view(shape),
-            values("f_frozen").view(shape),
+            _tensor(columns, "f_in", device).view(shape),
+            _tensor(columns, "f_frozen", device).view(shape),
             read=read,
             grid=self.grid,
-            patches=values("patches"),
+            patches=_tensor(columns, "patches", device),
         )
-        with torch.inference_mode():
-            embeddings = values("embedding") if self.embedding else tower.frozen(activations)
-            return activations, F.normalize(embeddings, dim=-1)
+        return activations, self.embeddings(columns, tower, device)
+
+    @property
+    def embedding_columns(self) -> list[str]:
+        """The columns from which `embeddings` are made."""
+        return ["scale", "embedding" if self.embedding else "f_frozen"]
+
+    @torch.inference_mode()
+    def embeddings(
+        self, columns: dict[str, np.ndarray], tower: ImageTower, device: torch.device
+    ) -> torch.Tensor:
+        """Frozen unit embeddings (B, E), of the columns `embedding_columns`."""
+        if self.embedding:
+            return F.normalize(_tensor(columns, "embedding", device), dim=-1)
+        token = _tensor(columns, "f_frozen", device)[:, None]
+        read = torch.zeros(len(token), dtype=torch.long, device=device)
+        return F.normalize(tower.frozen(Activations(token, token, read=read)), dim=-1)
+
+
+def _tensor(columns: dict[str, np.ndarray], name: str, device: torch.device) -> torch.Tensor:
+    """Values (B, n) of a column, in single precision."""
+    scale = torch.from_numpy(columns["scale"]).to(device)
+    return torch.from_numpy(columns[name]).to(device).float() * scale[:, None]
 
 
 def to_arrow(columns: dict[str, np.ndarray]) -> dict[str, pa.Array]:

@@ -18,6 +18,7 @@ from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
+from sdmad.commands.similar import similar
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
 from sdmad.commands.write_signs import write_signs
@@ -33,6 +34,7 @@ COMMANDS = (
     verify,
     evaluate,
     compare,
+    similar,
     plan,
     save_backbone,
     pretrain_backbone,

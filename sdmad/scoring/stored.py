@@ -72,10 +72,14 @@ def read_unit(
     except (OSError, *DAMAGE) as error:
         if not (is_damage(error) or isinstance(error, FileNotFoundError)):
             raise
-        uri = storage.join(activations, table, tables.part_name(unit))
-        raise UserError(
-            f"{uri} is missing or damaged; remove what is left of it and run `sdmad encode` again"
-        ) from None
+        raise damaged(storage.join(activations, table, tables.part_name(unit))) from None
+
+
+def damaged(uri: str) -> UserError:
+    """The exception for a table of activations that cannot be read."""
+    return UserError(
+        f"{uri} is missing or damaged; remove what is left of it and run `sdmad encode` again"
+    )
 
 
 class StoredDetectorActor(ModelActor[Detector]):

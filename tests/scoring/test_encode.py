@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,69 +16,14 @@ from sdmad.archive.preprocess import InputConfig
 from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.score import score
-from sdmad.commands.verify import verify
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import deserialize
-from sdmad.runtime.cluster import Resources
-from sdmad.scoring import actor
-from sdmad.scoring import run as scoring_run
 from sdmad.scoring import tables as written
-from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import read_plan
 from sdmad.scoring.stored import check_fits
-from tests.helpers import Ended, encoded, run_command, write_tar
-from tests.scoring.helpers import encoded_phantom, finished, record, tables
-
-
-class Store:
-    """An archive in a folder, its activations, and scores from images and from activations."""
-
-    def __init__(self, folder: Path, detector: Path) -> None:
-        self.archive, self.activations = folder / "archive", folder / "activations"
-        self.images, self.scores = folder / "images", folder / "scores"
-        self.detector = detector
-
-    def encode(self, *options: object) -> Ended:
-        places = ("--archive", self.archive, "--output", self.activations)
-        return run_command(encode, *places, "--detector", self.detector, *options)
-
-    def score(self, *options: object, output: Path | None = None) -> Ended:
-        places = ("--activations", self.activations, "--output", output or self.scores)
-        return run_command(score, *places, "--detector", self.detector, *options)
-
-    def score_images(self, *options: object) -> Ended:
-        places = ("--archive", self.archive, "--output", self.images)
-        return run_command(score, *places, "--detector", self.detector, *options)
-
-    def verify(self, *what: object) -> Ended:
-        return run_command(verify, "--archive", self.archive, *what)
-
-
-def in_process(
-    units: list, operators: Operators, config: Any, run: str, quarantine: bool
-) -> Iterator[pa.Table]:
-    """`stream_rows` without Ray: the same functions and actors, one unit after the other."""
-    model = operators.actor(*operators.arguments)
-    for unit in units:
-        payload = {"payload": np.array([unit.to_json()], object)}
-        options = operators.options | {"rows": 7, "run": run, "quarantine": quarantine}
-        yield from map(model, operators.read(payload, **options))
-
-
-@pytest.fixture
-def store(tmp_path, training_run, monkeypatch) -> Store:
-    monkeypatch.setattr(scoring_run, "stream_rows", in_process)
-    monkeypatch.setattr(scoring_run, "connect", lambda: Resources(1, 0, fixed=True))
-    monkeypatch.setattr(actor, "node_cpus", lambda: 1)
-    made = Store(tmp_path, training_run)
-    good = {f"{k:02d}.png": encoded_phantom(k) for k in range(10)}
-    write_tar(made.archive / "s0.tar", good | {"text.png": b"no image"})
-    write_tar(made.archive / "s1.tar", {"x.jpg": encoded(90, (200, 100), "RGB", "JPEG")})
-    for k in range(2):
-        (made.archive / f"{k}.png").write_bytes(encoded_phantom(20 + k))
-    (made.archive / "bad.png").write_bytes(b"x")
-    return made
+from tests.helpers import Ended, run_command, write_tar
+from tests.scoring.helpers import Encoded, encoded_phantom, finished, record, tables
 
 
 def by_image(table: pa.Table) -> list[dict]:
@@ -299,7 +243,7 @@ def test_the_two_kinds_of_tables_are_not_confused(store, tmp_path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_with_ray(tmp_path, training_run, s3) -> None:
     """The same two jobs through Ray Data, on S3."""
-    store = Store(tmp_path, training_run)
+    store = Encoded(tmp_path, training_run)
     for k in range(2):
         members = {f"{j}.png": encoded_phantom(j) for j in range(5)} | {"bad.png": b"x"}
         write_tar(store.archive / f"{k}.tar", members)
