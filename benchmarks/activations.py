@@ -8,7 +8,7 @@ shards, in turns, with the functions that the processes of a run call: read, dec
 images; and read and score the activations that were written before. Both make the score tables of
 whole work units. Prints CPU milliseconds an image on one core, their ratio with its range over
 turns (target 30), bytes an image, and the largest difference of a score. Ray and the driver are on
-neither side; `--detectors 8` of a run, or more machines, divide both.
+neither side.
 """
 
 import os
@@ -34,6 +34,8 @@ from sdmad.archive.units import WorkUnit, cut_units
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
+from sdmad.method.augment import AugmentConfig
+from sdmad.method.learner import LearnerConfig
 from sdmad.phantoms.task import write_archive
 from sdmad.scoring import tables
 from sdmad.scoring.actor import DetectorActor, ModelActor
@@ -103,7 +105,8 @@ def main(
         units = [unit for unit in cut_units(archive, list_archive(archive)) if unit.kind == "tar"]
         checkpoint = random_checkpoint(folder, model)
         backbone = load_backbone(BackboneConfig(model=model, pretrained=str(checkpoint)), "cpu")
-        detector = Detector(backbone, make_fits(backbone, seeds), "single")
+        few = LearnerConfig(steps=2, augment=AugmentConfig(views=1))
+        detector = Detector(backbone, make_fits(backbone, seeds, few), "single")
         layout = Layout.of(backbone)
         columns = ScoreColumns(detector.catalog.category_names, seeds, per_seed=True)
         places = [str(folder / name) for name in ("activations", "images", "stored")]

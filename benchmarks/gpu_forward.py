@@ -53,12 +53,12 @@ SEEDS = (1, 8)
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10G": 70, "T4": 65}
 
 
-def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
+def make_fits(backbone: Backbone, seeds: int, learner: LearnerConfig | None = None) -> list[Fit]:
     """Fits to random images; only their speed matters."""
     catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
-    learner = LearnerConfig(steps=2)
+    learner = learner or LearnerConfig(steps=2)
     supports = [
         SupportImages(
             1,

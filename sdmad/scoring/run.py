@@ -23,7 +23,7 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import code_version
-from sdmad.runtime.cluster import connect
+from sdmad.runtime.cluster import Resources, connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables, writing
 from sdmad.scoring.actor import DetectorActor
@@ -86,8 +86,8 @@ class Task:
     """What a run makes of the images of an archive.
 
     `kind` says which table is written, with rows of `schema` and with `metadata`. `operators` are
-    those for a filled configuration. `job` is the name of the run in `run.json`, `source` takes the
-    place of the archive.
+    those for a configuration that `fill` has filled. `job` is the name of the run in `run.json`,
+    `source` takes the place of the archive.
     """
 
     job: str
@@ -97,6 +97,7 @@ class Task:
     metadata: dict[str, str]
     operators: Callable[[PipelineConfig], Operators]
     source: Source | None = None
+    fill: Callable[[PipelineConfig, Resources], PipelineConfig] = PipelineConfig.fill
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _stream(
     run = record["run"]
     if not plan.todo:
         return None
-    filled = config.fill(connect())
+    filled = task.fill(config, connect())
     record["pipeline"] = filled.model_dump()
     metadata = task.metadata | {"precision": filled.computed}
     _check_precision(output, plan, filled.computed, task.kind.table)

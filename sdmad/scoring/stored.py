@@ -6,6 +6,8 @@ The work units are those of the activations, and failures are theirs, so the tab
 run that reads the archive.
 """
 
+import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import Provenance
+from sdmad.runtime.cluster import Resources
 from sdmad.scoring import tables
 from sdmad.scoring.actor import ModelActor
 from sdmad.scoring.pipeline import Operators
@@ -31,7 +34,8 @@ from sdmad.scoring.run import JOB, Tally, Task, run_task, score_metadata
 from sdmad.scoring.tables import ScoreColumns, score_rows
 from sdmad.storage import StoredObject, run_record
 
-NOTHING = {"read_seconds": 0.0, "decode_seconds": 0.0}
+DETECTOR_SHARE = 0.75
+"""Share of the CPUs that score; the others read."""
 
 
 def read_stored(
@@ -52,15 +56,18 @@ def read_stored(
 
 
 def _images(unit: str, activations: str, layout: Layout) -> Iterator[dict[str, Any]]:
+    begin = time.monotonic()
     good, failed = (
         read_unit(activations, unit, table) for table in (tables.ACTIVATIONS, "failures")
     )
     columns = from_arrow(good)
+    each = (time.monotonic() - begin) / max(1, good.num_rows + failed.num_rows)
+    seconds = {"read_seconds": each, "decode_seconds": 0.0}
     for k, row in enumerate(good.select(KEYS).to_pylist()):
         values = {name: column[k] for name, column in columns.items()}
-        yield row | values | NOTHING | {"unit": unit, "stage": "", "reason": ""}
+        yield row | values | seconds | {"unit": unit, "stage": "", "reason": ""}
     for row in failed.to_pylist():
-        yield row | dict.fromkeys(layout.blank()) | NOTHING | {"unit": unit}
+        yield row | dict.fromkeys(layout.blank()) | seconds | {"unit": unit}
 
 
 def read_unit(
@@ -156,9 +163,24 @@ def score_activations(
         metadata,
         operators,
         units_of(activations, units, output),
+        on_cpus,
     )
-    on_cpus = config.model_copy(update={"detector_gpus": 0.0, "precision": "single"})
-    return run_task(task, output, on_cpus, accept_changes, prune)
+    return run_task(task, output, config, accept_changes, prune)
+
+
+def on_cpus(config: PipelineConfig, resources: Resources) -> PipelineConfig:
+    """The filled configuration: detectors on CPUs, each in one thread, and as many as fit.
+
+    What is left of a forward pass is too small to be divided among threads.
+    """
+    most = max(1, math.ceil(resources.cpus * DETECTOR_SHARE))
+    changes = {
+        "detectors": config.detectors or (1, most),
+        "detector_threads": 1,
+        "detector_gpus": 0.0,
+        "precision": "single",
+    }
+    return config.model_copy(update=changes).fill(resources)
 
 
 def check_complete(activations: str, units: list[WorkUnit]) -> None:

@@ -13,13 +13,16 @@ import pytest
 from sdmad import storage
 from sdmad.activations import Layout, Stored
 from sdmad.archive.preprocess import InputConfig
+from sdmad.backbones.config import BackboneConfig
 from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.score import score
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import deserialize
+from sdmad.inputs.catalog import load_catalog
 from sdmad.scoring import tables as written
+from sdmad.scoring.encode import chosen_backbone
 from sdmad.scoring.plan import read_plan
 from sdmad.scoring.stored import check_fits
 from tests.helpers import Ended, run_command, write_tar
@@ -257,3 +260,19 @@ def test_a_run_with_ray(tmp_path, training_run, s3) -> None:
     right = detector.score([encoded_phantom(j) for j in range(5)])
     rows = by_image(tables(store.scores, "scores"))
     assert np.allclose([row["anomaly_score"] for row in rows], [*right.anomaly] * 2, atol=1e-3)
+
+
+def test_a_backbone_comes_with_its_input_from_a_configuration_or_a_detector(
+    training_run, tmp_path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("archive: a\nlabels: l\ncatalog: liver_ct\n")
+    backbone, given = chosen_backbone(None, None, str(config), None)
+    assert backbone == BackboneConfig()
+    assert given == load_catalog("liver_ct").input, "the catalog's window"
+    known = load_fits(str(training_run))[0].provenance
+    assert chosen_backbone(None, None, None, str(training_run)) == (known.backbone, known.input)
+    assert chosen_backbone("phantom", None, None, None) == (BackboneConfig(), InputConfig())
+    for several in (("phantom", None, str(config), None), (None, "openai", str(config), None)):
+        with pytest.raises(UserError, match="say which backbone encodes"):
+            chosen_backbone(*several)
