@@ -230,7 +230,7 @@ def main(
     """Decode and read mutated files; print counts and peak memory."""
     chance = random.Random(seed)  # noqa: S311 - mutations, no secrets
     pictures, archives = images(), shards()
-    several = [content for content in pictures if decode.count_frames(content) > 1]
+    several = [content for content in pictures if decode.count_frames(content, SPEC) > 1]
     outcome: Counter[str] = Counter()
     raised: list[str] = []
     begin = time.monotonic()

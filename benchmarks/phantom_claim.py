@@ -61,7 +61,9 @@ def metrics(
         keys = [str(table.member[r]) for r in rows]
         supports.append(SupportImages(shots, seed, keys, pixels[rows], table.labels[rows]))
     with torch.enable_grad():
-        model, rule = fit_batch(backbone, load_catalog("phantoms"), supports, config)
+        model, rule = fit_batch(
+            backbone, config.chosen_signs(load_catalog("phantoms")), supports, config
+        )
     test = table.split == "test"
     activations, frozen = model.image_activations(backbone.pixels(pixels[test]))
     readings = model.read(activations, frozen, model.sign_embeddings())

@@ -1,7 +1,8 @@
 """SD-MAD: sign-driven few-shot multi-anomaly detection in medical images, on Ray.
 
 from sdmad import Detector
-scores = Detector.load("s3://bucket/train/fits/shots=4").score(images)
+scores = Detector.load("s3://bucket/train/fits/shots=4").score(paths)
+scores[0].findings, scores.to_pandas()
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """The detector: from images to scores, findings and the signs behind the findings.
 
     detector = Detector.load("runs/odir/train/fits/shots=4")
-    scores = detector.score([Image.open("eye.jpg")])
-    scores.anomaly, scores.findings[0], scores.signs[0]
+    scores = detector.score("eye.jpg")           # or many: paths, PIL images, arrays, an iterator
+    scores[0].findings, scores[0].signs, scores.to_pandas()
 
 All seeds of a training run score in one pass: the frozen part of the backbone runs once for each
 image, the adapted part once for each seed. The frozen part runs in half precision on GPUs, and with
@@ -10,85 +10,34 @@ prepacked weights (`sdmad.backbones.packed`) on CPUs where that is faster. Ray i
 """
 
 import copy
-import hashlib
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sdmad import storage
-from sdmad.archive.decode import decode, prepare
-from sdmad.archive.limits import DecodeError, describe
+from sdmad.archive.pictures import Picture, pictures
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.encoder import ImageEncoder
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.precision import Precision
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
-from sdmad.fits import Fit, deserialize, find_detector, restore
+from sdmad.fits import Fit, deserialize, find_detector, fits_digest, restore
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.calibration import undecided
+from sdmad.method.decision import Decision
 from sdmad.method.model import Evidence, SignModel
 from sdmad.method.selection import SelectionConfig
+from sdmad.method.threshold import FINDING_THRESHOLD as FINDING_THRESHOLD
+from sdmad.scores import FindingEvidence, Scores, SignEvidence, concatenate
 
-FINDING_THRESHOLD = 0.5
 SIGNS_PER_FINDING = 3
-LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
-
-# What `Detector.score` takes.
-Picture = bytes | str | os.PathLike[str] | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True)
-class SignEvidence:
-    """A sign of a finding, and its cosine similarity with the image (mean over seeds)."""
-
-    category: str
-    sign: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class FindingEvidence:
-    """What carries a finding: the parts of its logit from signs and from the patch probe.
-
-    Means over seeds. A finding that signs do not carry (`sign_logit` at most 0) is one by
-    appearance, and names no signs.
-    """
-
-    category: str
-    sign_logit: float
-    probe_logit: float
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of B images, for C categories, M signs and S seeds; all arrays are float32.
-
-    `seeds` (B, C, S) are the probabilities of each seed, `categories` (B, C) their means and
-    `spread` (B, C) their standard deviations; `logits` (B, C) are means of their logits. `anomaly`
-    (B,) is the anomaly score, in [0, 1] too, `anomaly_seeds` (B, S) that of each seed.
-    `similarities` (B, M) are cosine similarities of the adapted image and the signs, mean over
-    seeds. `findings`, `uncertain`, `signs` and `evidence` have one list for each image.
-    """
-
-    anomaly: np.ndarray
-    anomaly_seeds: np.ndarray
-    categories: np.ndarray
-    logits: np.ndarray
-    spread: np.ndarray
-    seeds: np.ndarray
-    similarities: np.ndarray
-    findings: list[list[str]]
-    uncertain: list[list[str]]
-    signs: list[list[SignEvidence]]
-    evidence: list[list[FindingEvidence]]
+LEAST_SHARE = 0.1  # Of the evidence for a finding, below which only the largest sign is named.
 
 
 class Detector:
@@ -103,10 +52,13 @@ class Detector:
         self.provenance = first
         self.num_seeds = len(fits)
         self.seeds = [fit.provenance.seed for fit in fits]
-        self.digest = hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
+        self.digest = fits_digest(fits)
+        self.support_digests = [fit.provenance.support_digest for fit in fits]
         self.selection: SelectionConfig = first.learner.selection
         self.model = SignModel(backbone, self.catalog, adapter, len(fits))
         self.rule = restore(fits, self.model)
+        # Whose findings have signs and evidence; scores are not changed by it.
+        self.decision: Decision | None = None
         with torch.inference_mode():
             self.sign_embeddings = self.model.sign_embeddings()
 
@@ -151,47 +103,50 @@ class Detector:
         """What is done to pixels: the backbone's input, as the fits changed it."""
         return self.provenance.input.apply(self.backbone.spec)
 
-    def score(self, images: Iterable[Picture], batch_size: int = 64) -> Scores:
-        """Score images of any size.
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories, in the order of `Scores.categories`."""
+        return self.catalog.category_names
 
-        An image is encoded bytes, a path or `s3://` URI, a PIL image, or an array: uint8 (H, W),
-        (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 (H, W). Files, bytes and images opened by
-        `Image.open` get exactly the scores of the scoring job. Raises
-        `sdmad.archive.limits.DecodeError` for a file that is not an image or has several frames,
-        `UserError` for one that does not exist, `TypeError` or `ValueError` for other arguments.
+    @property
+    def signs(self) -> list[str]:
+        """Names of the signs, in the order of `Scores.similarities`."""
+        return self.catalog.sign_names
+
+    def __repr__(self) -> str:
+        known, seeds = self.provenance, ", ".join(map(str, self.seeds))
+        return (
+            f"<Detector of {len(self.categories)} categories ({', '.join(self.categories)}) by "
+            f"{len(self.signs)} signs; {known.shots} shots, seeds {seeds}; {known.backbone} on "
+            f"{self.backbone.device}>"
+        )
+
+    def score(self, images: Picture | Iterable[Picture], batch_size: int = 64) -> Scores:
+        """Score one image or many, of any size.
+
+        An image is a path or `s3://` URI (with `#frame=<number>` for one frame of several),
+        encoded bytes, a PIL image, or an array: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4),
+        or uint16 (H, W). Not taken are arrays of floats and arrays with the channels first. Files,
+        bytes and images opened by `Image.open` get exactly the scores of the scoring job. Of an
+        iterator, only `batch_size` images are in memory at a time.
+
+        Raises `sdmad.archive.limits.DecodeError` for a file that is not an image or has several
+        frames, `UserError` for one that does not exist, `TypeError` or `ValueError` for other
+        arguments.
         """
-        single = isinstance(images, (bytes, bytearray, str, os.PathLike, Image.Image))
-        if single or (isinstance(images, np.ndarray) and _is_one_image(images)):
-            raise TypeError("score takes a list of images; for one image write score([image])")
-        given = list(images)
-        if not given:
+        parts = []
+        given = pictures(images)
+        while batch := list(islice(given, batch_size)):
+            scores = self.score_pixels(np.stack([one.pixels(self.spec) for one in batch]))
+            parts.append(replace(scores, names=[one.name for one in batch]))
+        if not parts:
             raise ValueError("no images to score")
-        pixels = [self._fit(image, row) for row, image in enumerate(given)]
-        parts = [
-            self.score_pixels(np.stack(pixels[start : start + batch_size]))
-            for start in range(0, len(pixels), batch_size)
-        ]
         return concatenate(parts)
 
-    def _fit(self, image: Picture, row: int = 0) -> np.ndarray:
-        """The pixels that the backbone takes; errors name the image by its position `row`."""
-        if isinstance(image, (bytes, bytearray, memoryview)):
-            return decode(bytes(image), self.spec)
-        if isinstance(image, (str, os.PathLike)):
-            return decode(storage.read_file(storage.resolve(os.fspath(image)), "image"), self.spec)
-        if isinstance(image, np.ndarray):
-            image = _from_array(image, row)
-        if not isinstance(image, Image.Image):
-            raise TypeError(
-                f"image {row} is of type {type(image).__name__}; give encoded bytes, a path, a PIL "
-                "image or a NumPy array"
-            )
-        if 0 in image.size:
-            raise ValueError(f"image {row} has no pixels: its size is {image.size}")
-        try:
-            return prepare(image, self.spec)
-        except (OSError, SyntaxError) as error:
-            raise DecodeError(f"image {row} is damaged: {describe(error)}") from None
+    def pixels(self, images: Picture | Iterable[Picture]) -> np.ndarray:
+        """What the backbone sees of images as `score` takes them: (B, height, width, 3) uint8."""
+        found = [one.pixels(self.spec) for one in pictures(images)]
+        return np.stack(found) if found else np.zeros((0, *self.spec.size, 3), np.uint8)
 
     def score_pixels(self, pixels: np.ndarray) -> Scores:
         """Score one batch of uint8 images (B, height, width, 3) at the backbone's size."""
@@ -214,12 +169,19 @@ class Detector:
         unselected = torch.sigmoid(plain.logits).mean(0)
         return self._collect(found, unselected, readings.similarities)
 
+    def patch_features(self, pixels: np.ndarray) -> np.ndarray:
+        """The features (B, D) of one batch that the patch probe reads, of uint8 images
+        (B, height, width, 3) at the backbone's size: the maximum of each channel over patches."""
+        patches = self.encoder(pixels)[0].patches
+        return patches.reshape(-1, len(pixels), patches.shape[-1])[0].float().cpu().numpy()
+
     def _collect(
         self, evidence: Evidence, unselected: torch.Tensor, similarities: torch.Tensor
     ) -> Scores:
         p = torch.sigmoid(evidence.logits)
         mean = p.mean(0)
-        found = mean > FINDING_THRESHOLD
+        logits = evidence.logits.mean(0).cpu().numpy()
+        found = self._found(mean, logits)
         uncertain = undecided(evidence.logits, self.rule.thresholds).float().mean(0) > 0.5
         uncertain |= found != (unselected > FINDING_THRESHOLD)
         carried = evidence.signs[..., :-1].mean(0)
@@ -231,10 +193,13 @@ class Detector:
         z = similarities.mean(0).cpu().numpy()
         parts = torch.stack([carried, evidence.appearance[..., :-1].mean(0)], -1).cpu().numpy()
         return Scores(
+            category_names=tuple(names),
+            sign_names=tuple(self.signs),
+            names=[str(row) for row in range(len(mean))],
             anomaly=anomaly.mean(0).cpu().numpy(),
             anomaly_seeds=anomaly.T.cpu().numpy(),
             categories=mean.cpu().numpy(),
-            logits=evidence.logits.mean(0).cpu().numpy(),
+            logits=logits,
             spread=p.std(0, correction=0).cpu().numpy(),
             seeds=p.permute(1, 2, 0).cpu().numpy(),
             similarities=z,
@@ -246,6 +211,13 @@ class Detector:
                 for row, logits in zip(found_rows, parts, strict=True)
             ],
         )
+
+    def _found(self, mean: torch.Tensor, logits: np.ndarray) -> torch.Tensor:
+        """Whether each category is found, bool (B, C), from means of scores and of logits."""
+        if self.decision is None:
+            return mean > FINDING_THRESHOLD
+        scores = self.decision.scores(logits, mean.cpu().numpy())
+        return torch.from_numpy(self.decision.found(scores)).to(mean.device)
 
     def _name_signs(
         self, found: np.ndarray, shares: np.ndarray, similarities: np.ndarray
@@ -259,7 +231,9 @@ class Detector:
         images, columns = np.nonzero(found)
         by_finding = shares[images, columns]  # (findings, M)
         order = np.argsort(-by_finding, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
-        named = np.take_along_axis(by_finding, order, axis=-1) >= LEAST_SHARE
+        ranked = np.take_along_axis(by_finding, order, axis=-1)
+        named = ranked >= LEAST_SHARE
+        named[:, :1] |= ranked[:, :1] > 0
         cosines = np.take_along_axis(similarities[images], order, axis=-1)
         evidence: list[list[SignEvidence]] = [[] for _ in found]
         for finding, rank in np.argwhere(named).tolist():
@@ -271,34 +245,6 @@ class Detector:
                 )
             )
         return evidence
-
-
-def _is_one_image(images: np.ndarray) -> bool:
-    """Whether an array is a single image, and not a batch of images."""
-    return images.ndim < 3 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
-
-
-def _from_array(values: np.ndarray, row: int) -> Image.Image:
-    """An array as an image; raises `TypeError` or `ValueError` that names it by its position."""
-    shape, kind = values.shape, values.dtype
-    if kind != np.uint8 and not (kind.kind == "u" and kind.itemsize == 2):
-        raise TypeError(
-            f"image {row} is an array of {kind}; give uint8 (0 to 255), or uint16 for one channel"
-        )
-    if values.size == 0:
-        raise ValueError(f"image {row} has no pixels: its shape is {shape}")
-    values = values[:, :, 0] if values.ndim == 3 and shape[2] == 1 else values
-    if values.ndim == 2:
-        return Image.fromarray(np.ascontiguousarray(values.astype(kind.newbyteorder("="))))
-    if values.ndim == 3 and shape[2] in (3, 4) and kind == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(values))
-    if values.ndim == 3 and shape[0] in (1, 3, 4):
-        hint = "put the channels last, as in np.moveaxis(image, 0, -1)"
-    elif values.ndim == 3 and kind != np.uint8:
-        hint = "with several channels give uint8"
-    else:
-        hint = "give (height, width) or (height, width, 3)"
-    raise ValueError(f"image {row} is an array of shape {shape}; {hint}")
 
 
 def load_fits(uri: str) -> list[Fit]:
@@ -317,15 +263,3 @@ def load_fits(uri: str) -> list[Fit]:
                     "folder"
                 )
     return fits
-
-
-def concatenate(parts: list[Scores]) -> Scores:
-    """Join the scores of several batches."""
-    joined: dict[str, Any] = {}
-    for field in fields(Scores):
-        values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], np.ndarray):
-            joined[field.name] = np.concatenate(values)
-        else:
-            joined[field.name] = [row for value in values for row in value]
-    return Scores(**joined)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import torch
@@ -26,17 +25,12 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
+from sdmad.storage.fit_files import fit_uri as fit_uri
+from sdmad.storage.fit_files import list_fits as list_fits
+from sdmad.words import code_version as code_version
 
 FORMAT: Literal[4] = 4
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
-_PATH = re.compile(r"fits/shots=(\d+)/seed=(\d+)\.safetensors$")
-
-
-def code_version() -> str:
-    try:
-        return version("sdmad")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Provenance(BaseModel):
@@ -75,19 +69,9 @@ class Fit:
     digest: str
 
 
-def fit_uri(output: str, shots: int, seed: int) -> str:
-    """The URI of the fit (shots, seed) of the training run at `output`."""
-    return storage.join(output, "fits", f"shots={shots}", f"seed={seed}.safetensors")
-
-
-def list_fits(output: str) -> dict[tuple[int, int], str]:
-    """URIs of the finished fits of the training run at `output`, by (shots, seed); one listing."""
-    found = {}
-    for entry in storage.list_objects(storage.join(output, "fits")):
-        match = _PATH.search(entry.uri)
-        if match:
-            found[int(match[1]), int(match[2])] = entry.uri
-    return found
+def fits_digest(fits: list[Fit]) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over the fits of a detector."""
+    return hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
 
 
 def serialize(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:

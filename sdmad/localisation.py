@@ -1,7 +1,8 @@
 """Maps of where the detector sees each sign in an image, by occlusion.
 
-    maps = locate(detector, pixels, ["haze"])      # (B, 1, 8, 8), in cosine
-    heat = upsample(maps, pixels.shape[1:3])       # (B, 1, H, W)
+    maps = locate(detector, image, ["haze"])       # (1, 1, 8, 8), in cosine
+    draw_map(detector, image, maps[0, 0])          # a PIL image: the heat over the image
+    heat = upsample(maps, detector.spec.size)      # (1, 1, H, W)
 
 The value of a place is what the cosine similarity of the sign loses when the place is hidden. To
 hide a place of the coarse grid, a Gaussian window blends it into a blurred copy of the image, which
@@ -14,12 +15,16 @@ look like a finding itself, Fong & Vedaldi (arXiv 1704.03296). Shapes: S seeds, 
 E embedding width, H x W pixels, h = w = `places`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from scipy.ndimage import binary_erosion
 
+from sdmad.archive.pictures import Picture
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.method.model import SignModel
@@ -30,17 +35,25 @@ WINDOW = 0.375
 BLUR = 1.0
 """Standard deviation of the blur, relative to the distance between places."""
 IMAGES_AT_ONCE = 64
+LEAST_LOGITS = 1.0
+"""Loss, in logits, that gets the full colour where no place of the map loses more."""
+OPACITY = 0.5
 
 
 def locate(
-    detector: Detector, pixels: np.ndarray, signs: Sequence[str], places: int = PLACES
+    detector: Detector,
+    images: Picture | Iterable[Picture],
+    signs: str | Sequence[str],
+    places: int = PLACES,
 ) -> np.ndarray:
     """Loss of similarity of each sign at each place, mean over seeds: (B, len(signs), h, w).
 
-    `pixels` are uint8 (B, height, width, 3) at the backbone's size, as for `Detector.score_pixels`.
-    Values are float32 cosines, positive where the image shows the sign. Raises `UserError` for a
-    sign that is not in the detector's catalog, `ValueError` for pixels of another shape or type.
+    `images` are one or many, of any size, as for `Detector.score`. The map covers what the backbone
+    sees of an image (`Detector.pixels`). Values are float32 cosines, positive where the image shows
+    the sign. Raises `UserError` for a sign that is not in the detector's catalog, and for images
+    what `Detector.score` raises.
     """
+    signs = [signs] if isinstance(signs, str) else signs
     known = detector.catalog.sign_names
     unknown = [sign for sign in signs if sign not in known]
     if unknown:
@@ -48,12 +61,7 @@ def locate(
             f"the sign catalog {detector.catalog.name} has no sign {unknown[0]!r}; "
             f"its signs are {', '.join(known)}"
         )
-    expected = (*detector.spec.size, 3)
-    if pixels.ndim != 4 or pixels.shape[1:] != expected or pixels.dtype != np.uint8:
-        raise ValueError(
-            f"pixels are {pixels.dtype} of shape {pixels.shape}; the backbone takes uint8 "
-            f"(images, {', '.join(map(str, expected))})"
-        )
+    pixels = detector.pixels(images)
     wanted = detector.sign_embeddings[:, [known.index(sign) for sign in signs]]
     maps = occlusion_maps(detector.model, wanted, detector.backbone.pixels(pixels), places)
     return maps.cpu().numpy()
@@ -87,6 +95,42 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps (B, M, h, w) at `size`, (B, M, height, width): bilinear between centres of places."""
     tensor = torch.from_numpy(np.ascontiguousarray(maps))
     return F.interpolate(tensor, size, mode="bilinear", align_corners=False).numpy()
+
+
+def draw_map(detector: Detector, image: Picture, own: np.ndarray, side: int = 320) -> Image.Image:
+    """The map (h, w) of one sign over what the backbone sees of an image, `side` pixels long.
+
+    Full colour is the largest loss, but at least one logit, so that the map of a sign without a
+    decisive place stays faint. The white line encloses at least half of the full colour.
+    """
+    small = longer_side(detector.pixels(image)[0], side)
+    heat = upsample(own[None, None], (small.shape[0], small.shape[1]))[0, 0]
+    return Image.fromarray(overlay(small, map_strength(heat, detector.backbone.logit_scale)))
+
+
+def map_strength(heat: np.ndarray, logit_scale: float) -> np.ndarray:
+    """Losses in cosine as shares of the full colour, in [0, 1]."""
+    logits = heat * logit_scale
+    return np.clip(logits / max(float(logits.max()), LEAST_LOGITS), 0, 1)
+
+
+def overlay(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3); returns (H, W, 3) uint8."""
+    grey = pixels.astype(float).mean(-1, keepdims=True).repeat(3, axis=-1)
+    colour = 255 * mpl.colormaps["inferno"](0.4 + 0.5 * strength)[..., :3]
+    opacity = OPACITY * strength[..., None]
+    mixed = 0.8 * grey * (1 - opacity) + colour * opacity
+    inside = strength >= 0.5
+    mixed[inside & ~binary_erosion(inside, border_value=1)] = 255
+    return (mixed + 0.5).astype(np.uint8)
+
+
+def longer_side(pixels: np.ndarray, side: int) -> np.ndarray:
+    """An image (H, W, 3) resized so that its longer side has `side` pixels."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def place_windows(places: int, size: tuple[int, int]) -> torch.Tensor:

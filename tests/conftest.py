@@ -118,11 +118,12 @@ def fitted(supports, backbone, catalog) -> tuple[SignModel, DecisionRule]:
 
 @pytest.fixture(scope="session")
 def training_run(
-    tmp_path_factory: pytest.TempPathFactory, fitted, supports, backbone, catalog
+    tmp_path_factory: pytest.TempPathFactory, archive, fitted, supports, backbone, catalog
 ) -> Path:
     """A training run with the fits of `fitted`; never changed by tests."""
     output = tmp_path_factory.mktemp("train")
     model, rule = fitted
+    labels = load_labels(str(archive / "labels.csv"), catalog.category_names)
     for index, support in enumerate(supports):
         provenance = Provenance.of(
             backbone,
@@ -131,7 +132,7 @@ def training_run(
             shots=support.shots,
             seed=support.seed,
             support_images=len(support.keys),
-            support_digest="0" * 16,
+            support_digest=SupportRef.draw(labels, support.shots, support.seed).digest,
         )
         path = Path(fit_uri(str(output), support.shots, support.seed))
         path.parent.mkdir(parents=True, exist_ok=True)

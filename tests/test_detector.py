@@ -15,8 +15,10 @@ from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
 from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.method.calibration import TEMPER
 from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example
+from sdmad.scores import Scores
 from tests.conftest import QUICK
 
 
@@ -78,15 +80,33 @@ def test_parts_of_a_finding_add_up_to_its_logit(training_run, images) -> None:
     assert seen > 10
 
 
-def test_a_stated_prevalence_shifts_logits_by_its_log_odds(training_run, images) -> None:
-    detector = Detector.load(str(training_run))
-    before = detector.score(images)
+def test_a_stated_prevalence_multiplies_two_probabilities(training_run, images) -> None:
+    """Those of any anomaly, and of a category among anomalies."""
+    detector = Detector.load(f"{training_run}/fits/shots=2/seed=0.safetensors")
     names = detector.catalog.category_names
-    learner = detector.provenance.learner.model_copy(update={"prevalence": {names[1]: 0.1}})
-    detector.provenance = detector.provenance.model_copy(update={"learner": learner})
-    shift = detector.score(images).logits - before.logits
-    assert np.allclose(shift[:, 1], np.log(0.1 / 0.9), atol=1e-3)
-    assert not np.delete(shift, 1, axis=1).any()
+
+    def scores(**settings: object) -> Scores:
+        learner = detector.provenance.learner.model_copy(update=settings)
+        learner.check(names)
+        detector.provenance = detector.provenance.model_copy(update={"learner": learner})
+        return detector.score(images)
+
+    plain = scores(gate=0.0)
+    shares = dict(zip(names, np.linspace(0.02, 0.3, len(names)), strict=True))
+    found = scores(gate=0.5, prevalence=shares, anomaly_prevalence=0.4)
+
+    def logistic(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    anomaly = logistic(TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(0.4 / 0.6))
+    among = np.array(list(shares.values())) / 0.4
+    category = logistic(TEMPER * plain.logits + np.log(among / (1 - among)))
+    assert np.allclose(found.anomaly, anomaly, atol=1e-3)
+    assert np.allclose(found.categories, category * anomaly[:, None], atol=1e-3)
+    independent = scores(prevalence=0.1, anomaly_prevalence=None)
+    joint = 1 - 0.9 ** len(names)
+    anomaly = TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(joint / (1 - joint))
+    assert np.allclose(independent.anomaly, logistic(anomaly), atol=1e-3)
 
 
 def test_scores_do_not_depend_on_the_logit_scale_of_the_backbone(
@@ -175,7 +195,7 @@ def test_a_detector_prepares_pixels_as_its_fits_were(training_run, tmp_path) -> 
     assert detector.spec == window.apply(backbone.spec)
     assert Detector(backbone, fits).spec == backbone.spec
     wide = Image.new("L", (100, 20), 255)
-    assert detector._fit(wide)[0].max() == 0, "black above the whole image"
+    assert detector.pixels(wide)[0, 0].max() == 0, "black above the whole image"
 
 
 GREY = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
@@ -192,7 +212,7 @@ def test_forms_of_one_picture_get_one_score(detector, tmp_path) -> None:
     ]
 
     def same(forms: list) -> bool:
-        pixels = [detector._fit(form) for form in forms]
+        pixels = list(detector.pixels(forms))
         return all(np.array_equal(pixels[0], other) for other in pixels)
 
     assert same(forms)
@@ -215,8 +235,8 @@ def test_forms_of_one_picture_get_one_score(detector, tmp_path) -> None:
         ),
         (GREY[None], ValueError, r"\(1, 100, 200\); put the channels last"),
         (COLOR.astype(np.int64), TypeError, "image 1 is an array of int64; give uint8"),
-        (COLOR / 255, TypeError, "array of float64; give uint8"),
-        (GREY.astype(np.float32), TypeError, "array of float32; give uint8"),
+        (COLOR / 255, TypeError, r"array of float64, .* \(255 \* image\).astype\(np.uint8\)"),
+        (GREY.astype(np.float32), TypeError, "array of float32, whose range is not known"),
         (GREY > 3, TypeError, "array of bool; give uint8"),
         (GREY.astype(np.int8), TypeError, "array of int8; give uint8"),
         (GREY.astype(object), TypeError, "array of object; give uint8"),
@@ -250,7 +270,65 @@ def test_a_file_that_breaks_off_is_one_sentence(detector) -> None:
         detector.score([Image.open(io.BytesIO(sink.getvalue()[:3000]))])
 
 
-@pytest.mark.parametrize("image", [GREY, COLOR, b"png", "x.png", Image.new("L", (9, 9))])
-def test_one_image_without_a_list_is_refused(detector, image) -> None:
-    with pytest.raises(TypeError, match="takes a list of images"):
-        detector.score(image)
+def test_one_image_in_any_form_is_scored_like_a_list_of_it(detector, tmp_path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(COLOR).save(path)
+    expected = detector.score([COLOR]).seeds
+    for image in (COLOR, COLOR[None], Image.fromarray(COLOR), path, str(path), path.read_bytes()):
+        scores = detector.score(image)
+        assert len(scores) == 1
+        assert np.array_equal(scores.seeds, expected)
+    assert np.array_equal(detector.score(GREY).seeds, detector.score(GREY[..., None]).seeds)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.moveaxis(COLOR, -1, 0), r"shape \(3, 100, 200\) is one image with the channels first"),
+        (np.moveaxis(COLOR, -1, 0)[None], "image 0 is an array of shape .* put the channels last"),
+        (COLOR / 255, "image 0 is an array of float64, whose range is not known; give uint8"),
+        (torch.zeros(3, 9, 9), "image 0 is of type Tensor; give encoded bytes, a path"),
+        (io.BytesIO(b"png"), "an open file is not an image; give its path"),
+        (None, "NoneType is not an image; give a path"),
+        (7, "int is not an image"),
+    ],
+)
+def test_what_is_neither_an_image_nor_several_is_one_sentence(detector, images, message) -> None:
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        detector.score(images)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_iterator_is_taken_a_batch_at_a_time(detector, monkeypatch) -> None:
+    taken, batches = [], []
+    original = Detector.score_pixels
+    monkeypatch.setattr(
+        Detector,
+        "score_pixels",
+        lambda self, pixels: batches.append((len(taken), len(pixels))) or original(self, pixels),
+    )
+    scores = detector.score((taken.append(k) or GREY for k in range(7)), batch_size=3)
+    assert batches == [(3, 3), (6, 3), (7, 1)]
+    assert len(scores) == 7
+
+
+def test_a_frame_of_a_file_is_named_after_its_path(detector, tmp_path) -> None:
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    images = [tmp_path / "two.tif#frame=2", second]
+    assert np.array_equal(*detector.pixels(images))
+    scores = detector.score(images)
+    assert scores.names == [f"{tmp_path}/two.tif#frame=2", "1"]
+    with pytest.raises(DecodeError, match="2 frames; choose one with #frame"):
+        detector.score(tmp_path / "two.tif")
+    first.save(tmp_path / "odd.png#frame=1", "PNG")
+    assert len(detector.score(tmp_path / "odd.png#frame=1")) == 1, "a file that is called so"
+    with pytest.raises(UserError, match=r"there is no image .*none.png; "):
+        detector.score(tmp_path / "none.png#frame=1")
+
+
+def test_a_detector_says_what_it_is(detector) -> None:
+    assert detector.categories == detector.catalog.category_names
+    assert detector.signs == detector.catalog.sign_names
+    assert "6 categories (calcinosis, " in repr(detector)
+    assert "2 shots, seeds 0, 1, 2; phantom on cpu>" in repr(detector)

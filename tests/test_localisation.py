@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from open_clip.model import CustomTextCLIP
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import nn
 
@@ -12,7 +13,15 @@ from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import wrap
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import parse_catalog
-from sdmad.localisation import PLACES, locate, occlusion_maps, place_windows, upsample
+from sdmad.localisation import (
+    PLACES,
+    draw_map,
+    locate,
+    occlusion_maps,
+    overlay,
+    place_windows,
+    upsample,
+)
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.model import SignModel
 from sdmad.phantoms.task import draw_example
@@ -143,14 +152,46 @@ def detector(training_run) -> Detector:
     return Detector.load(str(training_run))
 
 
-def test_unknown_signs_and_pixels_of_another_size_or_type_are_refused(detector) -> None:
+def test_unknown_signs_and_what_is_no_image_are_refused(detector) -> None:
     pixels = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(UserError, match="phantoms has no sign 'rash'; its signs are notch"):
         locate(detector, pixels, ["haze", "rash"])
-    for wrong in (pixels[0], pixels[:, :32], pixels.astype(np.float32)):
-        with pytest.raises(ValueError, match=r"takes uint8 \(images, 64, 64, 3\)"):
-            locate(detector, wrong, ["haze"])
+    with pytest.raises(TypeError, match="image 0 is an array of float32, whose range"):
+        locate(detector, pixels.astype(np.float32), ["haze"])
     assert locate(detector, pixels[:0], ["haze"]).shape == (0, 1, PLACES, PLACES)
+
+
+def test_images_of_any_form_have_the_maps_of_their_pixels(detector) -> None:
+    image = Image.fromarray(draw_example(3, "test").image).resize((150, 150))
+    pixels = detector.pixels([image])
+    assert np.array_equal(locate(detector, image, ["haze"], 2), locate(detector, pixels, "haze", 2))
+
+
+def test_overlays_colour_the_heat_and_outline_half_of_the_full_colour() -> None:
+    pixels = np.full((40, 40, 3), 100, np.uint8)
+    strength = np.zeros((40, 40))
+    strength[10:20, 10:20] = 1
+    shown = overlay(pixels, strength).astype(int)
+    assert (shown[0, 0] == 80).all()
+    assert (shown[10, 10:20] == 255).all(), "the outline is white"
+    assert shown[15, 15, 0] > shown[15, 15, 2] + 40, "the heat is warm"
+
+
+def test_a_map_is_drawn_over_what_the_backbone_sees(detector) -> None:
+    example = next(
+        e for e in (draw_example(k, "test") for k in range(100)) if set(e.masks) == {"ring_lesion"}
+    )
+    large = Image.fromarray(example.image).resize((256, 256))
+    maps = locate(detector, large, "ring_lesion")
+    assert maps.shape == (1, 1, PLACES, PLACES)
+    drawn = draw_map(detector, large, maps[0, 0], side=128)
+    assert drawn.size == (128, 128)
+    shown = np.asarray(drawn).astype(int)
+    colour = shown.max(-1) - shown.min(-1)  # The phantom is grey, so colour is heat.
+    there = np.argwhere(example.masks["ring_lesion"]).mean(0) * 2
+    assert np.hypot(*(np.array(np.unravel_index(colour.argmax(), colour.shape)) - there)) < 18
+    even = draw_map(detector, large, np.zeros((PLACES, PLACES), np.float32))
+    assert np.ptp(np.asarray(even), axis=-1).max() == 0, "no heat, no colour"
 
 
 def test_maps_have_the_order_of_images_and_signs(detector) -> None:

@@ -1,8 +1,9 @@
 """Decode files to the uint8 pixels that a backbone takes.
 
 `sdmad.archive.dicom` decodes DICOM, `sdmad.archive.tiffs` TIFF, and Pillow PNG, JPEG and other
-formats; `sdmad.archive.deep` keeps the values of PNG and others of more than 8 bits. Each frame of
-a DICOM file or an animation and each page of a TIFF is one image (`sdmad.archive.pages`).
+formats; `sdmad.archive.deep` keeps the values of PNG and others of more than 8 bits, and
+`sdmad.archive.volumes` reads NIfTI. Each frame of a DICOM file or an animation, each page of a TIFF
+and each slice of a volume is one image (`sdmad.archive.pages`).
 """
 
 import io
@@ -22,7 +23,7 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from sdmad.archive import dicom, pngs, tiffs
+from sdmad.archive import dicom, pngs, tiffs, volumes
 from sdmad.archive.deep import deep_image
 from sdmad.archive.formats import unknown
 from sdmad.archive.greys import grey
@@ -67,7 +68,7 @@ def frames(content: bytes, spec: ImageSpec, start: int = 0) -> Iterator[Frame]:
     becomes the `reason` of a frame.
     """
     try:
-        file = _open(content)
+        file = _open(content, spec)
     except DecodeError as error:
         yield Frame(None, None, str(error))
         return
@@ -86,18 +87,29 @@ def decode(content: bytes, spec: ImageSpec, frame: int | None = None) -> np.ndar
     `frame` is needed for files with several. Raises `DecodeError` for anything that is not a whole
     image of reasonable size.
     """
-    file = _open(content)
-    if frame is None and file.count > 1:
-        raise DecodeError(f"the file has {file.count} frames; choose one with #frame=<number>")
-    if frame is not None and frame > file.count:
-        raise DecodeError(f"the file has {file.count} frames and no frame {frame}")
-    return _fitted(file, (frame or 1) - 1, spec)
+    return Opened(content, spec).decode(frame)
 
 
-def count_frames(content: bytes) -> int:
+class Opened:
+    """A file from which several images are decoded; raises `DecodeError` if it is not one."""
+
+    def __init__(self, content: bytes, spec: ImageSpec) -> None:
+        self.spec, self.file = spec, _open(content, spec)
+
+    def decode(self, frame: int | None = None) -> np.ndarray:
+        """One image, as the function `decode` returns it."""
+        count = self.file.count
+        if frame is None and count > 1:
+            raise DecodeError(f"the file has {count} frames; choose one with #frame=<number>")
+        if frame is not None and frame > count:
+            raise DecodeError(f"the file has {count} frames and no frame {frame}")
+        return _fitted(self.file, (frame or 1) - 1, self.spec)
+
+
+def count_frames(content: bytes, spec: ImageSpec) -> int:
     """The number of images in a file, from its headers; 1 if it cannot be read."""
     try:
-        return _open(content).count
+        return _open(content, spec).count
     except DecodeError:
         return 1
 
@@ -115,7 +127,7 @@ def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     return _pixels(_reopened(image), spec)
 
 
-def _open(content: bytes) -> _File:
+def _open(content: bytes, spec: ImageSpec) -> _File:
     if not content:
         raise DecodeError("empty file")
     try:
@@ -125,6 +137,8 @@ def _open(content: bytes) -> _File:
                 return dicom.DicomFile(content)
             if tiffs.is_tiff(content):
                 return tiffs.TiffFile(content)
+            if volumes.is_volume(content):
+                return volumes.VolumeFile(content, spec)
             try:
                 return _PillowFile(content)
             except UnidentifiedImageError:

@@ -28,8 +28,6 @@ def other_format(content: bytes) -> str:
             return name
     if content[257:262] == b"ustar":
         return "a tar archive"
-    if content[344:348] in (b"n+1\x00", b"ni1\x00"):
-        return "a NIfTI file"
     return ""
 
 

@@ -25,15 +25,19 @@ def stretch(
     apart, such as air and soft tissue, keeps both and little contrast within each: only a window
     can help there. Raises `DecodeError` when no value is finite.
     """
-    chosen = _finite(values if counted is None else values[counted])
-    if not chosen.size:
-        chosen = _finite(values)
+    chosen = values if counted is None else values[counted]
+    if not _finite(chosen).size:
+        chosen = values
+    return linear(values, *span(chosen, percentiles))
+
+
+def span(values: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Percentiles of the finite values; where they are equal, minimum and maximum."""
+    chosen = _finite(values)
     if not chosen.size:
         raise DecodeError("no finite pixel values")
     low, high = _percentiles(chosen, percentiles)
-    if low == high:
-        low, high = float(chosen.min()), float(chosen.max())
-    return linear(values, low, high)
+    return (low, high) if low != high else (float(chosen.min()), float(chosen.max()))
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

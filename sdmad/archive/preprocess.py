@@ -25,6 +25,8 @@ _FILTERS = {
     "random": Image.Resampling.BICUBIC,
 }
 _RESIZE_MODES = ("shortest", "longest", "squash")
+# In the order of the axes of a volume in RAS+: right, anterior, superior.
+SLICE_AXES = ("sagittal", "coronal", "axial")
 PERCENTILES = (0.5, 99.5)
 Box = tuple[float, float, float, float]
 
@@ -85,7 +87,8 @@ class ImageSpec:
     The other fields concern grey values of more than 8 bits and DICOM: `windows` are none, one, or
     one for each colour channel, in Hounsfield units where `hounsfield` is set; `stretch` holds the
     percentiles that become black and white where there is no window. `jpeg_scaling` allows JPEG to
-    be decoded at reduced size. Raises `ValueError` for a name it does not know.
+    be decoded at reduced size. `slice_axis` says which slices of a volume are its images:
+    `axial`, `coronal` or `sagittal`. Raises `ValueError` for a name it does not know.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -99,9 +102,11 @@ class ImageSpec:
     hounsfield: bool = False
     stretch: tuple[float, float] = PERCENTILES
     jpeg_scaling: bool = True
+    slice_axis: str = "axial"
 
     def __post_init__(self) -> None:
         for name, value, known in (
+            ("slice_axis", self.slice_axis, SLICE_AXES),
             ("interpolation", self.interpolation, tuple(_FILTERS)),
             ("resize_mode", self.resize_mode, _RESIZE_MODES),
         ):
@@ -114,7 +119,7 @@ class ImageSpec:
 
     @staticmethod
     def from_json(text: str) -> "ImageSpec":
-        """The inverse of `to_json`; `ValueError` for any other text."""
+        """The reverse of `to_json`; `ValueError` for other text."""
         return TypeAdapter(ImageSpec).validate_json(text)
 
     def fit(self, image: Image.Image, box: Box | None = None) -> np.ndarray:
@@ -189,17 +194,21 @@ class InputConfig(BaseModel):
     )
     window: _Choice | tuple[_Choice, _Choice, _Choice] | None = Field(
         default=None,
-        description=f"of grey DICOM images: {', '.join(WINDOWS)} (Hounsfield units), or {{center, "
-        "width}, or three of these, one for each colour channel; null: the window of the file",
+        description=f"of grey DICOM images and NIfTI volumes: {', '.join(WINDOWS)} (Hounsfield "
+        "units), or {center, width}, or three of these, one for each colour channel; null: the "
+        "window of the file",
     )
     stretch: tuple[float, float] = Field(
         default=PERCENTILES,
-        description="percentiles shown as black and white, in DICOM without a window and in other "
-        "images of more than 8 bits",
+        description="percentiles shown as black and white, in DICOM without a window, in other "
+        "images of more than 8 bits and in volumes",
     )
     jpeg_scaling: bool = Field(
         default=True,
         description="decode JPEG at reduced size where it is much larger than the input",
+    )
+    slice_axis: Literal["axial", "coronal", "sagittal"] = Field(
+        default="axial", description="which slices of a NIfTI volume are its images"
     )
 
     @field_validator("window", mode="before")
@@ -240,6 +249,7 @@ class InputConfig(BaseModel):
             hounsfield=any(isinstance(one, str) for one in chosen),
             stretch=self.stretch,
             jpeg_scaling=self.jpeg_scaling,
+            slice_axis=self.slice_axis,
         )
 
 

@@ -208,7 +208,7 @@ def _serve(spec: ImageSpec) -> None:
         while True:
             size, start = _HEADER.unpack(_exactly(source, _HEADER.size))
             content = _exactly(source, size)
-            send({"count": decode.count_frames(content)})
+            send({"count": decode.count_frames(content, spec)})
             for frame in decode.frames(content, spec, start):
                 pixels = b"" if frame.pixels is None else frame.pixels.tobytes()
                 send({"number": frame.number, "reason": frame.reason}, pixels)

@@ -47,10 +47,14 @@ class FrozenImages:
     not read again.
     """
 
-    def __init__(self, backbone: Backbone, pixels: np.ndarray) -> None:
-        """`pixels` are uint8 (B, height, width, 3) at the backbone's size."""
+    def __init__(
+        self, backbone: Backbone, pixels: np.ndarray, embeddings: torch.Tensor | None = None
+    ) -> None:
+        """`pixels` are uint8 (B, height, width, 3) at the backbone's size; `embeddings` (B, E) if
+        they are known."""
         self.backbone = backbone
         self._pixels = pixels
+        self._embeddings = embeddings
         self._after: dict[int, Activations] = {}
 
     def __len__(self) -> int:
@@ -60,6 +64,8 @@ class FrozenImages:
     @torch.no_grad()
     def embeddings(self) -> torch.Tensor:
         """Unit embeddings (B, E)."""
+        if self._embeddings is not None:
+            return self._embeddings
         if not self._after:
             return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
         tower, kept = self.backbone.image, next(iter(self._after.values()))
@@ -147,8 +153,16 @@ class SupportViews:
     seed: int
 
     @staticmethod
-    def of(backbone: Backbone, support: SupportImages, config: AugmentConfig) -> "SupportViews":
-        """The views that the learner has of the same support."""
+    def of(
+        backbone: Backbone,
+        support: SupportImages,
+        config: AugmentConfig,
+        embeddings: torch.Tensor | None = None,
+    ) -> "SupportViews":
+        """The views that the learner has of the same support.
+
+        `embeddings` (N, V, E), if they are known, are in the order of the support.
+        """
         order = np.argsort(np.array(support.keys, object), kind="stable")
         pixels = np.stack(
             [
@@ -159,7 +173,11 @@ class SupportViews:
         )
         labels = torch.from_numpy(support.labels[order]).float().to(backbone.device)
         return SupportViews(
-            views=FrozenImages(backbone, pixels),
+            views=FrozenImages(
+                backbone,
+                pixels,
+                None if embeddings is None else embeddings[torch.from_numpy(order)].flatten(0, 1),
+            ),
             labels=labels.repeat_interleave(config.views, dim=0),
             image=torch.arange(len(order)).repeat_interleave(config.views),
             num_views=config.views,

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from sdmad.backbones.loading import Backbone
 from sdmad.inputs.catalog import Catalog
 
-NORMAL = "no abnormality"
-
 
 @dataclass(frozen=True)
 class ClassTexts:
@@ -34,7 +32,7 @@ class ClassTexts:
     @staticmethod
     def names(catalog: Catalog) -> "ClassTexts":
         """The categories' names in the catalog's templates."""
-        titles = [catalog.normal.title or NORMAL, *map(catalog.title, catalog.categories)]
+        titles = [catalog.normal_title, *map(catalog.title, catalog.categories)]
         texts = [template.format(title) for title in titles for template in catalog.templates]
         owner = torch.arange(len(titles)).repeat_interleave(len(catalog.templates))
         return ClassTexts(texts, owner, torch.eye(len(titles), dtype=torch.bool))

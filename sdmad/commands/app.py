@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from sdmad.commands.aggregate import aggregate
+from sdmad.commands.apply import apply
+from sdmad.commands.calibrate import calibrate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
@@ -19,8 +22,11 @@ from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
 from sdmad.commands.similar import similar
+from sdmad.commands.status import status
+from sdmad.commands.summary import summary
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
+from sdmad.commands.worklist import worklist
 from sdmad.commands.write_signs import write_signs
 from sdmad.runtime.cli import run_app
 
@@ -31,8 +37,14 @@ COMMANDS = (
     train,
     encode,
     score,
+    status,
     verify,
+    worklist,
+    aggregate,
     evaluate,
+    summary,
+    calibrate,
+    apply,
     compare,
     similar,
     plan,

@@ -43,6 +43,7 @@ def compare(
     """
     from sdmad import storage
     from sdmad.comparison import bootstrap as two_level
+    from sdmad.comparison.calibration import calibration
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
@@ -54,5 +55,6 @@ def compare(
     target = storage.resolve(output)
     results = compare(settings, target)
     replicates = two_level.bootstrap(settings, target)
-    typer.echo(write_pages(results, settings, target, replicates))
+    calibrated = calibration(settings, target)
+    typer.echo(write_pages(results, settings, target, replicates, calibrated))
     typer.echo(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")

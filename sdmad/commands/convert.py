@@ -29,10 +29,12 @@ def convert(
     from sdmad.recipes.archive_writer import check_empty, write_archive
     from sdmad.recipes.registry import find_recipe
     from sdmad.recipes.summary import print_tally
+    from sdmad.words import counted
 
     chosen, target = find_recipe(recipe), storage.resolve(output)
     storage.check_writable(target)
     check_empty(target)
     tally = write_archive(chosen.records(source), target, chosen.name)
     print_tally(tally, load_catalog(chosen.name))
-    typer.echo(f"wrote {sum(tally.images.values())} images in {tally.shards} shards to {target}")
+    images = counted(sum(tally.images.values()), "image")
+    typer.echo(f"wrote {images} in {counted(tally.shards, 'shard')} to {target}")

@@ -56,6 +56,7 @@ def encode(
     from sdmad import storage
     from sdmad.scoring.encode import chosen_backbone, encode_archive
     from sdmad.scoring.pools import PipelineConfig, parse_pool
+    from sdmad.words import counted
 
     source, target = storage.resolve(archive), storage.resolve(output)
     storage.check_readable(source, "archive")
@@ -75,7 +76,11 @@ def encode(
         accept_changes,
         prune,
     )
+    if not tally.units:
+        done = counted(tally.skipped, "work unit")
+        typer.echo(f"nothing to do: {done} encoded before; the activations are at {target}")
+        return
     typer.echo(
-        f"encoded {tally.images} images in {tally.units} work units, {tally.failures} failures; "
-        f"the activations are at {target}"
+        f"encoded {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
+        f"{counted(tally.failures, 'failure')}; the activations are at {target}"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import Scores
+from sdmad.commands.options import How, Scores, TopK
 
 
 def evaluate(
@@ -21,16 +21,25 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Another scoring run to compare with, as name=URI; repeatable."),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the label table, e.g. patient_id: also the metrics by its groups."
+        ),
+    ] = None,
+    how: How = "maximum",
+    top_k: TopK = 3,
 ) -> None:
     """Compute the metrics of the three protocols and write a report.
 
     Uses the images whose split is "test" in the label table. Writes
     report.html, protocols.parquet, audit_*.parquet and run.json, and prints the
-    metrics.
+    metrics; with --by also protocols_by_group.parquet.
     """
     from sdmad import storage
     from sdmad.report.run import evaluate_run, parse_baselines
     from sdmad.report.terminal import print_metrics
+    from sdmad.scoring.groups.pooling import Pooling
 
     target = storage.resolve(output)
     storage.check_writable(target)
@@ -39,6 +48,8 @@ def evaluate(
         storage.resolve(labels),
         target,
         parse_baselines(baseline or []),
+        by,
+        Pooling.parse(how, top_k),
     )
     print_metrics(result)
     typer.echo(f"report: {result.report}")

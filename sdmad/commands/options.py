@@ -74,6 +74,15 @@ Prune = Annotated[
     typer.Option(help="Remove the rows of objects that are no longer in the archive."),
 ]
 
+How = Annotated[
+    str,
+    typer.Option(
+        help="How the scores of a group become one: maximum, mean-top (of the --top-k highest) or "
+        "noisy-or."
+    ),
+]
+TopK = Annotated[int, typer.Option(help="Number of highest scores that mean-top averages.", min=1)]
+
 
 def configuration_changes(
     seeds: str | None,

@@ -43,6 +43,13 @@ def score(
     precision: Precision = "auto",
     accept_changes: AcceptChanges = False,
     prune: Prune = False,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="Decision file of calibrate, path or s3:// URI, for probabilities and findings. "
+            "Default: findings are scores above 0.5."
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
@@ -57,6 +64,7 @@ def score(
     from sdmad import storage
     from sdmad.errors import UserError
     from sdmad.scoring.pools import PipelineConfig, parse_pool
+    from sdmad.words import counted
 
     if (archive is None) == (activations is None):
         raise UserError("give either --archive, to score images, or --activations")
@@ -69,7 +77,8 @@ def score(
         decode_seconds=decode_seconds,
         precision=precision,
     )
-    options = (per_seed, backbone_weights, accept_changes, prune)
+    chosen = storage.resolve(decision) if decision else None
+    options = (per_seed, backbone_weights, accept_changes, prune, chosen)
     if archive is not None:
         from sdmad.scoring.run import score_archive
 
@@ -83,7 +92,11 @@ def score(
         source = storage.resolve(str(activations))
         storage.check_writable(target)
         tally = score_activations(source, storage.resolve(detector), target, config, *options)
+    if not tally.units:
+        done = counted(tally.skipped, "work unit")
+        typer.echo(f"nothing to do: {done} scored before; the tables are at {target}")
+        return
     typer.echo(
-        f"scored {tally.images} images in {tally.units} work units, {tally.failures} failures; "
-        f"the tables are at {target}"
+        f"scored {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
+        f"{counted(tally.failures, 'failure')}; the tables are at {target}"
     )

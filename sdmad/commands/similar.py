@@ -39,6 +39,7 @@ def similar(
     from sdmad.errors import UserError
     from sdmad.scoring.similar import Search
     from sdmad.storage import parquet
+    from sdmad.words import counted
 
     if [image, text, duplicates_above].count(None) != 2:
         raise UserError("give one of --image, --text and --duplicates-above")
@@ -58,7 +59,8 @@ def similar(
         names = [row["uri"], *([row["other"]] if "other" in row else [])]
         typer.echo(f"{row['cosine']:.4f}  {'  '.join(names)}")
     if duplicates_above is not None:
-        typer.echo(f"{table.num_rows} pairs have a cosine of {duplicates_above:g} or more")
+        pairs = counted(table.num_rows, "pair")
+        typer.echo(f"{pairs} with a cosine of {duplicates_above:g} or more")
     if output is not None:
         target = storage.resolve(output)
         storage.write_bytes(target, parquet.encode(table))

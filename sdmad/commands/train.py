@@ -38,9 +38,10 @@ def train(
     from sdmad import storage
     from sdmad.fitting.config import TrainConfig, load_config
     from sdmad.fitting.run import train_seeds
+    from sdmad.words import counted
 
     changes = configuration_changes(seeds, shots, archive, labels, backbone)
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)
     made = train_seeds(settings, target)
-    typer.echo(f"wrote {made} new fits; the detectors are at {target}/fits/shots=<k>")
+    typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

@@ -44,6 +44,7 @@ def write_signs(
     from sdmad.drafting.draft import draft_catalog, render_draft
     from sdmad.drafting.endpoint import Endpoint
     from sdmad.drafting.request import check_output, parse_request
+    from sdmad.words import counted
 
     request = parse_request(modality, categories, signs_per_category)
     endpoint = Endpoint(model, timeout)
@@ -53,4 +54,5 @@ def write_signs(
     catalog = draft_catalog(request, endpoint, attempts, typer.echo)
     today = datetime.now(UTC).date()
     storage.write_bytes(target, render_draft(catalog, request, endpoint.model, today).encode())
-    typer.echo(f"wrote {len(catalog.signs)} signs to {target}; review them first (docs/signs.md)")
+    signs = counted(len(catalog.signs), "sign")
+    typer.echo(f"wrote {signs} to {target}; review them first (docs/signs.md)")

@@ -1,6 +1,7 @@
 """One method on one support: fit, score the test images, compute metrics. No Ray, no files."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from sdmad.comparison.config import Variant
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import AugmentConfig, SupportImages
+from sdmad.method.calibration import conformal_sets
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
@@ -27,11 +29,25 @@ class TestImages:
     truth: np.ndarray
 
 
+class Scored(NamedTuple):
+    """What a method makes of N test images.
+
+    Scores (N, C), anomaly scores (N,), and of SD-MAD the conformal sets (N, C, 2): whether "with
+    the category" and "without it" are possible.
+    """
+
+    scores: np.ndarray
+    anomaly: np.ndarray
+    possible: np.ndarray | None = None
+
+
 class Bench:
     """Fits and measures methods with the same backbone, catalog, budget and test images.
 
-    The outputs of the frozen backbone for the test images are computed once and kept in memory:
-    about one activation of a block per image (0.15 MB for ViT-B/32, 1 MB for ViT-L/14).
+    The outputs of the frozen backbone for the test images are computed once and kept in memory, and
+    those for the views of a support until the next support. With one adapted block and a head that
+    reads one token that is two tokens an image, else all tokens of a block (0.15 MB for ViT-B/32,
+    1 MB for ViT-L/14).
     """
 
     def __init__(
@@ -44,15 +60,13 @@ class Bench:
     ) -> None:
         self.backbone, self.catalog, self.test = backbone, catalog, test
         self.learner, self.budget = learner, budget
-        self._images = FrozenImages(backbone, test.pixels)
+        self._images: FrozenImages | None = None
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int, int], SupportViews] | None = None
-        self._cache: tuple[tuple[object, ...], SupportCache] | None = None
+        self._cache: tuple[tuple[int, int, int, AugmentConfig], SupportCache] | None = None
 
-    def score(
-        self, method: str, variant: Variant | None, support: SupportImages
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (N, C) and anomaly scores (N,) of the test images by one method.
+    def score(self, method: str, variant: Variant | None, support: SupportImages) -> Scored:
+        """What one method makes of the test images, fitted to `support`.
 
         A `method` that is not in `BASELINES` is SD-MAD, changed by `variant`.
         """
@@ -60,27 +74,48 @@ class Bench:
             return self._baseline(method, support)
         return self._sd_mad(variant or Variant(), support)
 
-    def _baseline(self, name: str, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
+    def _baseline(self, name: str, support: SupportImages) -> Scored:
         key = (support.shots, support.seed)
         if self._views is None or self._views[0] != key:
-            views = SupportViews.of(self.backbone, support, self.budget.augment)
+            known = self._known_views(support)
+            views = SupportViews.of(self.backbone, support, self.budget.augment, known)
             self._views = (key, views)
         scorer = baselines.fit(name, self.backbone, self.catalog, self._views[1], self.budget)
+        if self._images is None:
+            some = next(iter(self._prefixes.values()), None)
+            known = None if some is None else torch.cat([frozen for _, frozen in some])
+            self._images = FrozenImages(self.backbone, self.test.pixels, known)
         scores = scorer.scores(self._images)
-        return scores, scorer.anomaly(scores)
+        return Scored(scores, scorer.anomaly(scores))
 
-    def _sd_mad(self, variant: Variant, support: SupportImages) -> tuple[np.ndarray, np.ndarray]:
+    def _known_views(self, support: SupportImages) -> torch.Tensor | None:
+        """Unit embeddings (N, V, E) of a support's views, if SD-MAD has encoded the same ones."""
+        if self._cache is None:
+            return None
+        (shots, seed, _, config), cache = self._cache
+        if (shots, seed, config) != (support.shots, support.seed, self.budget.augment):
+            return None
+        rows = cache.rows(cache.images[0][:, None], torch.arange(config.views))
+        return cache.views.frozen[rows]
+
+    def _sd_mad(self, variant: Variant, support: SupportImages) -> Scored:
         learner = variant.changed(self.learner)
-        catalog = variant.catalog(self.catalog)
+        catalog = learner.chosen_signs(variant.catalog(self.catalog))
         model, rule = fit_batch(self.backbone, catalog, [support], learner, encoder=self._encoded)
-        scores, anomaly = [], []
+        parts = []
         with torch.no_grad():
             signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
                 found = rule.evidence(model, model.read(activations, frozen, signs), learner)
-                scores.append(torch.sigmoid(found.logits[0]).cpu().numpy())
-                anomaly.append(torch.sigmoid(found.anomaly[0]).cpu().numpy())
-        return np.concatenate(scores), np.concatenate(anomaly)
+                possible = conformal_sets(found.logits, rule.thresholds)[0]
+                logits = (found.logits[0], found.anomaly[0])
+                parts.append(
+                    [
+                        *(torch.sigmoid(some).cpu().numpy() for some in logits),
+                        possible.cpu().numpy(),
+                    ]
+                )
+        return Scored(*(np.concatenate(some) for some in zip(*parts, strict=True)))
 
     def _encoded(
         self, model: SignModel, supports: list[SupportImages], config: AugmentConfig
@@ -100,7 +135,7 @@ class Bench:
             pixels = self.test.pixels
             self._prefixes[blocks] = [
                 model.image_activations(
-                    self.backbone.pixels(pixels[start : start + IMAGES_AT_ONCE])
+                    self.backbone.pixels(pixels[start : start + IMAGES_AT_ONCE]), lean=True
                 )
                 for start in range(0, len(pixels), IMAGES_AT_ONCE)
             ]

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from sdmad import storage
-from sdmad.comparison import charts
+from sdmad.comparison import calibration, charts
 from sdmad.comparison.bootstrap import Replicates
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.summary import num_comparisons, rank_reference, summarise_methods
@@ -26,15 +26,21 @@ def write_pages(
     config: CompareConfig,
     output: str,
     replicates: Replicates | None = None,
+    calibrated: pd.DataFrame | None = None,
 ) -> str:
     """Write the pages of a comparison to `output`; returns the Markdown.
 
     These are `comparison.md`, `differences.parquet`, `verdicts.svg`, `shots.svg` if there are
-    several numbers of shots, and `<setting>.svg` for every setting that variants sweep.
+    several numbers of shots, `<setting>.svg` for every setting that variants sweep, and
+    `calibration.parquet` with the table `calibrated`, if it is given.
     """
     reference = config.reference
     summaries = _summaries(results, reference, replicates)
     page = _page(summaries, reference, config.variants, replicates)
+    if calibrated is not None:
+        page += "\n## Calibration\n\n" + calibration.tables(calibrated)
+        numbers = parquet.encode(pa.Table.from_pandas(calibrated, preserve_index=False))
+        storage.write_bytes(storage.join(output, "calibration.parquet"), numbers)
     files = {"comparison.md": page}
     if results.shots.nunique() > 1:
         methods = [name for name in config.names if name not in config.variants]

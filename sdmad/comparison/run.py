@@ -173,8 +173,8 @@ class Comparer:
         images = support.with_pixels(fetch(support.images, self.pixels))
         for method in methods:
             variant = self.config.variants.get(method)
-            scores, anomaly = self.bench.score(method, variant, images)
-            found = metrics(self.bench.test.truth, scores, anomaly)
+            scored = self.bench.score(method, variant, images)
+            found = metrics(self.bench.test.truth, scored.scores, scored.anomaly)
             rows = [
                 (method, support.shots, support.seed, protocol, metric, value)
                 for (protocol, metric), value in found.items()
@@ -182,7 +182,7 @@ class Comparer:
             columns = ["method", "shots", "seed", "protocol", "metric", "value"]
             stored = stored_name(self.config, method)
             uri = cell_uri(self.output, stored, support.shots, support.seed)
-            write_scores(uri, self.bench.catalog.category_names, scores, anomaly)
+            write_scores(uri, self.bench.catalog.category_names, *scored)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)
 

@@ -2,7 +2,8 @@
 
 `test.parquet` has a row for each test image: `archive`, `member`, `patient` (the patient's number)
 and `label_<category>`. The scores have the same images in the same order: `score_<category>` and
-`anomaly_score`, in float32.
+`anomaly_score`, in float32, and of SD-MAD the answers that conformal sets hold,
+`possible_with_<category>` and `possible_without_<category>`.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from sdmad.inputs.labels import LabelTable
 from sdmad.storage import parquet
 
 SUFFIX = ".scores"
+SETS = ("possible_with_", "possible_without_")
 
 
 def write_test(output: str, test: LabelTable) -> None:
@@ -34,17 +36,36 @@ def scores_uri(cell: str) -> str:
     return cell.removesuffix(".parquet") + f"{SUFFIX}.parquet"
 
 
-def write_scores(cell: str, categories: list[str], scores: np.ndarray, anomaly: np.ndarray) -> None:
-    """Write scores (N, C) and anomaly scores (N,) beside the cell at the URI `cell`."""
+def write_scores(
+    cell: str,
+    categories: list[str],
+    scores: np.ndarray,
+    anomaly: np.ndarray,
+    possible: np.ndarray | None = None,
+) -> None:
+    """Write scores (N, C), anomaly scores (N,) and conformal sets (N, C, 2) beside the cell at the
+    URI `cell`."""
     columns = {f"score_{c}": scores[:, k] for k, c in enumerate(categories)}
     columns["anomaly_score"] = anomaly
-    _write({n: v.astype(np.float32) for n, v in columns.items()}, scores_uri(cell))
+    columns = {n: v.astype(np.float32) for n, v in columns.items()}
+    if possible is not None:
+        for answer, prefix in enumerate(SETS):
+            columns |= {prefix + c: possible[:, k, answer] for k, c in enumerate(categories)}
+    _write(columns, scores_uri(cell))
 
 
 def read_scores(cell: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N, C) and anomaly scores (N,) of the cell at the URI `cell`."""
     table = parquet.decode(storage.read_bytes(scores_uri(cell)))
     return _stacked(table, "score_"), table["anomaly_score"].to_numpy()
+
+
+def read_possible(cell: str) -> np.ndarray | None:
+    """The conformal sets (N, C, 2) of the cell at the URI `cell`; None if it has none."""
+    table = parquet.decode(storage.read_bytes(scores_uri(cell)))
+    if not any(name.startswith(SETS) for name in table.column_names):
+        return None
+    return np.stack([_stacked(table, prefix) for prefix in SETS], axis=-1)
 
 
 def _stacked(table: pa.Table, prefix: str) -> np.ndarray:

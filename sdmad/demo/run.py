@@ -21,6 +21,7 @@ from sdmad.report.run import Evaluated, evaluate_run
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
+from sdmad.words import counted
 
 BUCKET = "sdmad-demo"
 MARKER = ".sdmad-demo"
@@ -67,7 +68,8 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
                 shots=[shots],
                 seeds=f"0:{seeds}",
             )
-            _say(f"{name}: fitting {seeds} seeds at {shots} shots with Ray Train")
+            grid = f"{counted(seeds, 'seed')} at {counted(shots, 'shot')}"
+            _say(f"{name}: fitting {grid} with Ray Train")
             train_seeds(config, storage.join(run, "train"))
             _say(f"{name}: scoring the bucket with Ray Data")
             score_archive(

@@ -27,9 +27,11 @@ from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.reading import check_names, read_images
+from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import (
     THREADS_SLEEP,
     Resources,
@@ -40,6 +42,8 @@ from sdmad.runtime.cluster import (
 )
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
+from sdmad.storage.run_record import Heartbeat, now
+from sdmad.words import counted
 
 
 def train_seeds(config: TrainConfig, output: str) -> int:
@@ -56,7 +60,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
-    run_record.read_earlier(output, "train_seeds")
+    run_record.read_earlier(output, JOB)
     run_record.check_identity(output, identity, "fits")
     grid = [
         (shots, seed) for shots in config.shots for seed in parse_numbers(config.seeds, "seeds")
@@ -66,7 +70,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     missing = [s for s in supports if (s.shots, s.seed) not in done]
     spec = _check_adapters(config, catalog) if missing else None
     record: dict[str, Any] = {
-        "job": "train_seeds",
+        "job": JOB,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         "identity": identity,
@@ -77,20 +81,26 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     }
     if spec:
         record["input"] = json.loads(spec.to_json())
-    run_record.write_record(output, record)
-    if missing and spec:
-        connect()
-        pool = labels.where(labels.split == "pool")
-        check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
-        _fit_missing(missing, config, catalog, archive, output, spec)
-    _write_table(supports, output)
-    record |= {
-        "status": "finished",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fits_made": len(missing),
-        "seconds": round(time.monotonic() - begin, 2),
-    }
-    run_record.write_record(output, record)
+
+    def so_far() -> dict[str, Any]:
+        return record | {"updated": now(), "seconds": round(time.monotonic() - begin, 2)}
+
+    run_record.write_record(output, so_far())
+    try:
+        if missing and spec:
+            with Heartbeat(output, so_far):
+                connect()
+                pool = labels.where(labels.split == "pool")
+                check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
+                chosen = config.learner.chosen_signs(catalog)
+                _fit_missing(missing, config, chosen, archive, output, spec)
+        _write_table(supports, output)
+        record |= {"status": "finished", "fits_made": len(missing)}
+    except BaseException as error:
+        record["status"] = ending(error)
+        raise
+    finally:
+        run_record.write_record(output, so_far() | {"finished": now()})
     return len(missing)
 
 
@@ -171,7 +181,7 @@ def _fit_missing(
     left = {(s.shots, s.seed) for s in missing} - set(list_fits(output))
     if left:
         raise UserError(
-            f"{len(left)} fits are missing at {output}, because workers wrote them to their own "
+            f"{counted(len(left), 'fit')} missing at {output}, because workers wrote to their own "
             "disks; on a cluster give an s3:// URI or a folder on a shared file system"
         )
 
@@ -187,8 +197,8 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
     for name, each, there in (("CPU", needs["CPU"], resources.cpus), ("GPU", gpus, resources.gpus)):
         if resources.fixed and workers * each > there:
             raise UserError(
-                f"{workers} workers need {workers * each:g} {name}s, but this machine has "
-                f"{there:g}; reduce compute.workers, or connect to a cluster with RAY_ADDRESS"
+                f"{counted(workers, 'worker')} need {workers * each:g} {name}s, but this machine "
+                f"has {there:g}; reduce compute.workers, or connect to a cluster with RAY_ADDRESS"
             )
     if gpus:
         needs["GPU"] = gpus

@@ -32,8 +32,11 @@ from sdmad.errors import UserError
 from sdmad.inputs.validation import explain
 
 SHIPPED = Path(__file__).parent / "catalogs"
+NORMAL = "no abnormality"
+NAME_OF = "name_"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+SignName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 
 
@@ -49,7 +52,7 @@ class Category(BaseModel):
     """One anomaly category, or normal: the names of its signs, and their source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    signs: list[Name] = Field(min_length=1)
+    signs: list[SignName] = Field(min_length=1)
     title: str | None = None
     source: str | None = None
 
@@ -62,7 +65,7 @@ class Catalog(BaseModel):
     modality: str
     templates: list[str] = Field(default=["{}"], min_length=1)
     sources: list[str] = []
-    signs: dict[Name, Sign] = Field(min_length=1)
+    signs: dict[SignName, Sign] = Field(min_length=1)
     categories: dict[Name, Category] = Field(min_length=1)
     normal: Category
     input: InputConfig | None = Field(
@@ -138,6 +141,30 @@ class Catalog(BaseModel):
     def title(self, category: str) -> str:
         """The display name of a category."""
         return self.categories[category].title or category.replace("_", " ")
+
+    @property
+    def normal_title(self) -> str:
+        """What normal is called in a text."""
+        return self.normal.title or NORMAL
+
+    def with_names(self) -> "Catalog":
+        """This catalog with the name of each category, and of normal, as one more of its signs.
+
+        The sign is called `name_<category>`. It is left out where a sign of the category has the
+        name as a prompt already, or another sign is called so.
+        """
+        titles = {name: self.title(name) for name in self.categories}
+        signs, listed = dict(self.signs), {}
+        for name, category in {**self.categories, "normal": self.normal}.items():
+            title, called = titles.get(name, self.normal_title), NAME_OF + name
+            prompts = {p.casefold() for s in category.signs for p in self.signs[s].prompts}
+            listed[name] = category
+            if title.casefold() not in prompts and called not in self.signs:
+                signs[called] = Sign(prompts=[title])
+                listed[name] = category.model_copy(update={"signs": [*category.signs, called]})
+        content = {name: getattr(self, name) for name in Catalog.model_fields}
+        normal = listed.pop("normal")
+        return Catalog(**content | {"signs": signs, "categories": listed, "normal": normal})
 
 
 def parse_catalog(content: Any, where: str) -> Catalog:

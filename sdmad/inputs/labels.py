@@ -5,7 +5,7 @@ A CSV or Parquet file with one row per image and these columns:
 - `archive` and `member`, or `uri` in place of both; without `archive`, images are loose objects
 - `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
-- `split`: `pool` or `test`
+- `split`: `pool` for training, `validation` for thresholds and probabilities, or `test`
 
 Other columns are ignored. Spaces around values are removed, and spaces within them are kept. Upper
 and lower case are different, also in `patient_id`.
@@ -24,10 +24,16 @@ from sdmad.archive.naming import comparable, split_uri
 from sdmad.inputs.tables import TextTable, read_table
 
 SPLITS = ("pool", "test")
+VALIDATION = "validation"
+"""The split that `sdmad calibrate` reads, if a table has it."""
 COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
+# Words for a normal image, as `_label_hint` compares them.
 NORMAL = frozenset(
-    ("normal", "no finding", "no findings", "healthy", "negative", "none", "nan", "null", "0")
+    (
+        *("normal", "no_finding", "no_findings", "no_anomaly", "no_abnormality", "healthy"),
+        *("negative", "unremarkable", "none", "nan", "null", "n/a", "0"),
+    )
 )
 
 
@@ -78,12 +84,10 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     table = read_table(uri, "label table", COLUMNS)
     for name in ("patient_id", "split", "labels"):
         table.require(name)
-    if "uri" not in table.columns:
-        table.require("member")
-    archives, members = _names(table, archive_uri or "")
+    archives, members = image_names(table, archive_uri or "")
     for row, split in enumerate(table.columns["split"]):
-        if split not in SPLITS:
-            raise table.error(row, f"split is {split!r}; it must be 'pool' or 'test'")
+        if split not in (*SPLITS, VALIDATION):
+            raise table.error(row, f"split is {split!r}; it must be 'pool', 'validation' or 'test'")
     return LabelTable(
         archive=np.array(archives, object),
         member=np.array(members, object),
@@ -94,8 +98,14 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     )
 
 
-def _names(table: TextTable, base: str) -> tuple[list[str], list[str]]:
-    """The columns archive and member; `UserError` for names that are missing or listed twice."""
+def image_names(table: TextTable, base: str) -> tuple[list[str], list[str]]:
+    """The archive and member of each row of a table with these columns, or with `uri`.
+
+    `base` is the URI of the archive that names are relative to. Raises `UserError` for names that
+    are missing or listed twice.
+    """
+    if "uri" not in table.columns:
+        table.require("member")
     if "member" in table.columns:
         members = table.columns["member"]
         archives = [
@@ -156,7 +166,7 @@ def _labels(table: TextTable, categories: list[str]) -> np.ndarray:
 
 def _label_hint(label: str, categories: list[str]) -> str:
     plain = re.sub(r"[\s-]+", "_", label.lower())
-    if label.lower() in NORMAL:
+    if plain in NORMAL:
         return "leave labels empty for a normal image"
     parts = [part.strip() for part in re.split(r"[,|/+]", label)]
     if len(parts) > 1 and set(parts) <= set(categories):

@@ -30,6 +30,11 @@ class NameIndex(dict[Name, int]):
     def __missing__(self, name: Name) -> int:
         return self.alike[_comparable(name)]
 
+    def find(self, name: Name) -> int | None:
+        """The row of an image; None if no row matches it."""
+        row = super().get(name)
+        return self.alike.get(_comparable(name)) if row is None else row
+
 
 def _comparable(name: Name) -> Name:
     return comparable(name[0]), comparable(name[1])

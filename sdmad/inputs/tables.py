@@ -59,7 +59,7 @@ class TextTable:
         """Raise `UserError` if there is no column `name`."""
         if name in self.columns:
             return
-        near = get_close_matches(name, map(_column, self.header), n=1)
+        near = get_close_matches(name, map(column_name, self.header), n=1)
         hint = f" (is {near[0]!r} meant?)" if near else ""
         raise UserError(
             f"{self.what} has no column {name!r}{hint}; it has {', '.join(self.header)}"
@@ -78,12 +78,13 @@ def read_table(uri: str, kind: str, wanted: tuple[str, ...]) -> TextTable:
     return _from_csv(_text(content, what), what, wanted)
 
 
-def _column(name: str) -> str:
+def column_name(name: str) -> str:
+    """A column's name as it is compared: in lower case, with `_` for spaces and hyphens."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _positions(header: list[str], wanted: tuple[str, ...], what: str) -> dict[str, int]:
-    names = [_column(name) for name in header]
+    names = [column_name(name) for name in header]
     for name in wanted:
         if names.count(name) > 1:
             raise UserError(f"{what} has {names.count(name)} columns {name!r}; keep one")

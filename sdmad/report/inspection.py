@@ -16,11 +16,13 @@ from sdmad.report import examples
 from sdmad.report.examples import Example
 from sdmad.report.heatmaps import Heatmap, sign_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
+from sdmad.report.nearest import NearestSupport, nearest_supports
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Sign audit, sign heatmap, example images, and the maps of their signs by example name.
+    """Sign audit, sign heatmap, example images, and for these by their names the maps of signs and
+    the nearest support images.
 
     `images_read` is the number of images behind the heatmap. Without the detector everything is
     empty, without the archive only the audit is there; `note` then gives the reason.
@@ -33,6 +35,7 @@ class Inspection:
     clear: list[Example] = field(default_factory=list)
     uncertain: list[Example] = field(default_factory=list)
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
+    nearest: dict[str, list[NearestSupport]] = field(default_factory=dict)
 
     @property
     def num_unlocated(self) -> int:
@@ -84,6 +87,7 @@ def inspect(test: ScoredTest) -> Inspection:
         clear=clear,
         uncertain=uncertain,
         located=localised_gallery(detector, [*clear, *uncertain], shown),
+        nearest=nearest_supports(detector, uri, [*clear, *uncertain], shown),
     )
 
 

@@ -11,19 +11,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
 from sdmad.detector import Detector
-from sdmad.localisation import locate, upsample
+from sdmad.localisation import (
+    LEAST_LOGITS,
+    locate,
+    longer_side,
+    map_strength,
+    overlay,
+    upsample,
+)
 from sdmad.report.examples import Example
 
 SIDE = 144
 COLOURS = 128
-OPACITY = 0.5
-LEAST_LOGITS = 1.0
 SECONDS = 60.0
 
 
@@ -57,13 +60,14 @@ def localised_signs(
     if not signs:
         return []
     maps = locate(detector, pixels[None], signs)
-    small = _small(pixels)
-    heats = upsample(maps, (small.shape[0], small.shape[1]))[0] * detector.backbone.logit_scale
+    small = longer_side(pixels, SIDE)
+    heats = upsample(maps, (small.shape[0], small.shape[1]))[0]
+    scale = detector.backbone.logit_scale
     found = []
     for sign, own, heat in zip(signs, maps[0], heats, strict=True):
-        strength = np.clip(heat / max(float(heat.max()), LEAST_LOGITS), 0, 1)
+        strength = map_strength(heat, scale)
         drop = float(own.max())
-        faint = drop * detector.backbone.logit_scale < LEAST_LOGITS
+        faint = drop * scale < LEAST_LOGITS
         found.append(LocalisedSign(sign, _uri(overlay(small, strength)), drop, faint))
     return found
 
@@ -85,25 +89,6 @@ def localised_gallery(
             break
         found[example.name] = localised_signs(detector, image, [s for _, s, _ in example.signs])
     return found
-
-
-def overlay(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3); returns (H, W, 3) uint8."""
-    grey = pixels.astype(float).mean(-1, keepdims=True).repeat(3, axis=-1)
-    colour = 255 * mpl.colormaps["inferno"](0.4 + 0.5 * strength)[..., :3]
-    opacity = OPACITY * strength[..., None]
-    mixed = 0.8 * grey * (1 - opacity) + colour * opacity
-    inside = strength >= 0.5
-    mixed[inside & ~binary_erosion(inside, border_value=1)] = 255
-    return (mixed + 0.5).astype(np.uint8)
-
-
-def _small(pixels: np.ndarray) -> np.ndarray:
-    """The image resized so that its longer side has `SIDE` pixels."""
-    height, width = pixels.shape[:2]
-    scale = SIDE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _uri(pixels: np.ndarray) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import write_audit
+from sdmad.evaluation.by_group import Grouped, measure_groups, write_group_metrics
 from sdmad.evaluation.measure import (
     HEADLINES,
     ScoredTest,
@@ -19,14 +20,17 @@ from sdmad.evaluation.measure import (
 )
 from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
+from sdmad.runtime.progress import step
+from sdmad.scoring.groups.pooling import Pooling
 from sdmad.storage import run_record
+from sdmad.words import counted
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The result of an evaluation: metrics of the run and of the baselines, URI of the report.
 
-    `notices` are sentences about test images without a score.
+    `notices` are sentences about test images without a score, `grouped` has the metrics by group.
     """
 
     test: ScoredTest
@@ -34,10 +38,21 @@ class Evaluated:
     baselines: dict[str, pd.DataFrame]
     report: str
     notices: list[str]
+    grouped: Grouped | None = None
 
 
-def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str]) -> Evaluated:
+def evaluate_run(
+    scores: str,
+    labels: str,
+    output: str,
+    baselines: dict[str, str],
+    by: str | None = None,
+    pooling: Pooling | None = None,
+) -> Evaluated:
     """Evaluate the scoring run at `scores`; `baselines` are URIs of other scoring runs by name.
+
+    With `by`, a column of the label table, also on the level of its groups, whose scores are made
+    from those of their images by `pooling` (`protocols_by_group.parquet`).
 
     Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the sign audit
     (`audit_*.parquet`) when the run's detector can be loaded. Raises `UserError` when `output` is
@@ -47,17 +62,23 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
         raise UserError(f"{output} holds the scores; choose another output for the evaluation")
     run_record.read_earlier(output, "evaluate")
     test = load_scored_test(scores, labels)
+    step("evaluating", f"computing the metrics of {counted(len(test.table), 'test image')}")
     metrics = measure(test)
-    notices, others = list(test.notices), {}
+    grouped = measure_groups(test, labels, by, pooling or Pooling()) if by else None
+    notices, others = [*test.notices, *(grouped.test.notices if grouped else [])], {}
     for name, uri in baselines.items():
         theirs = load_scored_test(uri, labels, details=False)
         others[name] = measure(theirs)
         notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)
+    if grouped:
+        write_group_metrics(grouped, output)
+    step("evaluating", "loading the detector to audit signs and to draw maps of examples")
     inspection = inspect(test)
+    step("evaluating", "writing the report")
     if inspection.audit:
         write_audit(inspection.audit, output)
-    report = write_report(test, metrics, output, others, inspection)
+    report = write_report(test, metrics, output, others, inspection, grouped)
     summary = over_seeds(metrics)
     record = {
         "job": "evaluate",
@@ -75,8 +96,10 @@ def evaluate_run(scores: str, labels: str, output: str, baselines: dict[str, str
             for (protocol, metric), name in HEADLINES.items()
         },
     }
+    if grouped:
+        record["groups"] = grouped.record()
     run_record.write_record(output, record)
-    return Evaluated(test, metrics, others, report, notices)
+    return Evaluated(test, metrics, others, report, notices, grouped)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

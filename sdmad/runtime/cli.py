@@ -72,6 +72,15 @@ def in_charge() -> bool:
     return _running
 
 
+def ending(error: BaseException) -> str:
+    """`stopped` if the user or the cluster has stopped the command with this exception, otherwise
+    `failed`; a lost head is a `SystemExit` of 2."""
+    stopped = isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
+    )
+    return "stopped" if stopped else "failed"
+
+
 def end(sentence: str) -> None:
     """End the command from another thread, with one sentence and exit code 2."""
     global _ending

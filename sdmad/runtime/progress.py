@@ -20,6 +20,14 @@ from sdmad import logs
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def step(what: str, text: str) -> None:
+    """Tell on stderr what a command does next, as in "evaluating: writing the report"."""
+    if logs.wanted():
+        logs.log("progress", what=what, note=text)
+    else:
+        print(f"{what}: {text}", file=sys.stderr, flush=True)
+
+
 class Tracker:
     """Shows progress while a block runs.
 
@@ -30,7 +38,8 @@ class Tracker:
     """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.total = what, total
+        self.unit = unit.removesuffix("s") if total == 1 else unit
         self.started = time.monotonic()
         self.done, self.note = 0, ""
         self.ended = threading.Event()
@@ -40,7 +49,7 @@ class Tracker:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(unit),
+                TextColumn(self.unit),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),

@@ -13,6 +13,7 @@ import torch
 from sdmad.backbones.precision import Precision
 from sdmad.detector import Detector
 from sdmad.errors import UserError
+from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
@@ -85,11 +86,13 @@ class DetectorActor(ModelActor[Detector | SlicedDetector]):
         threads: int,
         device: str | None,
         precision: Precision,
+        decision: Decision | None = None,
     ) -> None:
         super().__init__(lambda: Detector.load(uri, device, backbone, precision), threads)
         self.columns = columns
         if self.mistake or not isinstance(self.model, Detector):
             return
+        self.model.decision = decision
         if self.model.backbone.device.type == "cpu" and self.threads > 1:
             self.model = SlicedDetector(self.model, self.threads)
 

@@ -11,11 +11,10 @@
 Each has the tag `run`, the run's name in `run.json` and in the logs. The driver updates them.
 """
 
-import re
-
 from ray.util.metrics import Counter, Gauge
 
-_NUMBERS = re.compile(r"\d+")
+from sdmad.scoring.reasons import kind_of
+
 MOST_KINDS = 40
 
 
@@ -49,7 +48,7 @@ class ScoringMonitor:
 
     def _kind(self, reason: str) -> str:
         """A reason without the details of one image; "other" once there are `MOST_KINDS` kinds."""
-        kind = _NUMBERS.sub("#", reason.partition(":")[0]).strip()[:60]
+        kind = kind_of(reason)
         if kind not in self.kinds and len(self.kinds) >= MOST_KINDS:
             return "other"
         self.kinds.add(kind)

@@ -20,6 +20,7 @@ from sdmad.errors import UserError
 from sdmad.scoring import changes, tables
 from sdmad.scoring.changes import Changes
 from sdmad.storage import StoredObject
+from sdmad.words import counted
 
 _SCHEMA = pa.schema(
     [
@@ -31,7 +32,7 @@ _SCHEMA = pa.schema(
         ("part", pa.list_(pa.int64())),
     ]
 )
-IDENTITY = ("archive", "detector", "per_seed", "source")
+IDENTITY = ("archive", "detector", "per_seed", "source", "decision")
 _ABSENT = {
     tables.SCORES: "there is no scoring run at {}: plan.parquet is missing; score an archive to "
     "this place first, with `sdmad score`",
@@ -161,14 +162,16 @@ def _extended(
         stay = {naming.clean(storage.relative(e.uri, archive)) for e in move.after.objects}
         tables.copy_rows(output, move.before.id, move.after.id, stay, kind.table)
         done.add(move.after.id)
-    if units != planned and not storage.replace(uri, _encode(units, metadata), there):
+    if units != planned and not storage.replace(uri, encode_plan(units, metadata), there):
         return None
     current = {unit.id for unit in units}
     obsolete = {unit.id for unit in planned} - current
     if prune:
         strays = tables.all_units(output, kind.table) - current - obsolete
         if strays:
-            logs.notice(f"removing the tables of {len(strays)} work units that are in no plan")
+            logs.notice(
+                f"removing tables that are in no plan, of {counted(len(strays), 'work unit')}"
+            )
         obsolete |= strays
     tables.remove_units(output, obsolete, kind.table)
     return Plan(units, done & current, found, pruned)
@@ -256,7 +259,8 @@ def open_plan(
     return metadata, units()
 
 
-def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
+def encode_plan(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
+    """The content of `plan.parquet`."""
     rows = [
         {
             "unit": unit.id,
@@ -273,9 +277,10 @@ def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
 
 def _check_identity(output: str, before: dict[str, str], now: dict[str, str], kind: Kind) -> None:
     for key in kind.identity:
-        if before.get(key) != now.get(key):
+        old, new = before.get(key, "none"), now.get(key, "none")
+        if old != new:
+            name = key.replace("_", "-")
             raise UserError(
-                f"{output} holds {kind.table} with {key.replace('_', '-')} {before.get(key)}, "
-                f"but this run has {now.get(key)}; choose another output, or the same "
-                f"{key.replace('_', '-')}"
+                f"{output} holds {kind.table} with {name} {old}, but this run has {new}; "
+                f"choose another output, or the same {name}"
             )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sdmad.backbones.precision import Precision, half_type
 from sdmad.errors import UserError
 from sdmad.runtime.cluster import Resources, gpus_each
+from sdmad.words import counted
 
 # Threads of a detector on CPUs where the number of cores is not known: on a cluster that can grow.
 THREADS = 4
@@ -83,9 +84,9 @@ class PipelineConfig(BaseModel):
         for name, needed, there in (("CPUs", cpus, resources.cpus), ("GPUs", gpus, resources.gpus)):
             if needed > there:
                 raise UserError(
-                    f"{least} detectors and one reader need {needed:g} {name}, but this machine "
-                    f"has {there:g}; use fewer detectors, give less to each, or connect to a "
-                    "cluster with RAY_ADDRESS"
+                    f"{counted(least, 'detector')} and one reader need {needed:g} {name}, but this "
+                    f"machine has {there:g}; use fewer detectors, give less to each, or connect to "
+                    "a cluster with RAY_ADDRESS"
                 )
 
 

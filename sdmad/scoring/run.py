@@ -6,9 +6,7 @@ the number of units.
 """
 
 import secrets
-import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,21 +21,26 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import code_version
+from sdmad.method.decision import Decision
+from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import Resources, connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables, writing
 from sdmad.scoring.actor import DetectorActor
+from sdmad.scoring.decisions import apply_to_rows, read_decision
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.monitoring import ScoringMonitor
 from sdmad.scoring.pipeline import Operators, stream_rows
 from sdmad.scoring.plan import SCORING, Kind, Plan, Source, make_plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import read_and_decode
+from sdmad.scoring.status import JOB
 from sdmad.scoring.tables import ScoreColumns
 from sdmad.scoring.writing import UnitWriter
 from sdmad.storage import run_record
+from sdmad.storage.run_record import Heartbeat, now
+from sdmad.words import counted
 
-JOB = "score_archive"
 # How often a unit is begun whose readers die so that its rows do not fit together; from the second
 # time on its images are decoded in quarantine.
 ATTEMPTS = 5
@@ -49,16 +52,21 @@ STAGES = ("list", "read", "decode", "model", "write")
 class Tally:
     """Counts of a run so far; `seconds` is busy time by stage, summed over processes.
 
-    `readers` and `detectors` are the numbers that fit the cluster, `writers` is that of threads.
+    `skipped` is the number of units that were finished before. `readers` and `detectors` are the
+    numbers that fit the cluster, `writers` is that of threads. `first` is the moment of the first
+    scores, `commit` the time of the last written unit.
     """
 
     units: int = 0
     images: int = 0
     failures: int = 0
+    skipped: int = 0
     readers: int = 1
     detectors: int = 1
     writers: int = writing.THREADS
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    first: "_Moment | None" = None
+    commit: str | None = None
 
     def spend(self, stage: str, seconds: float, monitor: ScoringMonitor) -> None:
         self.seconds[stage] += seconds
@@ -68,17 +76,35 @@ class Tally:
         busy = sum(self.seconds.values()) or 1.0
         return {stage: round(self.seconds[stage] / busy, 4) for stage in STAGES}
 
+    def side_by_side(self) -> dict[str, tuple[float, int, str]]:
+        """Busy seconds of each part of the run, and by how many of what they are shared."""
+        seconds = self.seconds
+        return {
+            "model": (seconds["model"], self.detectors, "detector"),
+            "reading and decoding": (seconds["read"] + seconds["decode"], self.readers, "reader"),
+            "list": (seconds["list"], 1, "process"),
+            "write": (seconds["write"], self.writers, "thread"),
+        }
+
     def bottleneck(self) -> str:
         """The slowest stage, given how many readers and detectors run at once."""
-        reading = (self.seconds["read"] + self.seconds["decode"]) / self.readers
-        model = self.seconds["model"] / self.detectors
-        others = {"list": self.seconds["list"], "write": self.seconds["write"] / self.writers}
-        longest = max(reading, model, *others.values())
-        if longest == model:
-            return "model"
-        if longest == reading:
+        parts = self.side_by_side()
+        slowest = max(parts, key=lambda part: parts[part][0] / parts[part][1])
+        if slowest == "reading and decoding":
             return max("read", "decode", key=lambda stage: self.seconds[stage])
-        return max(others, key=lambda stage: others[stage])
+        return slowest
+
+    def bottleneck_because(self) -> str:
+        """The seconds that `bottleneck` compares, the longest first."""
+        parts = sorted(
+            ((busy / number, busy, number, noun, part))
+            for part, (busy, number, noun) in self.side_by_side().items()
+        )
+        texts = [
+            f"{part} {each:.1f} s" + (f" ({busy:.1f} s on {counted(n, noun)})" if n > 1 else "")
+            for each, busy, n, noun, part in reversed(parts)
+        ]
+        return "busy seconds of each process: " + ", ".join(texts)
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ class Task:
 
     `kind` says which table is written, with rows of `schema` and with `metadata`. `operators` are
     those for a configuration that `fill` has filled. `job` is the name of the run in `run.json`,
-    `source` takes the place of the archive.
+    `source` takes the place of the archive, and `decision` changes findings and probabilities.
     """
 
     job: str
@@ -98,6 +124,7 @@ class Task:
     operators: Callable[[PipelineConfig], Operators]
     source: Source | None = None
     fill: Callable[[PipelineConfig, Resources], PipelineConfig] = PipelineConfig.fill
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -117,17 +144,18 @@ def score_archive(
     backbone: str | None = None,
     accept_changes: bool = False,
     prune: bool = False,
+    decision_uri: str | None = None,
 ) -> Tally:
     """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    `accept_changes` and `prune` are those of `make_plan`. Raises `UserError` before any work starts
-    when archive, detector and output do not match.
+    `accept_changes` and `prune` are those of `make_plan`; a decision file gives probabilities and
+    findings. Raises `UserError` before any work starts when archive, detector and output do not
+    match.
     """
     run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
-    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
+    made = described(archive, detector_uri, detector, per_seed, decision_uri)
     spec = detector.spec
-    metadata = score_metadata(archive, detector_uri, detector, per_seed)
     del detector
     load_backbone.cache_clear()
 
@@ -140,14 +168,17 @@ def score_archive(
             (
                 detector_uri,
                 backbone,
-                columns,
+                made.columns,
                 filled.detector_threads,
                 device,
                 filled.precision,
+                made.decision,
             ),
         )
 
-    task = Task(JOB, archive, SCORING, columns.schema, metadata, operators)
+    task = Task(
+        JOB, archive, SCORING, made.columns.schema, made.metadata, operators, decision=made.decision
+    )
     return run_task(task, output, config, accept_changes, prune)
 
 
@@ -160,48 +191,44 @@ def run_task(
     metadata = task.metadata | {"precision": config.precision}
     clock = time.monotonic()
     plan = make_plan(task.archive, output, metadata, accept_changes, prune, task.kind, task.source)
-    tally = Tally()
+    tally = Tally(skipped=len(plan.done))
     tally.seconds["list"] = time.monotonic() - clock
+    planned = {
+        "units_total": len(plan.units),
+        "objects_gone": len(plan.changes.gone - plan.pruned),
+        "changes": earlier.get("changes", []) + _changes(task.archive, run, plan, accept_changes),
+    }
+    if earlier and not plan.todo:
+        # What the run that did the work has measured stays.
+        rest = {"status": "finished", "finished": earlier.get("finished", now()), "checked": now()}
+        run_record.write_record(output, earlier | planned | rest)
+        return tally
+    before = _counted(earlier)
     record = {
         "job": task.job,
         "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         **metadata,
-        "units_total": len(plan.units),
         "units_skipped": len(plan.done),
-        "objects_gone": len(plan.changes.gone - plan.pruned),
-        "changes": earlier.get("changes", []) + _changes(task.archive, run, plan, accept_changes),
+        **planned,
     }
-    run_record.write_record(output, record)
     begin = time.monotonic()
+
+    def so_far() -> dict[str, Any]:
+        return record | _measured(tally, begin, before)
+
+    run_record.write_record(output, so_far())
     try:
-        first = _stream(plan, task, config, output, tally, record)
+        with Heartbeat(output, so_far):
+            _stream(plan, task, config, output, tally, record)
+        record["status"] = "finished"
     except BaseException as error:
-        record["status"] = "stopped" if _is_stop(error) else "failed"
-        _finish(record, output, tally)
+        record["status"] = ending(error)
         raise
-    record |= {
-        "status": "finished",
-        "seconds": round(time.monotonic() - begin, 2),
-        "seconds_to_first_scores": round(first.wall - begin, 2) if first else None,
-        "images_per_second": _rate(tally, begin, first),
-        "stage_seconds": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
-        "stage_share": tally.share(),
-        # Counted from the first scores, since the time to start does not grow with the archive.
-        "driver_cpu_seconds": round(time.process_time() - first.cpu, 3) if first else 0.0,
-        "writers": tally.writers,
-        "bottleneck": tally.bottleneck(),
-    }
-    _finish(record, output, tally)
+    finally:
+        run_record.write_record(output, so_far() | {"finished": now()})
     return tally
-
-
-def _is_stop(error: BaseException) -> bool:
-    """Whether the user or the cluster has stopped the run; a lost head is a `SystemExit` of 2."""
-    return isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
-    )
 
 
 def _changes(archive: str, run: str, plan: Plan, accepted: bool) -> list[dict[str, Any]]:
@@ -214,23 +241,66 @@ def _changes(archive: str, run: str, plan: Plan, accepted: bool) -> list[dict[st
         for key, uris in sets.items()
         if uris
     }
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return [{"run": run, "time": now, **named}] if named else []
+    return [{"run": run, "time": now(), **named}] if named else []
 
 
-def _finish(record: dict[str, Any], output: str, tally: Tally) -> None:
-    record |= {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+COUNTS = ("units", "images", "failures")
+
+
+def _counted(earlier: dict[str, Any]) -> dict[str, int]:
+    """What all runs before this one have counted; units whose run was killed may be missing."""
+    if "all_runs" in earlier:
+        return {name: int(earlier["all_runs"][name]) for name in COUNTS}
+    if earlier.get("units_skipped"):
+        return dict.fromkeys(COUNTS, 0)
+    names = {"units": "units_scored", "images": "images", "failures": "failures"}
+    return {name: int(earlier.get(key, 0)) for name, key in names.items()}
+
+
+def _measured(tally: Tally, begin: float, before: dict[str, int]) -> dict[str, Any]:
+    """What the record says of the work so far; `begin` is when streaming began."""
+    first = tally.first
+    counts = {"units": tally.units, "images": tally.images, "failures": tally.failures}
+    return {
+        "updated": now(),
+        "last_commit": tally.commit,
         "units_scored": tally.units,
         "images": tally.images,
         "failures": tally.failures,
+        "all_runs": {name: before[name] + count for name, count in counts.items()},
+        "seconds": round(time.monotonic() - begin, 2),
+        "seconds_to_first_scores": round(first.wall - begin, 2) if first else None,
+        "images_per_second": _rate(tally, begin, first),
+        "stage_seconds": {stage: round(tally.seconds[stage], 3) for stage in STAGES},
+        "stage_share": tally.share(),
+        # Counted from the first scores, since the time to start does not grow with the archive.
+        "driver_cpu_seconds": round(time.process_time() - first.cpu, 3) if first else 0.0,
+        "readers": tally.readers,
+        "detectors": tally.detectors,
+        "writers": tally.writers,
+        "bottleneck": tally.bottleneck() if first else None,
+        "bottleneck_because": tally.bottleneck_because() if first else None,
     }
-    run_record.write_record(output, record)
 
 
-def score_metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -> dict[str, str]:
-    """What plan and tables say of scores by a detector, read from `uri`."""
-    return {
+@dataclass(frozen=True)
+class Described:
+    """What a run writes of the scores of a detector: columns, metadata, and by which decision."""
+
+    columns: ScoreColumns
+    metadata: dict[str, str]
+    decision: Decision | None
+
+
+def described(
+    archive: str, uri: str, detector: Detector, per_seed: bool, decision_uri: str | None
+) -> Described:
+    """The scores of images by a detector, read from `uri`.
+
+    Raises `UserError` for a decision file that is not for this detector.
+    """
+    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
+    metadata = {
         "archive": archive,
         "source": "images",
         "detector": detector.digest,
@@ -238,11 +308,16 @@ def score_metadata(archive: str, uri: str, detector: Detector, per_seed: bool) -
         "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
         "input": detector.spec.to_json(),
         "catalog": detector.catalog.digest,
-        "categories": ";".join(detector.catalog.category_names),
+        "categories": ";".join(columns.categories),
         "seeds": ";".join(map(str, detector.seeds)),
         "per_seed": str(per_seed).lower(),
         "code_version": code_version(),
     }
+    if not decision_uri:
+        return Described(columns, metadata, None)
+    read = read_decision(decision_uri)
+    read.check(detector.digest, uri, columns.categories)
+    return Described(columns, metadata | read.metadata, read.decision)
 
 
 def _rate(tally: Tally, begin: float, first: _Moment | None) -> float:
@@ -258,17 +333,18 @@ def _stream(
     output: str,
     tally: Tally,
     record: dict[str, Any],
-) -> _Moment | None:
-    """Run the pipeline and write finished units; returns the moment of the first rows."""
+) -> None:
+    """Run the pipeline and write finished units."""
     run = record["run"]
     if not plan.todo:
-        return None
+        return
     filled = task.fill(config, connect())
     record["pipeline"] = filled.model_dump()
     metadata = task.metadata | {"precision": filled.computed}
     _check_precision(output, plan, filled.computed, task.kind.table)
     operators = task.operators(filled)
-    left, attempts, first = plan.todo, 0, None
+    tally.readers, tally.detectors = filled.room(connect())
+    left, attempts = plan.todo, 0
     ledger, monitor = Ledger(), ScoringMonitor(run)
     monitor.busy("list", tally.seconds["list"])
     begin = time.monotonic()
@@ -280,7 +356,8 @@ def _stream(
         for unit in written:
             _count(unit, tally, monitor, run, len(plan.todo))
         rate = (tally.images + tally.failures) / (time.monotonic() - begin)
-        note = f"{tally.images} images, {tally.failures} failures, {rate:.0f} images/s"
+        failures = counted(tally.failures, "failure")
+        note = f"{counted(tally.images, 'image')}, {failures}, {rate:.0f} images/s"
         tracker.update(tally.units, note)
 
     with Tracker(VERBS[task.kind.table], len(left), "units") as tracker:
@@ -291,7 +368,7 @@ def _stream(
             try:
                 with writer:
                     for batch in stream_rows(left, operators, filled, run, attempts > 0):
-                        first = first or _Moment(time.monotonic(), time.process_time())
+                        tally.first = tally.first or _Moment(time.monotonic(), time.process_time())
                         for stage in ("read", "decode", "model"):
                             tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
                         for unit, rows in ledger.add(batch):
@@ -303,15 +380,17 @@ def _stream(
             missing = ledger.incomplete(unit.id for unit in left)
             left = [unit for unit in left if unit.id in missing]
             if left:
-                logs.notice(f"readers of {len(left)} work units died; these units are read again")
+                logs.notice(
+                    f"readers of {counted(len(left), 'work unit')} died, which are read again"
+                )
     tally.readers, tally.detectors = filled.room(connect())
-    return first
 
 
 def _never_complete(units: list[WorkUnit]) -> UserError:
     return UserError(
-        f"readers of {len(units)} work units died in each of {ATTEMPTS} attempts, the first one "
-        f"at {units[0].objects[0].uri}; give readers more memory, then run the same command again"
+        f"readers of {counted(len(units), 'work unit')} died in each of {ATTEMPTS} attempts, the "
+        f"first one at {units[0].objects[0].uri}; give readers more memory, then run the same "
+        "command again"
     )
 
 
@@ -344,6 +423,8 @@ def _commit(
     begin = time.monotonic()
     good = pc.equal(rows["stage"], "")
     made = rows.filter(good).select(task.schema.names).cast(task.schema)
+    if task.decision:
+        made = apply_to_rows(task.decision, made)
     failures = tables.empty_failures().schema
     failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
     tables.commit_unit(output, unit, made, failed, metadata, task.kind.table)
@@ -356,6 +437,7 @@ def _count(written: _Written, tally: Tally, monitor: ScoringMonitor, run: str, u
     tally.units += 1
     tally.images += written.images
     tally.failures += len(written.failures)
+    tally.commit = now()
     tally.spend("write", written.seconds, monitor)
     monitor.commit(written.images, written.failures, units - tally.units)
     if logs.wanted():

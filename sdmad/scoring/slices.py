@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from sdmad.detector import Detector, Scores, concatenate
+from sdmad.detector import Detector
+from sdmad.scores import Scores, concatenate
 
 
 class SlicedDetector:

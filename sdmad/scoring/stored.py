@@ -23,6 +23,7 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
 from sdmad.fits import Provenance
+from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import Resources
 from sdmad.scoring import tables
 from sdmad.scoring.actor import ModelActor
@@ -30,7 +31,8 @@ from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import SCORING, Source, read_plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import chained
-from sdmad.scoring.run import JOB, Tally, Task, run_task, score_metadata
+from sdmad.scoring.run import Tally, Task, described, run_task
+from sdmad.scoring.status import JOB
 from sdmad.scoring.tables import ScoreColumns, score_rows
 from sdmad.storage import StoredObject, run_record
 
@@ -99,10 +101,12 @@ class StoredDetectorActor(ModelActor[Detector]):
         columns: ScoreColumns,
         layout: Layout,
         threads: int,
+        decision: Decision | None = None,
     ) -> None:
         def load() -> Detector:
             load_backbone.cache_clear()
             detector = Detector.load(uri, "cpu", backbone, "single")
+            detector.decision = decision
             detector.backbone.image.blocks.to("meta")  # They are not run; this frees memory.
             load_backbone.cache_clear()
             return detector
@@ -130,6 +134,7 @@ def score_activations(
     backbone: str | None = None,
     accept_changes: bool = False,
     prune: bool = False,
+    decision_uri: str | None = None,
 ) -> Tally:
     """Score the activations at a URI; the other arguments are those of `score_archive`.
 
@@ -141,9 +146,8 @@ def score_activations(
     check_complete(activations, units)
     check_fits(load_fits(detector_uri)[0].provenance, detector_uri, stored, activations)
     detector = Detector.load(detector_uri, "cpu", backbone, "single")
-    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
-    metadata = score_metadata(stored.archive, detector_uri, detector, per_seed)
-    metadata |= {"source": "activations", "activations": activations}
+    made = described(stored.archive, detector_uri, detector, per_seed, decision_uri)
+    metadata = made.metadata | {"source": "activations", "activations": activations}
     del detector
     load_backbone.cache_clear()
 
@@ -152,18 +156,26 @@ def score_activations(
             read_stored,
             {"activations": activations, "layout": stored.layout},
             StoredDetectorActor,
-            (detector_uri, backbone, columns, stored.layout, filled.detector_threads),
+            (
+                detector_uri,
+                backbone,
+                made.columns,
+                stored.layout,
+                filled.detector_threads,
+                made.decision,
+            ),
         )
 
     task = Task(
         JOB,
         stored.archive,
         SCORING,
-        columns.schema,
+        made.columns.schema,
         metadata,
         operators,
         units_of(activations, units, output),
         on_cpus,
+        made.decision,
     )
     return run_task(task, output, config, accept_changes, prune)
 

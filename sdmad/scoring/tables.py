@@ -6,18 +6,22 @@ row for each image that could not be scored. Runs that encode have `activations/
 """
 
 import re
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdmad import storage
 from sdmad.archive import naming
-from sdmad.detector import Scores
 from sdmad.storage import parquet
+
+if TYPE_CHECKING:
+    from sdmad.scores import Scores
 
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _EVIDENCE = pa.struct(
@@ -28,6 +32,7 @@ _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
 SCORES, ACTIVATIONS = "scores", "activations"
 # Rows of activations in a row group: a reader of large units has this many in memory.
 ROWS_TOGETHER = {ACTIVATIONS: 1024}
+READERS = 8
 
 FAILURES = pa.schema(
     [(name, pa.string()) for name in ("uri", "archive", "member", "stage", "reason")]
@@ -66,6 +71,12 @@ def part_name(unit: str) -> str:
     return f"part-{unit}.parquet"
 
 
+def unit_of(uri: str) -> str | None:
+    """The inverse of `part_name`: the unit of a table; None for other objects."""
+    match = _PART.search(uri)
+    return match[1] if match else None
+
+
 def encode(table: pa.Table, metadata: dict[str, str], rows_together: int | None = None) -> bytes:
     """A Parquet file whose key-value metadata holds `metadata` under `sdmad.*`."""
     pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
@@ -99,7 +110,7 @@ def all_units(output: str, table: str = SCORES) -> set[str]:
 
 def _units_of(output: str, kind: str) -> set[str]:
     listing = storage.list_objects(storage.join(output, kind))
-    return {match[1] for entry in listing if (match := _PART.search(entry.uri))}
+    return {unit for entry in listing if (unit := unit_of(entry.uri))}
 
 
 def read_metadata(output: str, unit: str, table: str = SCORES) -> dict[str, str]:
@@ -111,6 +122,25 @@ def read_metadata(output: str, unit: str, table: str = SCORES) -> dict[str, str]
 def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
     """The table of `kind` of a finished unit, or some of its columns."""
     return parquet.decode(read_content(output, kind, unit), columns)
+
+
+def read_parts(
+    output: str, kind: str, units: Iterable[str], columns: Iterable[str] | None = None
+) -> Iterator[pa.Table]:
+    """The tables of finished units in their order; `READERS` of them are in memory at most."""
+    wanted = None if columns is None else list(columns)
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[Future[pa.Table]] = deque()
+        try:
+            for unit in units:
+                waiting.append(pool.submit(read_part, output, kind, unit, wanted))
+                if len(waiting) == READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def read_content(output: str, kind: str, unit: str) -> bytes:
@@ -154,7 +184,7 @@ def _each_seed(values: np.ndarray) -> pa.Array:
 
 
 def score_rows(
-    scores: Scores | None, good: np.ndarray, count: int, columns: ScoreColumns
+    scores: "Scores | None", good: np.ndarray, count: int, columns: ScoreColumns
 ) -> pa.Table:
     """The score columns of `count` rows: `scores` at the positions `good`, zeros elsewhere."""
 
@@ -199,3 +229,13 @@ def score_rows(
         for value, field in zip(data.values(), fields, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def finding_matrix(column: pa.ChunkedArray, categories: Sequence[str]) -> np.ndarray:
+    """The column `findings` or `uncertain` as bool (N, C)."""
+    lists = column.combine_chunks()
+    found = np.zeros((len(lists), len(categories)), bool)
+    rows = pc.list_parent_indices(lists).to_numpy()
+    named = pc.index_in(pc.list_flatten(lists), pa.array(categories, pa.string()))
+    found[rows, named.to_numpy()] = True
+    return found

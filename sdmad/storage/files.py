@@ -6,9 +6,11 @@ are not cached, so two listings of a bucket may differ. Temporary errors are ret
 After that, functions raise `FileNotFoundError` or `UserError`.
 """
 
+import errno
 import io
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -243,15 +245,22 @@ def check_visible(base: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Raise `UserError` if nothing can be written below `uri`."""
+    """Raise `UserError` if nothing can be written below `uri`. Nothing is created.
+
+    A folder that does not exist can be written if the nearest one above it can.
+    """
     if is_s3(uri):
         s3.check_bucket(uri)
         return
+    path = local_path(uri)
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
     try:
-        local_path(uri).mkdir(parents=True, exist_ok=True)
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise UserError(f"cannot write to {uri}: {error.strerror}") from error
-    if not os.access(local_path(uri), os.W_OK):
+    if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {uri}: permission denied")
 
 

@@ -255,7 +255,7 @@ def test_frames_of_an_enhanced_object_have_their_own_windows() -> None:
 
 def test_one_frame_is_chosen_by_number() -> None:
     content = saved(dataset(np.stack([ramp(), ramp()[::-1]])))
-    assert count_frames(content) == 2
+    assert count_frames(content, SPEC) == 2
     assert np.array_equal(decode(content, SPEC, 2), list(frames(content, SPEC))[1].pixels)
     for frame, reason in ((None, "has 2 frames; choose one"), (3, "no frame 3")):
         with pytest.raises(DecodeError, match=reason):

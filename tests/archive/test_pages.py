@@ -32,7 +32,7 @@ def save(format: str, images: list[Image.Image], **options: object) -> bytes:
 def read(content: bytes) -> list[tuple[int | None, int | None, str]]:
     """Number, mean grey value and reason of every frame."""
     found = list(frames(content, SPEC))
-    assert count_frames(content) == len(found)
+    assert count_frames(content, SPEC) == len(found)
     return [
         (f.number, None if f.pixels is None else round(float(f.pixels.mean())), f.reason)
         for f in found
@@ -204,7 +204,6 @@ def test_the_layers_of_a_photoshop_file_are_not_images() -> None:
         (b"PK\x03\x04" + bytes(60), "a zip archive"),
         (b"\x1f\x8b\x08" + bytes(60), "a gzip file"),
         (b"\0" * 257 + b"ustar" + b"\0" * 250, "a tar archive"),
-        (b"\0" * 344 + b"n+1\0", "a NIfTI file"),
     ],
 )
 def test_the_reason_names_other_formats(content, what) -> None:

@@ -1,13 +1,17 @@
 """Chosen images: frames, names that look like frames, and what is missing."""
 
+import gzip
+
+import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from sdmad import storage
+from sdmad.archive import volumes
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from tests.archive.test_pages import save
-from tests.helpers import encoded
+from tests.helpers import encoded, write_tar
 
 SPEC = ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3, "bilinear", "squash")
 
@@ -24,6 +28,27 @@ def test_frames_and_files_that_are_called_like_frames_are_told_apart(tmp_path) -
         images[2]: 1,
     }
     assert problems == []
+
+
+def test_a_volume_is_opened_once_for_all_of_its_slices(tmp_path, monkeypatch) -> None:
+    values = np.zeros((8, 8, 5), np.uint8) + np.arange(5, dtype=np.uint8)
+    packed = gzip.compress(nib.Nifti1Image(values, np.eye(4)).to_bytes())
+    write_tar(tmp_path / "s.tar", {"b.nii.gz": packed, "a.png": encoded(9)})
+    opened = []
+    original = volumes.VolumeFile.__init__
+    monkeypatch.setattr(
+        volumes.VolumeFile, "__init__", lambda *args: opened.append(1) or original(*args)
+    )
+    numbers = [4, 2, 1]
+    images = [("s.tar", f"b.nii.gz#frame={k}") for k in numbers]
+    images.insert(1, ("s.tar", "a.png"))
+    pixels, problems = decode_members(str(tmp_path), images, SPEC)
+    assert problems == []
+    assert list(pixels) == images
+    assert [int(np.median(pixels[image])) for image in images] == [3, 9, 1, 0]
+    assert len(opened) == 1
+    _, problems = decode_members(str(tmp_path), [("s.tar", "b.nii.gz")], SPEC)
+    assert "5 frames; choose one with #frame=<number>" in problems[0]
 
 
 def test_what_is_missing_or_has_several_frames_is_a_problem(tmp_path) -> None:

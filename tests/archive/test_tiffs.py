@@ -328,7 +328,7 @@ def test_masks_and_reduced_copies_are_no_images() -> None:
         pages(BYTES, small, smaller),  # do not say so, but are alike
         pages(BYTES, BYTES > 9, subfile=4),
     ):
-        assert count_frames(content) == 1
+        assert count_frames(content, SPEC) == 1
         close(content, BYTES)
 
 
@@ -337,7 +337,7 @@ def test_another_image_of_half_the_size_counts() -> None:
     first, second = frames(pages(BYTES, noise), SPEC)
     assert np.array_equal(first.pixels[..., 0], BYTES)
     assert (first.number, second.number) == (1, 2)
-    assert count_frames(pages(BYTES, BYTES, BYTES)) == 3
+    assert count_frames(pages(BYTES, BYTES, BYTES), SPEC) == 3
 
 
 def test_a_page_that_cannot_be_read_does_not_hide_the_others() -> None:
@@ -352,7 +352,7 @@ def test_a_page_that_cannot_be_read_does_not_hide_the_others() -> None:
 
 def test_a_page_that_stands_for_several_images_is_a_reason() -> None:
     content = written(np.zeros((5, 8, 8), np.uint16), imagej=True)
-    assert count_frames(content) == 5
+    assert count_frames(content, SPEC) == 5
     alone = written(np.zeros((8, 8), np.uint16), description="ImageJ=1.11a\nimages=5\n")
     with pytest.raises(DecodeError, match="TIFF of 5 images with 1 pages"):
         decode(alone, SPEC)

@@ -44,6 +44,15 @@ def expect(result, *parts: str) -> None:
     [
         ({"lerner": {}}, ["unknown key 'lerner'", "is 'learner' meant"]),
         ({"learner": {"prevalence": {"tumor": 0.1}}}, ["'tumor'", "its categories are"]),
+        (
+            {"learner": {"prevalence": {"calcinosis": 0.1}}},
+            ["states no share for", "one for each category"],
+        ),
+        ({"learner": {"anomaly_prevalence": 0.1}}, ["needs learner.prevalence"]),
+        (
+            {"learner": {"prevalence": 0.2, "anomaly_prevalence": 0.1}},
+            ["anomaly_prevalence is 0.1, but more images than that show"],
+        ),
         ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
         ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),
@@ -68,7 +77,7 @@ def test_training(tmp_path, archive, s3, changes, parts) -> None:
     config = write_config(tmp_path, archive, changes)
     output = tmp_path / "out"
     expect(run_command(train, "--config", config, "--output", output), *parts)
-    assert not (output / "run.json").exists()
+    assert not output.exists(), "a failed command leaves no folder"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -105,7 +114,7 @@ def test_scoring(tmp_path, archive, training_run, s3, archive_uri, detector, par
         *("--output", tmp_path / "out"),
     )
     expect(result, *parts)
-    assert not (tmp_path / "out" / "plan.parquet").exists()
+    assert not (tmp_path / "out").exists(), "a failed command leaves no folder"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -114,7 +123,7 @@ def test_a_detector_with_more_cpus_than_this_machine_has(tmp_path, archive, trai
         *(score, "--archive", archive, "--detector", training_run),
         *("--output", tmp_path / "out", "--detector-cpus", "4096"),
     )
-    expect(result, "1 detectors and one reader need 4096", "less to each")
+    expect(result, "1 detector and one reader need 4096", "less to each")
 
 
 def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
@@ -138,6 +147,7 @@ def test_evaluation_and_verification_without_a_scoring_run(tmp_path, archive) ->
     nothing, output = tmp_path / "nothing", tmp_path / "out"
     result = run_command(evaluate, "--scores", nothing, "--labels", labels, "--output", output)
     expect(result, "there is no scoring run at", "`sdmad score`")
+    assert not output.exists(), "a failed command leaves no folder"
     result = run_command(verify, "--archive", archive, "--scores", tmp_path)
     expect(result, "there is no scoring run at")
 

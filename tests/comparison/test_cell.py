@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from sdmad.backbones.loading import Backbone
+from sdmad.baselines import BaselineConfig
 from sdmad.comparison import cell
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import Variant
@@ -32,9 +36,37 @@ def test_variants_share_the_encoded_views_and_score_as_if_alone(
 
     for scores, variant in zip(found, (Variant(), ungated, fewer), strict=True):
         learner = variant.changed(QUICK)
-        model, rule = fit_batch(backbone, catalog, supports[:1], learner)
+        model, rule = fit_batch(backbone, learner.chosen_signs(catalog), supports[:1], learner)
         with torch.no_grad():
             activations, frozen = model.image_activations(backbone.pixels(pixels))
             readings = model.read(activations, frozen, model.sign_embeddings())
             expected = torch.sigmoid(rule.evidence(model, readings, learner).logits[0])
         assert np.allclose(scores, expected.numpy(), atol=1e-5)
+
+
+def test_baselines_take_what_sd_mad_encoded(supports, backbone, catalog, monkeypatch) -> None:
+    pixels = supports[1].pixels[:8]
+    test = TestImages(pixels, np.zeros((len(pixels), len(catalog.categories)), bool))
+    budget = BaselineConfig(steps=5, augment=QUICK.augment)
+    shuffled = np.random.default_rng(0).permutation(len(supports[0].keys))
+    support = replace(
+        supports[0],
+        keys=[supports[0].keys[row] for row in shuffled],
+        pixels=supports[0].pixels[shuffled],
+        labels=supports[0].labels[shuffled],
+    )
+
+    def scores(*methods: str) -> np.ndarray:
+        bench = Bench(backbone, catalog, QUICK, budget, test)
+        return [bench.score(method, None, support)[0] for method in methods][-1]
+
+    alone = scores("linear_probe")
+    images: list[int] = []
+    embed = Backbone.embed_images
+    monkeypatch.setattr(
+        Backbone, "embed_images", lambda self, part: images.append(len(part)) or embed(self, part)
+    )
+    assert np.allclose(scores("sd_mad", "linear_probe"), alone, atol=1e-4)
+    assert not images
+    scores("linear_probe")
+    assert sum(images) == len(pixels) + len(support.keys) * budget.augment.views

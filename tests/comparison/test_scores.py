@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from sdmad.comparison.run import cell_uri, list_cells
-from sdmad.comparison.scores import read_scores, read_test, scores_uri, write_scores, write_test
+from sdmad.comparison.scores import (
+    read_possible,
+    read_scores,
+    read_test,
+    scores_uri,
+    write_scores,
+    write_test,
+)
 from sdmad.inputs.labels import LabelTable
 
 
@@ -16,6 +23,11 @@ def test_scores_and_test_images_are_read_as_they_were_written(tmp_path) -> None:
     found, of_image = read_scores(cell)
     assert np.array_equal(found, scores)
     assert of_image == pytest.approx(anomaly, abs=1e-7)
+    assert read_possible(cell) is None
+    possible = random.random((4, 2, 2)) < 0.5
+    write_scores(cell, ["one", "two"], scores, anomaly, possible)
+    assert np.array_equal(read_possible(cell), possible)
+    assert np.array_equal(read_scores(cell)[0], scores)
     labels = random.random((4, 2)) < 0.5
     names = [np.array(list(letters), object) for letters in ("aaab", "wxyz", "PQPR", "tttt")]
     write_test(str(tmp_path), LabelTable(*names, labels, ["one", "two"]))

@@ -6,7 +6,7 @@ import yaml
 
 from sdmad.archive.preprocess import InputConfig
 from sdmad.errors import UserError
-from sdmad.inputs.catalog import SHIPPED, load_catalog, parse_catalog
+from sdmad.inputs.catalog import SHIPPED, Catalog, load_catalog, parse_catalog
 from tests.helpers import ROOT
 
 SMALL = {
@@ -125,3 +125,35 @@ def test_the_input_of_a_run_is_configured_or_the_catalogs_or_the_backbones() -> 
     assert chest.chosen_input(None).resize == "pad", "a chest film is kept whole"
     assert chest.chosen_input(squash) == squash
     assert phantoms.chosen_input(None) == InputConfig()
+
+
+def test_names_are_one_more_sign_of_each_category() -> None:
+    catalog = load_catalog("fundus")
+    named = catalog.with_names()
+    assert named.texts[0][: len(catalog.texts[0])] == catalog.texts[0]
+    added = named.sign_names[len(catalog.signs) :]
+    assert added == [f"name_{name}" for name in [*catalog.category_names, "normal"]]
+    assert named.signs["name_age_related_macular_degeneration"].prompts == [
+        "age-related macular degeneration"
+    ]
+    assert named.signs["name_normal"].prompts == ["no abnormality"]
+    new = named.membership[:, len(catalog.signs) :]
+    assert (new[:, :-1] == np.eye(len(catalog.categories))).all()
+    assert not new[:, -1].any()
+    assert named.normal_membership[-1]
+    assert named.with_names() == named
+    assert Catalog.model_validate(named.model_dump()) == named
+
+
+def test_a_name_that_is_a_prompt_already_is_not_added() -> None:
+    assert "name_normal" not in load_catalog("phantoms").with_names().signs
+    longest = "a" * 64
+    content = {
+        "name": "x",
+        "modality": "x",
+        "signs": {"mass": {"prompts": ["A mass", "Mass"]}, "clear": {"prompts": ["clear"]}},
+        "categories": {"mass": {"signs": ["mass"]}, longest: {"signs": ["mass"]}},
+        "normal": {"signs": ["clear"], "title": "clear"},
+    }
+    named = Catalog.model_validate(content).with_names()
+    assert named.sign_names == ["mass", "clear", f"name_{longest}"]

@@ -10,7 +10,7 @@ from PIL import Image
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.report.examples import Example
-from sdmad.report.localised import SIDE, localised_gallery, localised_signs, overlay
+from sdmad.report.localised import SIDE, localised_gallery, localised_signs
 from sdmad.report.plots import png_uri
 
 
@@ -51,16 +51,6 @@ def test_a_sign_without_a_decisive_place_is_faint_and_labelled_not_localised(det
     assert found.caption == "bright rim (not localised)"
     shown = picture(found.picture)
     assert (shown.max(-1) - shown.min(-1)).max() < 10
-
-
-def test_overlays_colour_the_heat_and_outline_half_of_the_full_colour() -> None:
-    pixels = np.full((40, 40, 3), 100, np.uint8)
-    strength = np.zeros((40, 40))
-    strength[10:20, 10:20] = 1
-    shown = overlay(pixels, strength).astype(int)
-    assert (shown[0, 0] == 80).all()
-    assert (shown[10, 10:20] == 255).all(), "the outline is white"
-    assert shown[15, 15, 0] > shown[15, 15, 2] + 40, "the heat is warm"
 
 
 def test_a_gallery_is_localised_by_name_within_the_time_limit(detector, ring) -> None:

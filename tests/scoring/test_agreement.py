@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -66,7 +67,10 @@ def census_of(archive: str) -> dict[Name, list[Count]]:
     for entry, why in list_all(archive):
         name = clean(storage.relative(entry.uri, archive))
         kind = "" if why else rules.shard_kind(entry.uri)
-        census = count_shard(entry, kind, True) if kind else count_loose(entry, name, why, True)
+        if kind:
+            census = count_shard(entry, kind, "axial")
+        else:
+            census = count_loose(entry, name, why, "axial")
         for member, count in census.images:
             found[name if kind else "", member].append(count)
         if census.broken:
@@ -630,3 +634,71 @@ def test_prefixes_in_s3(s3, tmp_path) -> None:
     storage.write_bytes(f"{base}/list.csv", b"uri\na.png\nd//c.png\nnone.png\nt.tar\n")
     expected = [("", name) for name in ("a.png", "d//c.png", "none.png")] + [("t.tar", "1.png")]
     agree(f"{base}/list.csv", f"{s3}/agreement-list-{tmp_path.name}", expected)
+
+
+# Volumes
+
+
+def volume(*sides: int, dtype: str = "int16", **fields: object) -> bytes:
+    image = nib.Nifti1Image(np.zeros(sides, dtype), np.eye(4), dtype=dtype)
+    for name, value in fields.items():
+        image.header[name] = value
+    return image.to_bytes()
+
+
+VOLUMES = {
+    "three.nii": volume(4, 5, 3),
+    "packed.nii.gz": gzip.compress(volume(4, 5, 3)),
+    "flat.nii": volume(4, 5),
+    "times.nii.gz": gzip.compress(volume(4, 5, 3, 2)),
+    "complex.nii": volume(4, 5, 3, dtype="complex64"),
+    "cut.nii.gz": gzip.compress(volume(4, 5, 3))[:-20],
+    "short.nii": volume(4, 5, 3)[:-1],
+    "text.nii.gz": gzip.compress(b"no volume"),
+}
+SLICES = [
+    *(*frames_of("three.nii"), *frames_of("packed.nii.gz"), "flat.nii"),
+    *("times.nii.gz", "complex.nii", "cut.nii.gz", "short.nii", "text.nii.gz"),
+]
+
+
+def test_volumes_in_every_kind_of_archive(tmp_path) -> None:
+    """A volume is one row a slice; one that cannot be read is one row."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    write_tar(folder / "s.tar", VOLUMES)
+    with zipfile.ZipFile(folder / "s.zip", "w") as archive:
+        for name, content in VOLUMES.items():
+            archive.writestr(name, content)
+    columns = {"image": list(VOLUMES.values()), "name": list(VOLUMES)}
+    pq.write_table(pa.table(columns), folder / "s.parquet")
+    for name, content in VOLUMES.items():
+        (folder / name).write_bytes(content)
+    names = [
+        *in_shard("s.tar", *SLICES),
+        *in_shard("s.zip", *SLICES),
+        *in_shard("s.parquet", *SLICES),
+        *in_shard("", *SLICES),
+    ]
+    agree(str(folder), str(tmp_path / "out"), names)
+    reasons = {
+        r["member"]: r["reason"] for r in tables(str(tmp_path / "out"), "failures").to_pylist()
+    }
+    assert reasons["times.nii.gz"].startswith("4-D NIfTI of 2 volumes")
+    assert sorted(reasons) == sorted(SLICES[-5:])
+
+
+def test_a_lost_slice_of_a_volume_is_found(tmp_path) -> None:
+    """The volume is 4 x 5 x 6: nothing but the axis that was scored is its number of slices."""
+    folder, output = tmp_path / "a", tmp_path / "out"
+    folder.mkdir()
+    (folder / "v.nii").write_bytes(volume(4, 5, 6))
+    read_archive(str(folder), str(output))
+    (part,) = (output / "scores").iterdir()
+    table = pq.read_table(part)
+    pq.write_table(table.slice(0, 5), part)
+    verdict = verify_scores(str(folder), str(output))
+    assert verdict.lost == [("", "v.nii#frame=6")]
+    along = table.replace_schema_metadata({"sdmad.input": '{"slice_axis": "coronal"}'})
+    pq.write_table(along.slice(0, 5), part)
+    assert verify_scores(str(folder), str(output)).passed

@@ -62,7 +62,7 @@ def test_duplicates_are_named_once_each(encoded_twice, tmp_path, monkeypatch, bl
     target = tmp_path / "pairs.parquet"
     result = search(encoded_twice, "--duplicates-above", 0.9999, "--output", target)
     assert result.returncode == 0, result.stderr
-    assert "3 pairs have a cosine of 0.9999 or more" in result.stdout
+    assert "3 pairs with a cosine of 0.9999 or more" in result.stdout
     pairs = parquet.decode(target.read_bytes()).to_pylist()
     names = {frozenset(uri.rpartition("#")[2] for uri in (p["uri"], p["other"])) for p in pairs}
     assert names == {frozenset((f"0{k}.png", f"copy-{k}.png")) for k in range(3)}

@@ -58,6 +58,17 @@ def test_a_missing_bucket_is_a_user_error(s3) -> None:
         storage.check_writable("s3://no-such-bucket/x")
 
 
+def test_a_check_of_an_output_creates_nothing(tmp_path) -> None:
+    storage.check_writable(str(tmp_path / "new" / "folder"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    for name, reason in (("file", "Not a directory"), ("broken", "No such file")):
+        for uri in (tmp_path / name, tmp_path / name / "below"):
+            with pytest.raises(UserError, match=f"cannot write to {uri}: {reason}"):
+                storage.check_writable(str(uri))
+
+
 def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(UserError, match="gs:// is not supported"):
         storage.resolve("gs://bucket/x")

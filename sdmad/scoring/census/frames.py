@@ -1,6 +1,6 @@
 """Count the images in a file from its structure, without decoding any.
 
-    count(stream)  # frozenset({3}) for a TIFF of three pages
+    count(stream, "axial")  # frozenset({3}) for a TIFF of three pages
 
 Written for verification: it shares no code with `sdmad.archive.decode`, and only DICOM headers are
 parsed by a library. None stands for files whose images cannot be counted so: damaged ones, deflated
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import IO
 
 import pydicom
+
+from sdmad.scoring.census import volumes
 
 # The possible numbers of images in a file; None if it is not known.
 Count = frozenset[int] | None
@@ -47,8 +49,11 @@ def begins_like_image(start: bytes) -> bool:
     )
 
 
-def count(stream: IO[bytes]) -> Count:
-    """The number of images in a seekable stream that begins with the file."""
+def count(stream: IO[bytes], slice_axis: str) -> Count:
+    """The number of images in a seekable stream that begins with the file.
+
+    `slice_axis` is the one of the detector's input (`axial`, `coronal`, `sagittal`).
+    """
     try:
         start = stream.read(132)
         stream.seek(0)
@@ -68,6 +73,9 @@ def count(stream: IO[bytes]) -> Count:
             return _webp(stream)
         if start[4:8] == b"ftyp":
             return _avif(stream)
+        volume = volumes.head(stream)
+        if volumes.is_volume(volume):
+            return volumes.count_slices(volume, slice_axis)
     except (UncountableError, struct.error, ValueError, OverflowError, RecursionError):
         return None
     return None

@@ -140,7 +140,7 @@ def _is_list_of_images(column: pa.Field) -> bool:
 
 
 def rows(
-    file: pq.ParquetFile, where: Place, group: int, first: int, open_files: bool
+    file: pq.ParquetFile, where: Place, group: int, first: int, slice_axis: str | None
 ) -> Iterator[tuple[str, Count]]:
     """Name and possible numbers of images of each row of a row group, whose first is row `first`.
 
@@ -152,8 +152,8 @@ def rows(
         texts = [_text(value) for value in _values(file, group, place)]
         found = [name or text for name, text in zip(found, texts + [""] * total, strict=False)]
     counts: list[Count] = []
-    if open_files:
-        counts = [_count(value) for value in _values(file, group, where.images)]
+    if slice_axis is not None:
+        counts = [_count(value, slice_axis) for value in _values(file, group, where.images)]
     counts += [None] * (total - len(counts))
     for number, (name, count) in enumerate(zip(found, counts, strict=False), first):
         yield name or f"row={number}", count
@@ -187,13 +187,13 @@ def _text(value: pa.Scalar) -> str:
     return escaped(value.as_buffer().to_pybytes().decode("utf-8", "surrogateescape"))
 
 
-def _count(value: pa.Scalar) -> Count:
+def _count(value: pa.Scalar, slice_axis: str) -> Count:
     if not value.is_valid:
         return None
     if not isinstance(value, pa.ListScalar):
         content = value.as_buffer()
-        return frames.count(io.BytesIO(content)) if content.size <= LARGEST else None
+        return frames.count(io.BytesIO(content), slice_axis) if content.size <= LARGEST else None
     numbers = value.values
     if numbers.null_count or len(numbers) > LARGEST:
         return None
-    return frames.count(io.BytesIO(numbers.to_numpy(zero_copy_only=False).tobytes()))
+    return frames.count(io.BytesIO(numbers.to_numpy(zero_copy_only=False).tobytes()), slice_axis)

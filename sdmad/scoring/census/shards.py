@@ -49,13 +49,13 @@ class Census:
             self.suspects.append(name)
 
 
-def count_shard(entry: StoredObject, kind: str, open_files: bool) -> Census:
-    """Everything in a shard. `open_files` also counts the images in each file."""
+def count_shard(entry: StoredObject, kind: str, slice_axis: str | None) -> Census:
+    """Everything in a shard; with `slice_axis`, also the images in each file (`frames.count`)."""
     census = Census()
     count = {"tar": _count_tar, "zip": _count_zip, "parquet": _count_parquet}[kind]
     try:
         with _opened(entry) as stream:
-            count(stream, census, open_files)
+            count(stream, census, slice_axis)
     except ObjectError:
         census.broken = True
     except UserError:
@@ -70,11 +70,11 @@ def count_shard(entry: StoredObject, kind: str, open_files: bool) -> Census:
     return census
 
 
-def count_loose(entry: StoredObject, name: str, why: str, open_files: bool) -> Census:
+def count_loose(entry: StoredObject, name: str, why: str, slice_axis: str | None) -> Census:
     """A loose object; `why` is the kind of one that cannot be an image."""
     census = Census()
     kind, detail = (why, "") if why else rules.why_no_image(name)
-    if not kind and not open_files:
+    if not kind and slice_axis is None:
         census.images.append((name, None))
         return census
     known = entry.size > 0 or entry.size == UNKNOWN
@@ -85,8 +85,8 @@ def count_loose(entry: StoredObject, name: str, why: str, open_files: bool) -> C
             with _opened(entry) as stream:
                 if kind:
                     start = stream.read(132)
-                else:
-                    found = frames.count(stream)
+                elif slice_axis is not None:
+                    found = frames.count(stream, slice_axis)
     except ObjectError:
         pass  # Storage refuses this object alone: it is one row, in failures.
     except (UserError, OSError) as error:
@@ -104,7 +104,7 @@ def _opened(entry: StoredObject) -> IO[bytes]:
     return storage.open_read(entry.uri, HEAD, entry if known else None)
 
 
-def _count_tar(stream: IO[bytes], census: Census, open_files: bool) -> None:
+def _count_tar(stream: IO[bytes], census: Census, slice_axis: str | None) -> None:
     for member in tar.walk(stream):
         name = escaped(member.name)
         if member.kind == "folder":
@@ -116,14 +116,14 @@ def _count_tar(stream: IO[bytes], census: Census, open_files: bool) -> None:
         if kind:
             census.leave_out(name, kind, detail, member.content().read(132))
             continue
-        opened = open_files and member.kind == "file" and 0 < member.size <= LARGEST
+        opened = member.kind == "file" and 0 < member.size <= LARGEST
         # Listed before it is opened: the tar may break off inside of it.
         census.images.append((name, None))
-        if opened:
-            census.images[-1] = (name, frames.count(member.content()))
+        if opened and slice_axis is not None:
+            census.images[-1] = (name, frames.count(member.content(), slice_axis))
 
 
-def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
+def _count_zip(stream: IO[bytes], census: Census, slice_axis: str | None) -> None:
     with zipfile.ZipFile(stream) as archive:
         infos = archive.infolist()
         stream.seek(0)
@@ -137,13 +137,13 @@ def _count_zip(stream: IO[bytes], census: Census, open_files: bool) -> None:
                 continue
             kind, detail = rules.why_no_image(name)
             found, start = None, b""
-            if kind or (open_files and 0 < info.file_size <= LARGEST):
+            if kind or (slice_axis is not None and 0 < info.file_size <= LARGEST):
                 try:
                     with archive.open(info) as content:
                         if kind:
                             start = content.read(132)
-                        else:
-                            found = frames.count(content)
+                        elif slice_axis is not None:
+                            found = frames.count(content, slice_axis)
                 except (*DAMAGE, zipfile.LargeZipFile):
                     found = None
                 except OSError as error:
@@ -176,7 +176,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
         return escaped(info.filename)
 
 
-def _count_parquet(stream: IO[bytes], census: Census, open_files: bool) -> None:
+def _count_parquet(stream: IO[bytes], census: Census, slice_axis: str | None) -> None:
     file = pq.ParquetFile(stream)
     where = parquet.find(file.schema_arrow)
     if where is None:
@@ -184,5 +184,5 @@ def _count_parquet(stream: IO[bytes], census: Census, open_files: bool) -> None:
         return
     first = 0
     for group in range(file.num_row_groups):
-        census.images += parquet.rows(file, where, group, first, open_files)
+        census.images += parquet.rows(file, where, group, first, slice_axis)
         first += file.metadata.row_group(group).num_rows

@@ -13,10 +13,13 @@ from sdmad.scoring.verify.verdict import Name, Verdict
 from sdmad.storage import ChangedError
 
 
-def check(job: Job, jobs: Jobs, open_files: bool) -> Verdict:
-    """Count the objects of a job and compare them with the rows in the tables of its units."""
+def check(job: Job, jobs: Jobs, slice_axis: str | None) -> Verdict:
+    """Count the objects of a job and compare them with the rows in the tables of its units.
+
+    Without `slice_axis`, files are not opened to count the images in each.
+    """
     part = _Check(job, jobs)
-    part.count(open_files)
+    part.count(slice_axis)
     part.compare(part.read_rows())
     return part.verdict
 
@@ -32,16 +35,16 @@ class _Check:
         self.broken: set[str] = set()
         self.changed = set(job.changed)
 
-    def count(self, open_files: bool) -> None:
+    def count(self, slice_axis: str | None) -> None:
         """Count what could be an image in the objects of the job."""
         for entry, why in zip(self.job.objects, self.job.why, strict=True):
             name = self.jobs.name(entry)
             kind = "" if why else rules.shard_kind(entry.uri)
             try:
                 if kind:
-                    census = count_shard(entry, kind, open_files)
+                    census = count_shard(entry, kind, slice_axis)
                 else:
-                    census = count_loose(entry, name, why, open_files)
+                    census = count_loose(entry, name, why, slice_axis)
             except ChangedError:
                 # The listing of a manifest does not tell.
                 self.changed.add(name)

@@ -1,5 +1,6 @@
 """Verify a scoring run: cut the work into jobs, do them in threads, and add up what they found."""
 
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -23,12 +24,13 @@ def verify_scores(
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
     jobs = Jobs(archive, output, table)
+    slice_axis = _slice_axis(output, table) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Verdict]] = deque()
         try:
             for job in jobs:
-                waiting.append(pool.submit(check, job, jobs, open_files))
+                waiting.append(pool.submit(check, job, jobs, slice_axis))
                 if len(waiting) == JOBS_AT_ONCE:
                     verdict.merge(waiting.popleft().result())
             while waiting:
@@ -40,3 +42,10 @@ def verify_scores(
     for kind in ("lost", "doubled", "foreign", "suspects", "changed", "broken"):
         getattr(verdict, kind).sort()
     return verdict
+
+
+def _slice_axis(output: str, table: str) -> str:
+    """The slices that were scored, by the tables of one finished unit."""
+    done = min(tables.done_units(output, table), default=None)
+    recorded = tables.read_metadata(output, done, table).get("input", "{}") if done else "{}"
+    return str(json.loads(recorded).get("slice_axis", "axial"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from sdmad.scoring.verify.verdict import Verdict
+from sdmad.words import counted
 
 SHOWN = 10
 JOBS = {"scored": "score", "encoded": "encode"}
@@ -15,9 +16,10 @@ def lines(verdict: Verdict, done: str = "scored") -> Iterator[str]:
     """
     count, job = verdict.count, JOBS[done]
     yield (
-        f"{verdict.images} images in the archive, {verdict.scored} {done}, "
-        f"{verdict.failed} failures, {count['lost']} lost, {count['doubled']} doubled, "
-        f"{count['foreign']} not of this archive, {count['unscored']} not {done} yet"
+        f"{counted(verdict.images, 'image')} in the archive, {verdict.scored:,} {done}, "
+        f"{counted(verdict.failed, 'failure')}, {count['lost']:,} lost, "
+        f"{count['doubled']:,} doubled, {count['foreign']:,} not of this archive, "
+        f"{count['unscored']:,} not {done} yet"
     )
     for kind, words in (
         ("lost", "lost"),
@@ -25,13 +27,15 @@ def lines(verdict: Verdict, done: str = "scored") -> Iterator[str]:
         ("foreign", "not of this archive"),
     ):
         yield from _shown(f"{words}: ", getattr(verdict, kind), count[kind])
-    objects = [f"{name} ({_images(number)})" for name, number in sorted(verdict.unscored.items())]
+    objects = [
+        f"{name} ({counted(number, 'image')})" for name, number in sorted(verdict.unscored.items())
+    ]
     yield from _shown(f"not {done} yet: ", objects)
     yield from _shown("changed since it was planned: ", verdict.changed, count["changed"])
     if verdict.changed:
         yield f"  the {job} job {job}s these again with --accept-changes"
     yield from _shown("cannot be read to its end: ", verdict.broken, count["broken"])
-    gone = [f"{name} ({_rows(number)})" for name, number in sorted(verdict.gone.items())]
+    gone = [f"{name} ({counted(number, 'row')})" for name, number in sorted(verdict.gone.items())]
     yield from _shown("no longer in the archive, but in the tables: ", gone)
     renamed = [f"{before} is called {after} now" for before, after in verdict.renamed]
     yield from _shown("renamed, so that its images are in the tables twice: ", renamed)
@@ -49,7 +53,7 @@ def _shown(words: str, names: Iterable, count: int | None = None) -> Iterator[st
     yield from (f"  {words}{text}" for text in texts[:SHOWN])
     more = (count if count is not None else len(texts)) - len(texts[:SHOWN])
     if more > 0:
-        yield f"  {words}{more} more"
+        yield f"  {words}{more:,} more"
 
 
 def _left_out(verdict: Verdict) -> str:
@@ -62,11 +66,3 @@ def _left_out(verdict: Verdict) -> str:
         total = sum(details.values())
         parts.append(f"{total} {kind}{f' ({listed})' if listed else ''}")
     return ", ".join(parts)
-
-
-def _images(number: int) -> str:
-    return f"{number} image{'s' * (number != 1)}"
-
-
-def _rows(number: int) -> str:
-    return f"{number} row{'s' * (number != 1)}"

@@ -17,17 +17,19 @@ def archived(s3) -> dict[str, storage.StoredObject]:
 
 
 def test_a_loose_object_that_storage_refuses_is_one_image_of_unknown_content(archived) -> None:
-    found = count_loose(archived["a.png"], "a.png", "", open_files=True)
+    found = count_loose(archived["a.png"], "a.png", "", slice_axis="axial")
     assert found.images == [("a.png", None)]
-    assert count_loose(archived["b.png"], "b.png", "", open_files=True).images == [("b.png", {1})]
+    assert count_loose(archived["b.png"], "b.png", "", slice_axis="axial").images == [
+        ("b.png", {1})
+    ]
 
 
 def test_a_shard_that_storage_refuses_is_broken(archived) -> None:
-    assert count_shard(archived["a.tar"], "tar", open_files=True).broken
+    assert count_shard(archived["a.tar"], "tar", slice_axis="axial").broken
 
 
 def test_a_manifest_with_a_wrong_size_does_not_end_the_count(archived) -> None:
     entry = archived["b.png"]
     wrong = storage.StoredObject(entry.uri, entry.size + 1, entry.etag)
-    (name, _), *others = count_loose(wrong, "b.png", "", open_files=True).images
+    (name, _), *others = count_loose(wrong, "b.png", "", slice_axis="axial").images
     assert (name, others) == ("b.png", [])

@@ -11,9 +11,9 @@ def test_only_the_first_names_are_shown_and_the_others_counted() -> None:
     for k in range(MOST_NAMES + 100):
         verdict.add("lost", ("s.tar", f"{k}.png"))
     shown = list(lines(verdict))
-    assert shown[0].startswith("5000 images in the archive, 0 scored, 0 failures, 1100 lost, ")
+    assert shown[0].startswith("5,000 images in the archive, 0 scored, 0 failures, 1,100 lost, ")
     assert shown[1] == "  lost: s.tar/0.png"
-    assert shown[SHOWN + 1 :] == [f"  lost: {MOST_NAMES + 100 - SHOWN} more"]
+    assert shown[SHOWN + 1 :] == [f"  lost: {MOST_NAMES + 100 - SHOWN:,} more"]
 
 
 def test_what_was_left_out_is_counted_by_kind_and_suffix() -> None:

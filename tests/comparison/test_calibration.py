@@ -1,0 +1,77 @@
+"""Calibration errors, and coverage of conformal sets, of stored scores."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdmad.comparison.calibration import at_shares, calibration, coverage, errors, tables
+from sdmad.comparison.config import CompareConfig
+from sdmad.comparison.run import cell_uri, stored_name
+from sdmad.comparison.scores import write_scores, write_test
+from sdmad.inputs.labels import LabelTable
+from sdmad.method.calibration import Prevalence, decided
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def test_scores_that_are_right_at_half_have_no_error_at_the_true_prevalence() -> None:
+    """x is normal around +1 with the category and -1 without; the true odds at 1/2 are exp(2 x)."""
+    random = np.random.default_rng(0)
+    truth = random.random((200_000, 1)) < 0.1
+    x = random.standard_normal(truth.shape) + np.where(truth, 1, -1)
+    right = logistic(2 * x)
+    found = errors(truth, *at_shares(truth, right, right[:, 0], None))
+    assert found == pytest.approx({"error": 0, "anomaly_error": 0}, abs=0.003)
+    assert errors(truth, right, right[:, 0])["error"] > 0.1
+    unchanged = at_shares(truth, right, right[:, 0], float("nan"))
+    assert unchanged[0] is right
+
+
+def test_scores_of_sd_mad_are_those_with_the_shares_stated() -> None:
+    random = np.random.default_rng(0)
+    truth = random.random((500, 3)) < [0.1, 0.2, 0.3]
+    heads = torch.from_numpy(random.standard_normal((500, 4)) * 2)
+    for gate in (0.5, 0.0):
+        logits, anomaly = decided(heads, gate, None)
+        stored = (torch.sigmoid(some).float().numpy() for some in (logits, anomaly))
+        found = at_shares(truth, *stored, gate)
+        shares = Prevalence(torch.from_numpy(truth.mean(0)), float(truth.any(1).mean()))
+        for values, expected in zip(found, decided(heads, gate, shares), strict=True):
+            assert np.allclose(values, torch.sigmoid(expected).numpy(), atol=1e-4)
+
+
+def test_rare_categories_do_not_count() -> None:
+    truth = np.zeros((40, 2), bool)
+    truth[:10, 0] = truth[:4, 1] = True
+    scores = np.stack([truth[:, 0], ~truth[:, 1]], axis=1).astype(float)
+    assert errors(truth, scores, truth[:, 0].astype(float)) == {"error": 0, "anomaly_error": 0}
+    possible = np.ones((40, 2, 2), bool)
+    possible[:, 1] = False
+    possible[:5, 0, 0] = possible[10:16, 0, 1] = False
+    assert coverage(truth, possible) == {"with": 0.5, "without": 0.8, "undecided": 29 / 40}
+
+
+def test_the_table_has_all_methods_and_seeds(tmp_path) -> None:
+    config = CompareConfig(
+        archive="a",
+        labels="l",
+        catalog="phantoms",
+        shots=[1],
+        seeds="0:2",
+        methods=["sd_mad", "gda"],
+    )
+    random = np.random.default_rng(0)
+    names = [np.array([f"{k}" for k in range(40)], object)] * 4
+    write_test(str(tmp_path), LabelTable(*names, random.random((40, 1)) < 0.5, ["one"]))
+    for method in config.names:
+        for seed in (0, 1):
+            cell = cell_uri(str(tmp_path), stored_name(config, method), 1, seed)
+            sets = np.ones((40, 1, 2), bool) if method == "sd_mad" else None
+            write_scores(cell, ["one"], random.random((40, 1)), random.random(40), sets)
+    found = calibration(config, str(tmp_path))
+    assert found.groupby("method").size().to_dict() == {"sd_mad": 10, "gda": 4}
+    sd_mad, gda = tables(found).splitlines()[-2:]
+    assert sd_mad.startswith("| sd_mad |") and "100.0 ± 0.0" in sd_mad
+    assert gda.endswith("| - | - | - |")
