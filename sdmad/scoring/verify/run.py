@@ -13,16 +13,18 @@ THREADS = 16
 JOBS_AT_ONCE = 4 * THREADS
 
 
-def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict:
-    """Compare the archive with the tables of the scoring run at `output`.
+def verify_scores(
+    archive: str, output: str, open_files: bool = True, table: str = tables.SCORES
+) -> Verdict:
+    """Compare the archive with the tables of the run at `output`, whose rows are in `table`.
 
     Without `open_files`, images in files of several frames are not counted: then the headers and
     directories of shards are enough, and loose objects are only listed. Memory does not grow with
     the number of images; it grows by 26 bytes for each object (shard or loose image), and by the
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
-    jobs = Jobs(archive, output)
-    slice_axis = _slice_axis(output) if open_files else None
+    jobs = Jobs(archive, output, table)
+    slice_axis = _slice_axis(output, table) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Verdict]] = deque()
@@ -42,8 +44,8 @@ def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict
     return verdict
 
 
-def _slice_axis(output: str) -> str:
+def _slice_axis(output: str, table: str) -> str:
     """The slices that were scored, by the tables of one finished unit."""
-    done = min(tables.done_units(output), default=None)
-    recorded = tables.read_metadata(output, done).get("input", "{}") if done else "{}"
+    done = min(tables.done_units(output, table), default=None)
+    recorded = tables.read_metadata(output, done, table).get("input", "{}") if done else "{}"
     return str(json.loads(recorded).get("slice_axis", "axial"))
