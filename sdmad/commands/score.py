@@ -64,6 +64,13 @@ def score(
         bool,
         typer.Option(help="Remove the rows of objects that are no longer in the archive."),
     ] = False,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="Decision file of calibrate, path or s3:// URI, for probabilities and findings. "
+            "Default: findings are scores above 0.5."
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
@@ -99,6 +106,7 @@ def score(
         backbone_weights,
         accept_changes,
         prune,
+        storage.resolve(decision) if decision else None,
     )
     if not tally.units:
         done = counted(tally.skipped, "work unit")

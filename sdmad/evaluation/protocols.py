@@ -15,7 +15,7 @@ from sklearn import metrics
 
 LEAST_POSITIVES = 5
 FINDING = 0.5
-"""A category is a finding when its probability is above this."""
+"""A category is a finding when its probability is above this, without a decision file."""
 
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
@@ -45,13 +45,15 @@ def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dic
     return {kind: np.array(values) for kind, values in columns.items()}
 
 
-def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Protocol 3: the findings Y^ (p > 0.5) against the true categories Y.
+def multilabel_prediction(
+    truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray | float = FINDING
+) -> dict[str, float]:
+    """Protocol 3: the findings Y^ (p > 0.5, or > thresholds (C,)) against the true categories Y.
 
     Hamming score is the mean of |Y n Y^| / |Y u Y^|, 1 when both are empty. The others are
     1 - Hamming loss, subset accuracy, and macro F1 over categories with at least five images.
     """
-    found = probabilities > FINDING
+    found = probabilities > thresholds
     union = (truth | found).sum(axis=1)
     common = (truth & found).sum(axis=1)
     hamming = np.where(union == 0, 1.0, common / np.maximum(union, 1))

@@ -5,7 +5,7 @@ A CSV or Parquet file with one row per image and these columns:
 - `archive` and `member`, or `uri` in place of both; without `archive`, images are loose objects
 - `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
-- `split`: `pool` or `test`
+- `split`: `pool` for training, `validation` for thresholds and probabilities, or `test`
 - `mask`, which may be left out: the path in the archive of an image that is 0 where there is no
   disease, in the shard of the image or a loose object
 
@@ -26,6 +26,8 @@ from sdmad.archive.naming import comparable, split_uri
 from sdmad.inputs.tables import TextTable, read_table
 
 SPLITS = ("pool", "test")
+VALIDATION = "validation"
+"""The split that `sdmad calibrate` reads, if a table has it."""
 COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels", "mask")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
 # Words for a normal image, as `_label_hint` compares them.
@@ -89,8 +91,8 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         table.require(name)
     archives, members = image_names(table, archive_uri or "")
     for row, split in enumerate(table.columns["split"]):
-        if split not in SPLITS:
-            raise table.error(row, f"split is {split!r}; it must be 'pool' or 'test'")
+        if split not in (*SPLITS, VALIDATION):
+            raise table.error(row, f"split is {split!r}; it must be 'pool', 'validation' or 'test'")
     return LabelTable(
         archive=np.array(archives, object),
         member=np.array(members, object),

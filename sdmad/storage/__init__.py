@@ -6,7 +6,7 @@
 
 `files` has the functions, `local` lists folders, `s3` calls boto3, and `retries` decides which
 errors are retried. `names` turns names of local files into text.
-`parquet` and `run_record` read and write the two formats that jobs share.
+`parquet` and `run_record` read and write the two formats that jobs share, `fit_files` lists fits.
 """
 
 from sdmad.storage.files import (

@@ -25,7 +25,7 @@ from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
 from sdmad.scoring import tables
-from sdmad.scoring.plan import _encode, open_plan
+from sdmad.scoring.plan import encode_plan, open_plan
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 from sdmad.storage import StoredObject
 
@@ -66,7 +66,7 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
     units = [
         WorkUnit(digit * 16, "tar", archive, shard, (k, k + 1)) for k, digit in enumerate("01")
     ]
-    (folder / "plan.parquet").write_bytes(_encode(units, metadata))
+    (folder / "plan.parquet").write_bytes(encode_plan(units, metadata))
     half = len(rows) // 2
     for unit, part in (("0" * 16, table.slice(half)), ("1" * 16, table.slice(0, half))):
         commit_unit(str(folder), unit, part, empty_failures(), metadata)
@@ -288,7 +288,7 @@ def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_colu
         WorkUnit("2" * 16, "tar", metadata["archive"], shard),
         WorkUnit("3" * 16, "objects", metadata["archive"], loose),
     ]
-    Path(run, "plan.parquet").write_bytes(_encode([*units, *others], metadata))
+    Path(run, "plan.parquet").write_bytes(encode_plan([*units, *others], metadata))
     for unit in others:
         Path(run, "scores", f"part-{unit.id}.parquet").write_bytes(b"not to be read")
     # What is left of a unit that is in no plan does not count.

@@ -78,7 +78,8 @@ def test_uncertain_cases_are_ordered_by_distance_to_the_threshold() -> None:
         ([0, 0, 0], [0.1, 0.1, 0.1], "right"),
         ([0, 0, 0], [0.9, 0.1, 0.1], "false alarm"),
         ([1, 1, 0], [0.9, 0.1, 0.1], "partly right"),
-        ([1, 0, 0], [0.1, 0.1, 0.9], "missed"),
+        ([1, 0, 0], [0.1, 0.1, 0.9], "wrong category"),
+        ([1, 0, 0], [0.1, 0.1, 0.2], "missed"),
     ],
 )
 def test_examples_have_findings_and_a_verdict(truth, score, verdict) -> None:

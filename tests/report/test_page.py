@@ -232,6 +232,14 @@ PROBE = """<script>onload = () => {
 }</script></body>"""
 
 
+def test_the_page_begins_with_plain_words_and_states_chance(page, scored) -> None:
+    text = Structure(page.read_text()).text
+    abnormal = scored.truth.any(axis=1)
+    assert f"Of {abnormal.sum()} images with an anomaly, " in text
+    assert "Most mistakes: " in text
+    assert f"average precision chance {100 * abnormal.mean():.1f}" in text
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [1366, 390])
 def test_a_browser_draws_the_page_without_overflow(page, tmp_path, width) -> None:

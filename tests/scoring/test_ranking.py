@@ -79,7 +79,7 @@ def test_groups_are_ranked_by_their_highest_image(tmp_path, run, scores) -> None
     (first,) = (entry for entry in found.entries if entry.group == "s1")
     assert (first.images, first.with_findings) == (4, 3)
     assert (found.images, found.groups) == (39, 10)
-    assert found.notices == ["1 scored image without a group: a.tar/39.png"]
+    assert found.notices == [f"no group in {table} for 1 scored image: a.tar/39.png"]
     found = rank_groups(run, Ranking(("one",)), 20, str(table), "study_id")
     (first,) = (entry for entry in found.entries if entry.group == "s1")
     assert first.with_findings == 2

@@ -90,16 +90,17 @@ class Matcher:
         unknown = self._listed(self.unknown)
         if unknown:
             yield (
-                f"{counted(len(unknown), 'image')} of {uri} not in the tables of {self.scores}: "
+                f"no row in {self.scores} for {counted(len(unknown), 'image')} of {uri}: "
                 f"{some(unknown)}{near_miss(unknown, self._some_scored)}"
             )
         failed = self._listed(self.failed)
         if failed:
-            yield f"{counted(len(failed), 'image')} of {uri} in the failures: {some(failed)}"
+            images = counted(len(failed), "image")
+            yield f"no score but a failure in {self.scores} for {images} of {uri}: {some(failed)}"
         if self._without:
             more = self._without - len(self._some_without)
             yield (
-                f"{counted(self._without, 'scored image')} without a group: "
+                f"no group in {uri} for {counted(self._without, 'scored image')}: "
                 f"{some(self._some_without)}" + (f" and {more} more" if more else "")
             )
 

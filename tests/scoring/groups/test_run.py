@@ -16,6 +16,7 @@ from sdmad.scoring import tables
 from sdmad.scoring.groups.pooling import Pooling
 from sdmad.scoring.groups.run import aggregate_scores
 from sdmad.scoring.tables import commit_unit, empty_failures
+from tests.docs.pages import code
 from tests.evaluation.test_measure import CATEGORIES, write_run
 from tests.helpers import run_command
 
@@ -74,10 +75,10 @@ def test_each_group_is_one_row_with_its_findings_and_images(tmp_path, run) -> No
     assert found.empty == ["s3", "s4"]
     assert found.findings == {"one": 2, "two": 1}
     unknown, failed, without = found.notices
-    assert "1 image of " in unknown
-    assert "a.tar/99.png" in unknown
-    assert failed.endswith("in the failures: a.tar/7.png, a.tar/6.png") or "2 images" in failed
-    assert without == "1 scored image without a group: a.tar/5.png"
+    assert unknown.startswith(f"no row in {run} for 1 image of {groups}: a.tar/99.png")
+    start = f"no score but a failure in {run} for 2 images of {groups}: "
+    assert failed == f"{start}a.tar/6.png, a.tar/7.png"
+    assert without == f"no group in {groups} for 1 scored image: a.tar/5.png"
 
 
 def test_findings_of_other_poolings_follow_their_scores(tmp_path, run) -> None:
@@ -110,11 +111,12 @@ def test_the_command_writes_a_table_that_says_where_it_comes_from(tmp_path, run)
     assert len(metadata[b"sdmad.scores_fingerprint"]) == 16
     record = json.loads((tmp_path / "studies/run.json").read_text())
     assert (record["job"], record["groups_without_images"]) == ("aggregate", ["s3", "s4"])
-    query = f"select study_id, list_distinct([c.category for c in carriers]) from '{tmp_path}/studies/groups.parquet' where anomaly_score > 0.5 order by 1"  # noqa: E501, S608
-    assert [(s, sorted(c)) for s, c in duckdb.sql(query).fetchall()] == [
-        ("s1", ["one"]),
-        ("s2", ["one", "two"]),
-    ]
+    (query,) = code("docs/groups.md", "sql")
+    table = f"{tmp_path}/studies/groups.parquet"
+    query = query.replace("s3://hospital/sdmad/studies/groups.parquet", table)
+    found = duckdb.sql(query.replace("effusion", "one")).fetchall()
+    rounded = [(study, images, round(score, 2), uris) for study, images, score, uris in found]
+    assert rounded == [("s1", 2, 0.9, ["u0"]), ("s2", 3, 0.7, ["u1"])]
     again = run_command(aggregate, *places, "--output", run)
     assert (again.returncode, "choose another output" in again.stderr) == (2, True)
 
