@@ -10,7 +10,6 @@ prepacked weights (`sdmad.backbones.packed`) on CPUs where that is faster. Ray i
 """
 
 import copy
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,16 +27,17 @@ from sdmad.backbones.packed import packing_pays
 from sdmad.backbones.precision import Precision, half_type
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
-from sdmad.fits import Fit, deserialize, find_detector, restore
+from sdmad.fits import Fit, deserialize, find_detector, fits_digest, restore
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.calibration import undecided
+from sdmad.method.decision import Decision
 from sdmad.method.model import Evidence, SignModel
 from sdmad.method.selection import SelectionConfig
 from sdmad.method.threshold import FINDING_THRESHOLD as FINDING_THRESHOLD
 from sdmad.scores import FindingEvidence, Scores, SignEvidence, concatenate
 
 SIGNS_PER_FINDING = 3
-LEAST_SHARE = 0.1  # Of the evidence for a finding, below which a sign is not named.
+LEAST_SHARE = 0.1  # Of the evidence for a finding, below which only the largest sign is named.
 TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
 
 
@@ -53,11 +53,13 @@ class Detector:
         self.provenance = first
         self.num_seeds = len(fits)
         self.seeds = [fit.provenance.seed for fit in fits]
+        self.digest = fits_digest(fits)
         self.support_digests = [fit.provenance.support_digest for fit in fits]
-        self.digest = hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
         self.selection: SelectionConfig = first.learner.selection
         self.model = SignModel(backbone, self.catalog, first.learner.adapter, len(fits))
         self.rule = restore(fits, self.model)
+        # Whose findings have signs and evidence; scores are not changed by it.
+        self.decision: Decision | None = None
         with torch.inference_mode():
             self.sign_embeddings = self.model.sign_embeddings()
 
@@ -195,7 +197,8 @@ class Detector:
     ) -> Scores:
         p = torch.sigmoid(evidence.logits)
         mean = p.mean(0)
-        found = mean > FINDING_THRESHOLD
+        logits = evidence.logits.mean(0).cpu().numpy()
+        found = self._found(mean, logits)
         uncertain = undecided(evidence.logits, self.rule.thresholds).float().mean(0) > 0.5
         uncertain |= found != (unselected > FINDING_THRESHOLD)
         carried = evidence.signs[..., :-1].mean(0)
@@ -213,7 +216,7 @@ class Detector:
             anomaly=anomaly.mean(0).cpu().numpy(),
             anomaly_seeds=anomaly.T.cpu().numpy(),
             categories=mean.cpu().numpy(),
-            logits=evidence.logits.mean(0).cpu().numpy(),
+            logits=logits,
             spread=p.std(0, correction=0).cpu().numpy(),
             seeds=p.permute(1, 2, 0).cpu().numpy(),
             similarities=z,
@@ -225,6 +228,13 @@ class Detector:
                 for row, logits in zip(found_rows, parts, strict=True)
             ],
         )
+
+    def _found(self, mean: torch.Tensor, logits: np.ndarray) -> torch.Tensor:
+        """Whether each category is found, bool (B, C), from means of scores and of logits."""
+        if self.decision is None:
+            return mean > FINDING_THRESHOLD
+        scores = self.decision.scores(logits, mean.cpu().numpy())
+        return torch.from_numpy(self.decision.found(scores)).to(mean.device)
 
     def _name_signs(
         self, found: np.ndarray, shares: np.ndarray, similarities: np.ndarray
@@ -238,7 +248,9 @@ class Detector:
         images, columns = np.nonzero(found)
         by_finding = shares[images, columns]  # (findings, M)
         order = np.argsort(-by_finding, axis=-1, kind="stable")[:, :SIGNS_PER_FINDING]
-        named = np.take_along_axis(by_finding, order, axis=-1) >= LEAST_SHARE
+        ranked = np.take_along_axis(by_finding, order, axis=-1)
+        named = ranked >= LEAST_SHARE
+        named[:, :1] |= ranked[:, :1] > 0
         cosines = np.take_along_axis(similarities[images], order, axis=-1)
         evidence: list[list[SignEvidence]] = [[] for _ in found]
         for finding, rank in np.argwhere(named).tolist():

@@ -69,6 +69,11 @@ class Fit:
     digest: str
 
 
+def fits_digest(fits: list[Fit]) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over the fits of a detector."""
+    return hashlib.sha256("".join(f.digest for f in fits).encode()).hexdigest()[:16]
+
+
 def serialize(model: SignModel, rule: DecisionRule, index: int, provenance: Provenance) -> bytes:
     """The file of one fit, `index` being the position of its seed in `model` and `rule`."""
     tensors = {name: getattr(rule, name)[index] for name in RULE_FIELDS}

@@ -15,8 +15,10 @@ from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
 from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.method.calibration import TEMPER
 from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example
+from sdmad.scores import Scores
 from tests.conftest import QUICK
 
 
@@ -78,15 +80,33 @@ def test_parts_of_a_finding_add_up_to_its_logit(training_run, images) -> None:
     assert seen > 10
 
 
-def test_a_stated_prevalence_shifts_logits_by_its_log_odds(training_run, images) -> None:
-    detector = Detector.load(str(training_run))
-    before = detector.score(images)
+def test_a_stated_prevalence_multiplies_two_probabilities(training_run, images) -> None:
+    """Those of any anomaly, and of a category among anomalies."""
+    detector = Detector.load(f"{training_run}/fits/shots=2/seed=0.safetensors")
     names = detector.catalog.category_names
-    learner = detector.provenance.learner.model_copy(update={"prevalence": {names[1]: 0.1}})
-    detector.provenance = detector.provenance.model_copy(update={"learner": learner})
-    shift = detector.score(images).logits - before.logits
-    assert np.allclose(shift[:, 1], np.log(0.1 / 0.9), atol=1e-3)
-    assert not np.delete(shift, 1, axis=1).any()
+
+    def scores(**settings: object) -> Scores:
+        learner = detector.provenance.learner.model_copy(update=settings)
+        learner.check(names)
+        detector.provenance = detector.provenance.model_copy(update={"learner": learner})
+        return detector.score(images)
+
+    plain = scores(gate=0.0)
+    shares = dict(zip(names, np.linspace(0.02, 0.3, len(names)), strict=True))
+    found = scores(gate=0.5, prevalence=shares, anomaly_prevalence=0.4)
+
+    def logistic(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    anomaly = logistic(TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(0.4 / 0.6))
+    among = np.array(list(shares.values())) / 0.4
+    category = logistic(TEMPER * plain.logits + np.log(among / (1 - among)))
+    assert np.allclose(found.anomaly, anomaly, atol=1e-3)
+    assert np.allclose(found.categories, category * anomaly[:, None], atol=1e-3)
+    independent = scores(prevalence=0.1, anomaly_prevalence=None)
+    joint = 1 - 0.9 ** len(names)
+    anomaly = TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(joint / (1 - joint))
+    assert np.allclose(independent.anomaly, logistic(anomaly), atol=1e-3)
 
 
 def test_scores_do_not_depend_on_the_logit_scale_of_the_backbone(

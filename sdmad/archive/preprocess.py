@@ -117,6 +117,11 @@ class ImageSpec:
         """All fields as JSON, for provenance and for the metadata of tables."""
         return TypeAdapter(ImageSpec).dump_json(self).decode()
 
+    @staticmethod
+    def from_json(text: str) -> "ImageSpec":
+        """The reverse of `to_json`; `ValueError` for other text."""
+        return TypeAdapter(ImageSpec).validate_json(text)
+
     def fit(self, image: Image.Image, box: Box | None = None) -> np.ndarray:
         """Resize to the tower's input: (height, width, 3) uint8.
 

@@ -178,16 +178,18 @@ def check_files(folder: Path, shown: str) -> None:
     for name, digest in _read_seal(folder, shown).get("files", {}).items():
         path = folder / name
         if not path.is_file():
-            raise _damaged(shown, f"the file {name} is missing")
+            raise _damaged(folder, shown, f"the file {name} is missing")
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise _damaged(shown, f"the file {name} is not the one that was saved")
+            raise _damaged(folder, shown, f"the file {name} is not the one that was saved")
 
 
 def check_weights(folder: Path, weights: str, shown: str) -> None:
     """Raise `UserError` when the weights are not those that the folder was saved with."""
     sealed = _read_seal(folder, shown).get("weights", weights)
     if sealed != weights:
-        raise _damaged(shown, f"its weights are {weights}, and those that were saved {sealed}")
+        raise _damaged(
+            folder, shown, f"its weights are {weights}, and those that were saved {sealed}"
+        )
 
 
 def _read_seal(folder: Path, shown: str) -> dict[str, Any]:
@@ -200,11 +202,13 @@ def _read_seal(folder: Path, shown: str) -> dict[str, Any]:
             return dict(content)
     except (ValueError, KeyError, TypeError):
         pass
-    raise _damaged(shown, f"its {SEAL} cannot be read")
+    raise _damaged(folder, shown, f"its {SEAL} cannot be read")
 
 
-def _damaged(shown: str, what: str) -> UserError:
+def _damaged(folder: Path, shown: str, what: str) -> UserError:
+    copied = f" (or delete this node's copy of it, {folder})" if storage.is_s3(shown) else ""
     return UserError(
-        f"the backbone folder {shown} was changed after it was saved: {what}; save it again with "
-        f"`sdmad save-backbone`, or remove {SEAL} if you changed it on purpose"
+        f"the backbone folder {shown} was changed after it was saved: {what}; save it again to a "
+        f"new folder with `sdmad save-backbone`{copied}, or remove {SEAL} if you changed it on "
+        "purpose"
     )

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.aggregate import aggregate
+from sdmad.commands.apply import apply
+from sdmad.commands.calibrate import calibrate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
@@ -19,6 +21,7 @@ from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
 from sdmad.commands.status import status
+from sdmad.commands.summary import summary
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
 from sdmad.commands.worklist import worklist
@@ -36,6 +39,9 @@ COMMANDS = (
     worklist,
     aggregate,
     evaluate,
+    summary,
+    calibrate,
+    apply,
     compare,
     plan,
     save_backbone,

@@ -19,8 +19,12 @@ def score(
     ],
     output: Annotated[str, typer.Option(help="Where to write the tables: path or s3:// URI.")],
     per_seed: Annotated[
-        bool, typer.Option(help="Also write the scores of each seed, for metrics over seeds.")
-    ] = False,
+        bool,
+        typer.Option(
+            help="Write the scores of each seed, which metrics over seeds need: 4 bytes an image, "
+            "seed and category."
+        ),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Images in one forward pass.", min=1)] = 64,
     detectors: Annotated[
         str | None,
@@ -60,6 +64,13 @@ def score(
         bool,
         typer.Option(help="Remove the rows of objects that are no longer in the archive."),
     ] = False,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="Decision file of calibrate, path or s3:// URI, for probabilities and findings. "
+            "Default: findings are scores above 0.5."
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of the backbone. Default: the place named in the fits."),
@@ -95,6 +106,7 @@ def score(
         backbone_weights,
         accept_changes,
         prune,
+        storage.resolve(decision) if decision else None,
     )
     if not tally.units:
         done = counted(tally.skipped, "work unit")

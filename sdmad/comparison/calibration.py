@@ -2,20 +2,26 @@
 
     table = calibration(settings, "runs/compare/odir")
 
-All from the stored scores of a comparison. Scores assume that a category is as frequent as its
-absence, so their odds are multiplied by those of each category's share of the test images first.
+All from the stored scores of a comparison, at the prevalence of the test split. Scores of baselines
+assume that a category is as frequent as its absence: their odds are multiplied by those of its
+share of the test images. Scores of SD-MAD become those that it gives where these shares are stated
+(`sdmad.method.calibration.decided`). A variant that states a prevalence is taken as it is.
 """
 
 import numpy as np
 import pandas as pd
+import torch
 
-from sdmad.comparison.config import CompareConfig
+from sdmad.baselines import BASELINES
+from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.comparison.run import cell_uri, stored_name
 from sdmad.comparison.scores import read_possible, read_scores, read_test
 from sdmad.evaluation.protocols import LEAST_POSITIVES
 from sdmad.fitting.config import parse_numbers
+from sdmad.method.calibration import Prevalence, decided
 from sdmad.report.decisions import at_prevalence, reliability
 
+EDGE = 1e-6
 QUANTITIES = {
     "error": "calibration error",
     "anomaly_error": "of the anomaly score",
@@ -42,7 +48,8 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
         for method in config.names:
             for seed in parse_numbers(config.seeds, "seeds"):
                 cell = cell_uri(output, stored_name(config, method), shots, seed)
-                found = errors(truth, *read_scores(cell))
+                scores, anomaly = at_shares(truth, *read_scores(cell), _gate(config, method))
+                found = errors(truth, scores, anomaly)
                 possible = read_possible(cell)
                 if possible is not None:
                     found |= coverage(truth, possible)
@@ -50,13 +57,44 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "shots", "seed", "quantity", "value"])
 
 
+def _gate(config: CompareConfig, method: str) -> float | None:
+    """The gate of SD-MAD or a variant; None of a baseline, NaN if a prevalence is stated."""
+    if method in BASELINES:
+        return None
+    learner = config.variants.get(method, Variant()).changed(config.learner)
+    return learner.gate if learner.prevalence == 0.5 else np.nan
+
+
+def at_shares(
+    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray, gate: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N, C) and anomaly scores (N,) at the shares of `truth` (N, C).
+
+    `gate` is that of SD-MAD, None for a baseline, NaN for scores that are not changed.
+    """
+    abnormal = np.asarray(truth.any(axis=1))
+    if gate is None:
+        of_any = at_prevalence(abnormal[:, None], anomaly[:, None].astype(float))[:, 0]
+        return at_prevalence(truth, scores.astype(float)), of_any
+    if np.isnan(gate):
+        return scores, anomaly
+    # Undo the gate: what is left are the logits of the heads.
+    p_any = np.clip(anomaly.astype(float), EDGE, 1 - EDGE)
+    p = np.clip(scores.astype(float) / p_any[:, None] ** gate, EDGE, 1 - EDGE)
+    heads = np.log(np.column_stack([p, p_any]) / (1 - np.column_stack([p, p_any])))
+    shares = np.clip([*truth.mean(axis=0), abnormal.mean()], EDGE, 1 - EDGE)
+    stated = Prevalence(torch.from_numpy(shares[:-1]), float(shares[-1]))
+    found = decided(torch.from_numpy(heads), gate, stated)
+    return torch.sigmoid(found[0]).numpy(), torch.sigmoid(found[1]).numpy()
+
+
 def errors(truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
     """Calibration errors of scores (N, C) and anomaly scores (N,) against truth (N, C)."""
-    known = _known(truth)
-    of_categories = _errors(truth[:, known], scores[:, known])
-    of_any = _errors(np.asarray(truth.any(axis=1))[:, None], anomaly[:, None])
-    return {"error": float(np.mean(of_categories)) if known.any() else np.nan} | {
-        "anomaly_error": of_any[0]
+    known = np.flatnonzero(_known(truth))
+    of_categories = [reliability(truth[:, c], scores[:, c]).error for c in known]
+    return {
+        "error": float(np.mean(of_categories)) if len(known) else np.nan,
+        "anomaly_error": reliability(np.asarray(truth.any(axis=1)), anomaly).error,
     }
 
 
@@ -103,8 +141,3 @@ def _shown(values: pd.Series) -> str:
 def _known(truth: np.ndarray) -> np.ndarray:
     """The categories (C,) with enough test images on both sides."""
     return np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= LEAST_POSITIVES
-
-
-def _errors(truth: np.ndarray, scores: np.ndarray) -> list[float]:
-    shifted = at_prevalence(truth, scores.astype(float))
-    return [reliability(truth[:, c], shifted[:, c]).error for c in range(truth.shape[1])]

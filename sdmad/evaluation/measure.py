@@ -57,7 +57,8 @@ class ScoredTest:
     """The scored images of the test split: N images, C categories, S seeds.
 
     `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) and `anomaly_seeds`
-    (N, S) to each seed (S = 0 when the run was scored without `--per-seed`). `rows` is the score
+    (N, S) to each seed (S = 0 when the run was scored with
+    `--no-per-seed`). `rows` is the score
     table in the same order. `missing` is the number of test images without a score, and `notices`
     say which these are.
     """
@@ -78,6 +79,29 @@ class ScoredTest:
     def truth(self) -> np.ndarray:
         return self.table.labels
 
+    @property
+    def thresholds(self) -> np.ndarray:
+        """The score (C,) above which each category is a finding: 0.5, or those of the decision file
+        with which the tables were made."""
+        given = self.metadata.get("thresholds")
+        if given is None:
+            return np.full(len(self.table.categories), protocols.FINDING, np.float32)
+        return np.array(given.split(";"), np.float32)
+
+    @property
+    def found(self) -> np.ndarray:
+        """The findings (N, C) of the ensemble."""
+        return self.scores > self.thresholds
+
+    @property
+    def no_deviation(self) -> str:
+        """Why there is no deviation over seeds; empty if there is one."""
+        if len(self.seed_names) < 2:
+            return "its detector has one seed"
+        if self.seeds.shape[2] == 0:
+            return "it was scored with --no-per-seed, so the ensemble is all that is measured"
+        return ""
+
 
 def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredTest:
     """Join the scores of a run with the test rows of a label table.
@@ -87,22 +111,36 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
     scored, or when most test images are unknown to the run.
     """
     metadata, units = open_plan(run)
-    categories = metadata["categories"].split(";")
-    labels = load_labels(labels_uri, categories, metadata["archive"])
+    labels = load_labels(labels_uri, metadata["categories"].split(";"), metadata["archive"])
     test = labels.where(labels.split == "test")
     if len(test) == 0:
         raise UserError(f"the label table {labels_uri} has no row whose split is 'test'")
+    return join_scores(run, metadata, units, labels_uri, test, "test", details)
+
+
+def join_scores(
+    run: str,
+    metadata: dict[str, str],
+    units: Iterable[WorkUnit],
+    labels_uri: str,
+    test: LabelTable,
+    split: str,
+    details: bool = True,
+) -> ScoredTest:
+    """Like `load_scored_test`, for the rows `test` of a label table; `split` names them."""
+    categories = test.categories
     position = NameIndex(zip(test.archive, test.member, strict=True))
     columns = None
     if not details:
         columns = ["archive", "member", "anomaly_score"]
-        columns += [f"{kind}_{c}" for c in categories for kind in ("score", "seeds")]
+        columns += [f"{kind}_{c}" for c in categories for kind in ("score", "logit", "seeds")]
         columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
-    step("evaluating", f"reading {counted(len(held), 'score table')} of {run}")
+    job = "evaluating" if split == "test" else "calibrating"
+    step(job, f"reading {counted(len(held), 'score table')} of {run}")
     parts, owners = _read_rows(run, held, position, columns)
     if not parts:
-        raise nothing_scored(run, labels_uri, test, held)
+        raise nothing_scored(run, labels_uri, test, held, split)
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     order = np.argsort(owners, kind="stable")
@@ -125,7 +163,7 @@ def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredT
         rows=rows,
         missing=len(test) - int(mask.sum()),
         metadata=metadata,
-        notices=check_scored(run, labels_uri, test, mask, held),
+        notices=check_scored(run, labels_uri, test, mask, held, split),
     )
 
 
@@ -212,7 +250,7 @@ def _metrics(
 ) -> list[tuple[str, str, str, str, float]]:
     first = protocols.anomaly_detection(test.truth, anomaly)
     second = protocols.category_discrimination(test.truth, scores)
-    third = protocols.multilabel_prediction(test.truth, scores)
+    third = protocols.multilabel_prediction(test.truth, scores, test.thresholds)
     records = [("anomaly detection", metric, "", seed, v) for metric, v in first.items()]
     for kind, values in second.items():
         macro = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -15,7 +15,7 @@ from sklearn import metrics
 
 LEAST_POSITIVES = 5
 FINDING = 0.5
-"""A category is a finding when its probability is above this."""
+"""A category is a finding when its probability is above this, without a decision file."""
 
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
@@ -45,13 +45,15 @@ def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dic
     return {kind: np.array(values) for kind, values in columns.items()}
 
 
-def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Protocol 3: the findings Y^ (p > 0.5) against the true categories Y.
+def multilabel_prediction(
+    truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray | float = FINDING
+) -> dict[str, float]:
+    """Protocol 3: the findings Y^ (p > 0.5, or > thresholds (C,)) against the true categories Y.
 
     Hamming score is the mean of |Y n Y^| / |Y u Y^|, 1 when both are empty. The others are
     1 - Hamming loss, subset accuracy, and macro F1 over categories with at least five images.
     """
-    found = probabilities > FINDING
+    found = probabilities > thresholds
     union = (truth | found).sum(axis=1)
     common = (truth & found).sum(axis=1)
     hamming = np.where(union == 0, 1.0, common / np.maximum(union, 1))
@@ -69,7 +71,10 @@ def multilabel_prediction(truth: np.ndarray, probabilities: np.ndarray) -> dict[
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean."""
+    """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean.
+
+    Of fewer than two seeds only the mean is known; the others are NaN.
+    """
 
     mean: float
     std: float
@@ -83,7 +88,7 @@ def summarise(values: np.ndarray) -> Summary:
     values = np.asarray(values, float)
     mean, count = float(values.mean()), len(values)
     if count < 2:
-        return Summary(mean, 0.0, float("nan"), float("nan"), count)
+        return Summary(mean, float("nan"), float("nan"), float("nan"), count)
     std = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)
     return Summary(mean, std, mean - half, mean + half, count)

@@ -16,9 +16,14 @@ READERS = 16
 
 
 def check_scored(
-    run: str, labels_uri: str, test: LabelTable, scored: np.ndarray, units: list[str]
+    run: str,
+    labels_uri: str,
+    test: LabelTable,
+    scored: np.ndarray,
+    units: list[str],
+    split: str = "test",
 ) -> list[str]:
-    """Notices about the test images without a score.
+    """Notices about the images of a split without a score.
 
     `scored` is a mask of the rows of `test`; `units` are the finished units that may hold them.
     Raises `UserError` if a category, or normal, has no scored image left, or if more than half of
@@ -33,7 +38,7 @@ def check_scored(
     about = _about(run, len(failed), unknown, finished, units)
     if finished and len(unknown) > len(test) / 2:
         raise UserError(
-            f"{len(unknown)} of the {len(test)} test images of {labels_uri} match no image of "
+            f"{len(unknown)} of the {len(test)} {split} images of {labels_uri} match no image of "
             f"{about}; the columns archive and member must match those of the score tables"
         )
     normal = ~test.labels.any(axis=1)
@@ -43,27 +48,29 @@ def check_scored(
         lost = mask & ~scored
         if lost.any() and not (mask & scored).any():
             raise UserError(
-                f"none of the {mask.sum()} test images of {name} has a score: "
-                f"{some(_names(test, lost))}; {len(names)} of all {len(test)} test images have "
+                f"none of the {mask.sum()} {split} images of {name} has a score: "
+                f"{some(_names(test, lost))}; {len(names)} of all {len(test)} {split} images have "
                 f"none in {about}; correct the label table, or score these images"
             )
         if lost.any():
             losses.append(f"{name} {lost.sum()} of {mask.sum()}")
     return [
-        f"{len(names)} of {len(test)} test images have no score ({', '.join(losses)}): "
+        f"{len(names)} of {len(test)} {split} images have no score ({', '.join(losses)}): "
         f"{some(names)}; {about}"
     ]
 
 
-def nothing_scored(run: str, labels_uri: str, test: LabelTable, units: list[str]) -> UserError:
-    """The exception if no test image has a score."""
+def nothing_scored(
+    run: str, labels_uri: str, test: LabelTable, units: list[str], split: str = "test"
+) -> UserError:
+    """The exception if no image of the split has a score."""
     names = _names(test, np.ones(len(test), bool))
     failed = len(_failed(run, names, units))
     there = _some_scored(run, units or sorted(tables.done_units(run)))
     unfinished = "" if _finished(run) else ", a run that is not finished"
     failures = f" ({failed} are in its failures)" if failed else ""
     return UserError(
-        f"none of the {len(test)} test images of {labels_uri} has a score in {run}{unfinished}"
+        f"none of the {len(test)} {split} images of {labels_uri} has a score in {run}{unfinished}"
         f"{failures}: the labels name {some(names)}{near_miss(names, there)}, and the scores "
         f"{some(there[:SHOWN]) or 'no images'}; give the labels of the archive that was scored, "
         "with the same archive and member"

@@ -1,7 +1,5 @@
 """One rank of a training run: it makes its share of the fits and writes each when it is done."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,7 @@ from sdmad.fits import Provenance, fit_uri, list_fits, serialize
 from sdmad.fitting.reading import Image, fetch
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
-from sdmad.inputs.support import draw_support
+from sdmad.inputs.support import draw_support, support_digest
 from sdmad.method.augment import SupportImages
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.runtime.cluster import node_cpus
@@ -51,9 +49,8 @@ class SupportRef:
 
     @property
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of a SHA-256 over the images' names and labels."""
-        rows = [[*image, *map(int, y)] for image, y in zip(self.images, self.labels, strict=True)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        """That of `sdmad.inputs.support.support_digest`."""
+        return support_digest(self.images, self.labels)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ A CSV or Parquet file with one row per image and these columns:
 - `archive` and `member`, or `uri` in place of both; without `archive`, images are loose objects
 - `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
-- `split`: `pool` or `test`
+- `split`: `pool` for training, `validation` for thresholds and probabilities, or `test`
+- `mask`, which may be left out: the path in the archive of an image that is 0 where there is no
+  disease, in the shard of the image or a loose object
 
 Other columns are ignored. Spaces around values are removed, and spaces within them are kept. Upper
 and lower case are different, also in `patient_id`.
@@ -24,7 +26,9 @@ from sdmad.archive.naming import comparable, split_uri
 from sdmad.inputs.tables import TextTable, read_table
 
 SPLITS = ("pool", "test")
-COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels")
+VALIDATION = "validation"
+"""The split that `sdmad calibrate` reads, if a table has it."""
+COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels", "mask")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
 # Words for a normal image, as `_label_hint` compares them.
 NORMAL = frozenset(
@@ -39,7 +43,8 @@ NORMAL = frozenset(
 class LabelTable:
     """Labelled images in the order of the file. Each array has one entry per image.
 
-    `labels` is bool (images, categories). `archive` is empty for loose objects.
+    `labels` is bool (images, categories). `archive` is empty for loose objects. `masks` are paths
+    of masks, empty for images without one; None if the table has no such column.
     """
 
     archive: np.ndarray
@@ -48,6 +53,7 @@ class LabelTable:
     split: np.ndarray
     labels: np.ndarray
     categories: list[str]
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.member)
@@ -70,6 +76,7 @@ class LabelTable:
             self.split[mask],
             self.labels[mask],
             self.categories,
+            None if self.masks is None else self.masks[mask],
         )
 
 
@@ -84,8 +91,8 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         table.require(name)
     archives, members = image_names(table, archive_uri or "")
     for row, split in enumerate(table.columns["split"]):
-        if split not in SPLITS:
-            raise table.error(row, f"split is {split!r}; it must be 'pool' or 'test'")
+        if split not in (*SPLITS, VALIDATION):
+            raise table.error(row, f"split is {split!r}; it must be 'pool', 'validation' or 'test'")
     return LabelTable(
         archive=np.array(archives, object),
         member=np.array(members, object),
@@ -93,6 +100,7 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         split=np.array(table.columns["split"], object),
         labels=_labels(table, categories),
         categories=list(categories),
+        masks=np.array(table.columns["mask"], object) if "mask" in table.columns else None,
     )
 
 

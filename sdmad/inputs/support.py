@@ -8,6 +8,7 @@ same order.
 """
 
 import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -44,6 +45,13 @@ def draw_support(table: LabelTable, shots: int, seed: int) -> np.ndarray:
             chosen.append(row)
             patients[table.patient[row]] += 1
     return np.array(sorted(chosen))
+
+
+def support_digest(images: list[tuple[str, str]], labels: np.ndarray) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over names (archive, member) and labels (N, C)
+    of a support."""
+    rows = [[*image, *map(int, y)] for image, y in zip(images, labels, strict=True)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def eligible_rows(table: LabelTable) -> list[int]:

@@ -3,11 +3,17 @@
 Shapes: S seeds, B images, N support images, C categories.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from sdmad.method.losses import category_loss
 
+TEMPER = 0.7
+"""What logits are multiplied by where a prevalence is stated, because the images of a support, left
+out or not, are easier than those of an archive."""
+LEAST_SHARE = 0.02
 TEMPERATURES = torch.logspace(-1, 1.5, 101)
 
 
@@ -30,6 +36,38 @@ def gated(logits: torch.Tensor, anomaly: torch.Tensor, exponent: float) -> torch
     """
     log_p = F.logsigmoid(logits) + exponent * F.logsigmoid(anomaly)[..., None]
     return -torch.log(torch.expm1(-log_p).clamp_min(1e-30))
+
+
+@dataclass(frozen=True)
+class Prevalence:
+    """Stated shares of the images: those with each category (C,), and those with any anomaly."""
+
+    categories: torch.Tensor
+    anomaly: float
+
+
+def decided(
+    heads: torch.Tensor, gate: float, prevalence: Prevalence | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of p_c (..., C) and of p_any (...), from logits of all heads (..., H), any last.
+
+    Without a stated prevalence p_any = sigmoid(l_any) and p_c = sigmoid(l_c) p_any^gate. With one,
+    p_c is the probability of any anomaly times that of c among anomalies:
+
+        l'_any = TEMPER l_any + logit pi_any         p_any = sigmoid(l'_any)
+        l'_c = TEMPER l_c + logit(pi_c / pi_any)     p_c = sigmoid(l'_c) p_any
+
+    A catalog of one category, or a gate of 0, has p_c = sigmoid(TEMPER l_c + logit pi_c).
+    """
+    logits, anomaly = heads[..., :-1], heads[..., -1]
+    if prevalence is None:
+        return gated(logits, anomaly, gate), anomaly
+    shares = prevalence.categories.to(logits)
+    anomaly = TEMPER * anomaly + torch.logit(torch.tensor(prevalence.anomaly)).to(anomaly)
+    if logits.shape[-1] == 1 or gate == 0:
+        return TEMPER * logits + torch.logit(shares), anomaly
+    among = (shares / prevalence.anomaly).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    return gated(TEMPER * logits + torch.logit(among), anomaly, 1.0), anomaly
 
 
 def conformal_thresholds(

@@ -18,7 +18,7 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory
 from sdmad.method.adapter import AdapterConfig
 from sdmad.method.augment import AugmentConfig, SupportImages, random_generator
-from sdmad.method.calibration import conformal_thresholds, gated
+from sdmad.method.calibration import conformal_thresholds, decided
 from sdmad.method.combine import fit_weights
 from sdmad.method.losses import ObjectiveConfig
 from sdmad.method.model import DecisionRule, EvidenceConfig, Readings, SignModel
@@ -275,7 +275,8 @@ def _decide_one(
     offset = fitted.offset.to(labels)
     appearance = (parts[:, 0] * probe.held_out) if config.probe.weight else torch.zeros_like(frozen)
     held_out = appearance + (parts[:, 1] + parts[:, 2]) * frozen + offset
-    logits = gated(held_out[:, :-1], held_out[:, -1].nan_to_num(0.0), config.gate)
+    held_out[:, -1] = held_out[:, -1].nan_to_num(0.0)
+    logits, _ = decided(held_out, config.gate, config.stated(model.names))
     return replace(
         rule,
         centre=torch.stack([scale.mean for scale in scales], dim=1),

@@ -19,7 +19,7 @@ from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory, selection
 from sdmad.method.adapter import AdapterConfig, TowerAdapters
-from sdmad.method.calibration import gated
+from sdmad.method.calibration import Prevalence, decided
 from sdmad.method.probe import probe_evidence
 from sdmad.method.selection import SelectionConfig
 from sdmad.method.standard import Standard
@@ -62,8 +62,13 @@ class EvidenceConfig(BaseModel):
     )
     prevalence: Share | dict[str, Share] = Field(
         default=0.5,
-        description="share of images that show a category, one number or one for each category; it "
-        "shifts the logits, and 0.5 leaves them",
+        description="share of images that show a category, one number or one for each category; "
+        "0.5 states nothing",
+    )
+    anomaly_prevalence: Share | None = Field(
+        default=None,
+        description="share of images with any anomaly, beside `prevalence`; by default as if "
+        "categories were independent",
     )
     coverage: float = Field(
         default=0.9,
@@ -73,20 +78,43 @@ class EvidenceConfig(BaseModel):
     )
 
     def check(self, names: list[str]) -> None:
-        """Raise `UserError` if a prevalence is stated for a category that is not in `names`."""
-        stated = self.prevalence if isinstance(self.prevalence, dict) else {}
+        """Raise `UserError` if stated prevalences contradict the categories `names`, or another."""
+        stated = self.prevalence if isinstance(self.prevalence, dict) else dict.fromkeys(names, 0.5)
         unknown = [name for name in stated if name not in names]
         if unknown:
             raise UserError(
                 f"learner.prevalence names {unknown[0]!r}, which is not a category of the sign "
                 f"catalog; its categories are {', '.join(names)}"
             )
+        missing = [name for name in names if name not in stated]
+        if missing:
+            raise UserError(
+                f"learner.prevalence states no share for {missing[0]!r}; give one for each category"
+            )
+        if self.anomaly_prevalence is None:
+            return
+        if self.stated(names) is None:
+            raise UserError(
+                "learner.anomaly_prevalence needs learner.prevalence, a share for each category"
+            )
+        shares = self._shares(names)
+        if max(shares) > self.anomaly_prevalence:
+            raise UserError(
+                f"learner.anomaly_prevalence is {self.anomaly_prevalence:g}, but more images than "
+                f"that show {names[shares.index(max(shares))]!r} ({max(shares):g})"
+            )
 
-    def shift(self, names: list[str]) -> torch.Tensor:
-        """What the stated prevalence adds to the logits of categories, (C,)."""
+    def stated(self, names: list[str]) -> Prevalence | None:
+        """The stated prevalences; None if nothing is stated."""
+        if self.prevalence == 0.5:
+            return None
+        shares = torch.tensor(self._shares(names), dtype=torch.float64)
+        anomaly = self.anomaly_prevalence or float(1 - torch.prod(1 - shares))
+        return Prevalence(shares.float(), min(anomaly, 0.99))
+
+    def _shares(self, names: list[str]) -> list[float]:
         stated = self.prevalence
-        shares = [stated.get(name, 0.5) if isinstance(stated, dict) else stated for name in names]
-        return torch.logit(torch.tensor(shares, dtype=torch.float64)).float()
+        return [stated[name] if isinstance(stated, dict) else stated for name in names]
 
 
 def _check_tokens(texts: list[str], owner: np.ndarray, tokens: torch.Tensor) -> None:
@@ -281,9 +309,9 @@ class DecisionRule:
         """The evidence of images, with the selection of `config` or with another.
 
             l_h = a_h probe_h + b_h frozen_h + d adapted_h + offset_h
-            p_c = sigmoid(l_c) sigmoid(l_any)^gate,        p_any = sigmoid(l_any)
 
-        The category logits are those of p_c at the prevalence of `config`.
+        Logits of p_c and p_any are those of `sdmad.method.calibration.decided`, at the prevalence
+        of `config`.
         """
         voices, by_sign = self.voices(model, readings, select or config.selection)
         scaled = [
@@ -294,9 +322,8 @@ class DecisionRule:
         signs = parts[..., 1] * scaled[0] + parts[..., 2] * scaled[1]
         appearance = parts[..., 0] * probe_evidence(readings.patches, self.probe)
         heads = signs + appearance + self.offset[:, None]
-        logits = gated(heads[..., :-1], heads[..., -1], config.gate)
-        shift = config.shift(model.names).to(logits)
-        return Evidence(logits + shift, heads[..., -1], signs, appearance, by_sign)
+        logits, anomaly = decided(heads, config.gate, config.stated(model.names))
+        return Evidence(logits, anomaly, signs, appearance, by_sign)
 
 
 def contrasts(categories: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:

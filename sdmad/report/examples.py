@@ -1,12 +1,13 @@
 """The images that the report shows: example cases, and groups for the sign heatmap."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from sdmad.archive.selected import decode_members
-from sdmad.detector import FINDING_THRESHOLD, Detector
+from sdmad.detector import Detector
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.report.plots import png_uri
 
@@ -19,19 +20,21 @@ IMAGES_AT_ONCE = 64
 class Example:
     """One image of a gallery.
 
-    `picture` is a data URI. `findings` and `uncertain` hold (category, score, spread over seeds),
-    `signs` hold (category, sign, similarity). `verdict` is right, partly right, missed or false
-    alarm.
+    `picture` is a data URI, empty for an image that could not be read. `findings` and `uncertain`
+    hold (category, score, spread over seeds), `signs` hold (category, sign, similarity), and
+    `evidence` names the findings whose parts the detector wrote. `verdict` is right, partly right,
+    wrong category, missed or false alarm; without labels `truth` is None and `verdict` empty.
     """
 
     picture: str
     name: str
     anomaly: float
-    truth: list[str]
+    truth: list[str] | None
     findings: list[tuple[str, float, float]]
     uncertain: list[tuple[str, float, float]]
     signs: list[tuple[str, str, float]]
     verdict: str
+    evidence: list[str] = field(default_factory=list)
 
     @property
     def by_appearance(self) -> list[str]:
@@ -49,9 +52,9 @@ def clear_rows(test: ScoredTest) -> np.ndarray:
     images without uncertain categories come first.
     """
     truth = test.truth
-    wrong = truth != (test.scores > FINDING_THRESHOLD)
+    wrong = truth != test.found
     mistaken = wrong.any(axis=1)
-    distance = np.abs(test.scores - FINDING_THRESHOLD)
+    distance = np.abs(test.scores - test.thresholds)
     clearness = np.where(mistaken, (distance * wrong).max(axis=1), distance.min(axis=1))
 
     doubted = np.array([bool(names) for names in test.rows["uncertain"].to_pylist()])
@@ -70,7 +73,7 @@ def clear_rows(test: ScoredTest) -> np.ndarray:
 def uncertain_rows(test: ScoredTest, shown: np.ndarray) -> np.ndarray:
     """Up to six rows of images with an uncertain category, nearest to the finding threshold first;
     rows in `shown` are left out."""
-    distance = np.abs(test.scores - FINDING_THRESHOLD)
+    distance = np.abs(test.scores - test.thresholds)
     names = test.table.categories
     nearest = np.array(
         [
@@ -124,19 +127,33 @@ def _example(test: ScoredTest, row: int, pixels: np.ndarray) -> Example:
     names = test.table.categories
     truth = [names[c] for c in np.flatnonzero(test.truth[row])]
     record = test.rows.slice(row, 1).to_pylist()[0]
+    return example(record, truth, png_uri(pixels), several=len(test.seed_names) > 1)
+
+
+def example(
+    record: dict[str, Any], truth: list[str] | None, picture: str, several: bool = True
+) -> Example:
+    """The example of a score row, with its true categories if these are known.
+
+    `several`: the detector has several seeds, so that a spread means something.
+    """
     findings, uncertain = (
-        [(name, record[f"score_{name}"], record[f"spread_{name}"]) for name in record[column]]
+        [
+            (name, record[f"score_{name}"], record[f"spread_{name}"] if several else float("nan"))
+            for name in record[column]
+        ]
         for column in ("findings", "uncertain")
     )
     return Example(
-        picture=png_uri(pixels),
+        picture=picture,
         name="/".join(filter(None, (record["archive"], record["member"]))),
         anomaly=record["anomaly_score"],
         truth=truth,
         findings=findings,
         uncertain=uncertain,
         signs=[(e["category"], e["sign"], e["similarity"]) for e in record["signs"]],
-        verdict=_verdict(set(truth), set(record["findings"])),
+        evidence=[e["category"] for e in record["evidence"]],
+        verdict="" if truth is None else _verdict(set(truth), set(record["findings"])),
     )
 
 
@@ -145,4 +162,6 @@ def _verdict(truth: set[str], found: set[str]) -> str:
         return "right"
     if not truth:
         return "false alarm"
-    return "partly right" if truth & found else "missed"
+    if not found:
+        return "missed"
+    return "partly right" if truth & found else "wrong category"

@@ -10,6 +10,8 @@ from sdmad.report.decisions import Confusion
 
 DEVIATIONS = 2.2
 """Standard deviations of a sign's similarity that get the full colour."""
+OCTAVES = 3
+"""Doublings of the expected share that get the full colour."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,31 @@ def confusion_heatmap(found: Confusion, categories: list[str]) -> Heatmap:
         for r, row in enumerate(found.shares)
     ]
     return Heatmap(rows, [*categories, "no finding"], cells)
+
+
+def together_heatmap(together: np.ndarray, images: int, categories: list[str]) -> Heatmap:
+    """Of the images with one finding (rows), the per cent that also have another (columns).
+
+    `together` (C, C) counts images with both. Red: more often than if findings were independent;
+    blue: less often. The diagonal is left out.
+    """
+    found = together.diagonal().astype(float)
+    share = np.divide(
+        together, found[:, None], out=np.full(together.shape, np.nan), where=found[:, None] > 0
+    )
+    expected = np.maximum(found / max(images, 1), 1e-9)
+    strength = 0.5 + np.log2(np.clip(share / expected, 2**-OCTAVES, 2**OCTAVES)) / (2 * OCTAVES)
+    rows = [f"{name} ({int(count):,})" for name, count in zip(categories, found, strict=True)]
+    cells = [
+        [
+            Cell("", "#ffffff", "#1c2733")
+            if c == d
+            else _cell("-" if np.isnan(v) else f"{100 * v:.0f}", "RdBu_r", strength[c, d], False)
+            for d, v in enumerate(row)
+        ]
+        for c, row in enumerate(share)
+    ]
+    return Heatmap(rows, categories, cells)
 
 
 def _cell(text: str, colours: str, strength: float, framed: bool) -> Cell:

@@ -2,7 +2,7 @@
 
 A finding by appearance has no signs to show. Beside it stands the support image of its category
 whose patch features have the highest correlation with those of the image, each channel centred and
-scaled over the support images that are compared.
+scaled over support images of all categories and of normal.
 """
 
 import re
@@ -22,7 +22,10 @@ from sdmad.report.plots import png_uri
 from sdmad.storage.run_record import read_record
 
 MOST_IMAGES = 96
-"""Support images that are read at most, dealt to the categories in turn."""
+"""Support images that are read at most."""
+LEAST_IMAGES = 4
+"""With fewer, their mean and deviation say nothing."""
+FITS = re.compile(r"/fits(/shots=\d+(/seed=\d+\.safetensors)?)?/?$")
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,13 @@ def nearest_supports(
     `uri` is that of the detector, `pixels` (height, width, 3) are those of the examples, in the
     same order. Empty where the training run, its labels or its archive cannot be read any more.
     """
-    wanted = {e.name: [name for name, *_ in e.findings if name in e.by_appearance] for e in gallery}
-    categories = sorted({name for names in wanted.values() for name in names})
-    if not categories:
+    if not any(example.by_appearance for example in gallery):
         return {}
     try:
-        images, shows = _support_images(detector, uri, categories)
+        images, shows = _support_images(detector, uri)
     except (UserError, KeyError, OSError):
         return {}
-    if not images:
+    if len(images) < LEAST_IMAGES:
         return {}
     support, others = (
         features(detector, np.stack(list(some))) for some in (images.values(), pixels)
@@ -68,8 +69,8 @@ def nearest_supports(
     names, stacked = list(images), list(images.values())
     found: dict[str, list[NearestSupport]] = {}
     for row, example in enumerate(gallery):
-        for category in wanted[example.name]:
-            own = [k for k, name in enumerate(names) if name in shows[category]]
+        for category in example.by_appearance:
+            own = [k for k, name in enumerate(names) if category in shows[name]]
             if own:
                 best = max(own, key=lambda k: similarity[row, k])
                 nearest = NearestSupport(
@@ -92,26 +93,22 @@ def features(detector: Detector, pixels: np.ndarray) -> np.ndarray:
 
 
 def _support_images(
-    detector: Detector, uri: str, categories: list[str]
-) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, set[tuple[str, str]]]]:
-    """Pixels of support images by (archive, member), and those that show each category.
+    detector: Detector, uri: str
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], set[str]]]:
+    """Pixels of support images by (archive, member), and the categories that each shows.
 
-    Supports are drawn again from the label table of the training run; one that differs from what a
-    fit remembers is left out.
+    Supports are drawn again from the label table of the training run, seed by seed; one that
+    differs from what its fit remembers is left out.
     """
-    config = read_record(re.sub(r"/fits(/.*)?$", "", uri))["config"]
+    config = read_record(FITS.sub("", uri))["config"]
     archive = storage.resolve(config["archive"])
     names = detector.catalog.category_names
     labels = load_labels(storage.resolve(config["labels"]), names, archive)
-    shows: dict[str, list[tuple[str, str]]] = {category: [] for category in categories}
+    shows: dict[tuple[str, str], set[str]] = {}
     for seed, digest in zip(detector.seeds, detector.support_digests, strict=True):
         support = SupportRef.draw(labels, detector.provenance.shots, seed)
         if support.digest == digest:
             for image, truth in zip(support.images, support.labels, strict=True):
-                for category in categories:
-                    if truth[names.index(category)]:
-                        shows[category].append(image)
-    each = MOST_IMAGES // len(categories)
-    some = {category: set(list(dict.fromkeys(images))[:each]) for category, images in shows.items()}
-    pixels, _ = decode_members(archive, sorted(set().union(*some.values())), detector.spec)
-    return pixels, some
+                shows[image] = {names[c] for c in np.flatnonzero(truth)}
+    pixels, _ = decode_members(archive, list(shows)[:MOST_IMAGES], detector.spec)
+    return pixels, shows

@@ -3,6 +3,7 @@
 uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from sdmad.report import plots
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap
 from sdmad.report.inspection import Inspection
+from sdmad.report.words import plain_words
 
 HERE = Path(__file__).parent
 REMARK_TAGS = {
@@ -49,23 +51,31 @@ def write_report(
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
     grouped: Grouped | None = None,
+    reasons: Sequence[str] = (),
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
     `measured` has the metrics of `test`, `baselines` those of other runs by name, `grouped` those
-    by group.
+    by group; `reasons` say which runs have no deviation over seeds, and why.
     """
+    context = _context(test, measured, baselines, inspection)
+    context |= {"grouped": grouped, "reasons": reasons}
+    page = templates().get_template("page.html").render(context)
+    uri = storage.join(output, "report.html")
+    storage.write_bytes(uri, page.encode())
+    return uri
+
+
+def templates() -> jinja2.Environment:
+    """The templates of the pages, with their filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    context = _context(test, measured, baselines, inspection) | {"grouped": grouped}
-    page = environment.get_template("page.html").render(context)
-    uri = storage.join(output, "report.html")
-    storage.write_bytes(uri, page.encode())
-    return uri
+    environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
+    return environment
 
 
 def _context(
@@ -88,6 +98,9 @@ def _context(
         "version": code_version(),
         "test": test,
         "counts": _counts(test),
+        "words": plain_words(test),
+        "chance": float(test.truth.any(axis=1).mean()),
+        "decided": "decision" in test.metadata,
         "protocols": _by_protocol(),
         "summary": over_seeds(measured),
         "ensemble": ensemble,
@@ -106,9 +119,7 @@ def _context(
         "num_comparisons": sum(np.isfinite(d.p) for ds in compared.values() for d in ds.values()),
         "spread": plots.seed_spread(by_seed, named) if names else "",
         "roc": plots.roc_by_category(test, titles),
-        "confusion": confusion_heatmap(
-            confusion(test.truth, test.scores > FINDING_THRESHOLD), titles
-        ),
+        "confusion": confusion_heatmap(confusion(test.truth, test.found), titles),
         "calibration": plots.calibration_curves(test, titles),
         "histograms": plots.score_histograms(test, titles),
         "inspection": inspection,
@@ -158,6 +169,7 @@ def _any_anomaly(test: ScoredTest, measured: pd.DataFrame) -> CategoryRow:
         "any anomaly",
         np.asarray(test.truth.any(axis=1)),
         test.anomaly,
+        FINDING_THRESHOLD,
         normal=over_seeds(measured)["anomaly detection", "auroc"],
         others=None,
         spread=float("nan"),
@@ -173,9 +185,12 @@ def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow
                 category,
                 test.truth[:, c],
                 test.scores[:, c],
+                float(test.thresholds[c]),
                 normal=values["category discrimination", "normal"],
                 others=values["category discrimination", "others"],
-                spread=float(test.rows[f"spread_{category}"].to_numpy().mean()),
+                spread=float(test.rows[f"spread_{category}"].to_numpy().mean())
+                if len(test.seed_names) > 1
+                else float("nan"),
             )
         )
     return rows
@@ -185,11 +200,12 @@ def _row(
     name: str,
     truth: np.ndarray,
     scores: np.ndarray,
+    threshold: float,
     normal: Summary,
     others: Summary | None,
     spread: float,
 ) -> CategoryRow:
-    found = scores > FINDING_THRESHOLD
+    found = scores > np.float32(threshold)
     return CategoryRow(
         name=name,
         images=int(truth.sum()),

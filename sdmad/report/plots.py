@@ -77,7 +77,7 @@ def png_uri(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def _panel(height: float) -> tuple[Figure, Axes]:
+def unit_panel(height: float) -> tuple[Figure, Axes]:
     """An empty panel, 1.9 inches wide and `height` inches high, with room for axis labels."""
     figure = Figure(figsize=(1.9, height))
     axes = figure.add_axes((0.21, 0.4 / height, 0.74, 1 - 0.47 / height))
@@ -91,7 +91,7 @@ def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
     panels = []
     with mpl.rc_context(STYLE):
         for c, title in enumerate(titles):
-            figure, axes = _panel(1.9)
+            figure, axes = unit_panel(1.9)
             axes.plot([0, 1], [0, 1], color=GRID, lw=1)
             positive = test.truth[:, c]
             for negative, color in ((normal, BLUE), (~positive & ~normal, ORANGE)):
@@ -136,7 +136,7 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
     panels = []
     with mpl.rc_context(STYLE):
         for k, (title, column) in enumerate(columns):
-            figure, axes = _panel(1.9)
+            figure, axes = unit_panel(1.9)
             axes.plot([0, 1], [0, 1], color=GRID, lw=1)
             truth = test.truth[:, column].ravel()
             errors = []
@@ -155,18 +155,21 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
 
 def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
     """Histograms of the anomaly score and of each category's score, for images with and without."""
-    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly)]
-    drawn += [(t, test.truth[:, c], test.scores[:, c]) for c, t in enumerate(titles)]
+    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly, 0.5)]
+    drawn += [
+        (t, test.truth[:, c], test.scores[:, c], float(test.thresholds[c]))
+        for c, t in enumerate(titles)
+    ]
     bins = np.linspace(0, 1, 26).tolist()
     panels = []
     with mpl.rc_context(STYLE):
-        for k, (title, positive, score) in enumerate(drawn):
-            figure, axes = _panel(1.3)
+        for k, (title, positive, score, threshold) in enumerate(drawn):
+            figure, axes = unit_panel(1.3)
             for mask, color in ((~positive, BLUE), (positive, ORANGE)):
                 if mask.any():
                     weights = np.full(int(mask.sum()), 1 / mask.sum())
                     axes.hist(score[mask], bins, weights=weights, color=color, alpha=0.55)
-            axes.axvline(0.5, color=INK, lw=0.8, ls=":")
+            axes.axvline(threshold, color=INK, lw=0.8, ls=":")
             axes.set(xlabel="score", yticks=(), **UNIT_TICKS)
             axes.spines["left"].set_visible(False)
             panels.append(Panel(title, svg(figure, f"histogram{k}")))

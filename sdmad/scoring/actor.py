@@ -10,6 +10,7 @@ import torch
 from sdmad.backbones.precision import Precision
 from sdmad.detector import Detector
 from sdmad.errors import UserError
+from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
@@ -29,9 +30,9 @@ DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
 class DetectorActor:
     """One detector in its own process, called with the batches of `sdmad.scoring.reading`.
 
-    `threads` is the number of CPU threads, `device` None lets the detector choose. A `UserError`
-    while the detector loads is raised at the first call: Ray would print one of the constructor
-    with its traceback, once for each restart.
+    `threads` is the number of CPU threads, `device` None lets the detector choose, and signs are
+    named for the findings of `decision`. A `UserError` while the detector loads is raised at the
+    first call: Ray would print one of the constructor with its traceback, once for each restart.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class DetectorActor:
         threads: int,
         device: str | None,
         precision: Precision,
+        decision: Decision | None = None,
     ) -> None:
         threads = min(threads, node_cpus())
         torch.set_num_threads(threads)
@@ -55,6 +57,7 @@ class DetectorActor:
             except UserError as mistake:
                 self.mistake = mistake
                 return
+        detector.decision = decision
         sliced = detector.backbone.device.type == "cpu" and threads > 1
         self.detector = SlicedDetector(detector, threads) if sliced else detector
 

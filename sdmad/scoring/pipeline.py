@@ -21,6 +21,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
+from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import mistakes_surface
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT, DetectorActor
 from sdmad.scoring.pools import PipelineConfig
@@ -38,11 +39,15 @@ UNITS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class DetectorSource:
-    """The detector of a run: its URI, where its backbone has moved to (if so), its image size."""
+    """The detector of a run: its URI, where its backbone has moved to (if so), its image size.
+
+    `decision` replaces the finding threshold, so that signs are named for its findings.
+    """
 
     uri: str
     backbone: str | None
     spec: ImageSpec
+    decision: Decision | None = None
 
 
 def stream_scores(
@@ -123,6 +128,7 @@ def _detect(
             config.detector_threads,
             None if config.detector_gpus else "cpu",
             config.precision,
+            source.decision,
         ),
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,

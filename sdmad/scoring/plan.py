@@ -32,7 +32,7 @@ _SCHEMA = pa.schema(
         ("part", pa.list_(pa.int64())),
     ]
 )
-IDENTITY = ("archive", "detector", "per_seed")
+IDENTITY = ("archive", "detector", "per_seed", "decision")
 UNITS_AT_ONCE = 4096
 READ_BLOCK = 4 << 20
 
@@ -113,7 +113,7 @@ def _extended(
         stay = {naming.clean(storage.relative(e.uri, archive)) for e in move.after.objects}
         tables.copy_rows(output, move.before.id, move.after.id, stay)
         done.add(move.after.id)
-    if units != planned and not storage.replace(uri, _encode(units, metadata), there):
+    if units != planned and not storage.replace(uri, encode_plan(units, metadata), there):
         return None
     current = {unit.id for unit in units}
     obsolete = {unit.id for unit in planned} - current
@@ -205,7 +205,8 @@ def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
     return metadata, units()
 
 
-def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
+def encode_plan(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
+    """The content of `plan.parquet`."""
     rows = [
         {
             "unit": unit.id,
@@ -222,9 +223,10 @@ def _encode(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
 
 def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) -> None:
     for key in IDENTITY:
-        if before.get(key) != now[key]:
+        old, new = before.get(key, "none"), now.get(key, "none")
+        if old != new:
+            name = key.replace("_", "-")
             raise UserError(
-                f"{output} holds scores with {key.replace('_', '-')} {before.get(key)}, "
-                f"but this run has {now[key]}; choose another output, or the same "
-                f"{key.replace('_', '-')}"
+                f"{output} holds scores with {name} {old}, but this run has {new}; "
+                f"choose another output, or the same {name}"
             )

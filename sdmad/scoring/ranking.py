@@ -17,7 +17,6 @@ from sdmad.inputs.groups import load_groups
 from sdmad.scoring import tables
 from sdmad.scoring.groups.matching import Matcher
 from sdmad.scoring.groups.pooling import keep_highest
-from sdmad.scoring.groups.run import finding_matrix
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import run_record
 from sdmad.words import counted
@@ -174,7 +173,7 @@ def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: st
         where = np.fromiter(((number, row) for row in rows.tolist()), object, len(rows))
         keep_highest(best, ranking.keys(part, run.categories)[:, None], groups, where, places)
         np.add.at(images, groups, 1)
-        found = (finding_matrix(part["findings"], run.categories) & counts).any(axis=1)
+        found = (tables.finding_matrix(part["findings"], run.categories) & counts).any(axis=1)
         np.add.at(carrying, groups, found)
     matcher.finish(run.units)
     order = np.argsort(-best[:, 0, 0], kind="stable")[:top]

@@ -19,10 +19,12 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fits import code_version
+from sdmad.method.decision import Decision
 from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables, writing
+from sdmad.scoring.decisions import apply_to_rows, read_decision
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.monitoring import ScoringMonitor
 from sdmad.scoring.pipeline import DetectorSource, stream_scores
@@ -113,26 +115,33 @@ def score_archive(
     detector_uri: str,
     output: str,
     config: PipelineConfig,
-    per_seed: bool = False,
+    per_seed: bool = True,
     backbone: str | None = None,
     accept_changes: bool = False,
     prune: bool = False,
+    decision_uri: str | None = None,
 ) -> Tally:
     """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    `accept_changes` and `prune` are those of `make_plan`. Raises `UserError` before any work starts
-    when archive, detector and output do not match.
+    `accept_changes` and `prune` are those of `make_plan`; a decision file gives probabilities and
+    findings. Raises `UserError` before any work starts when archive, detector and output do not
+    match.
     """
     started, run = datetime.now(UTC), secrets.token_hex(4)
     earlier = run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
     columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
     metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
+    decision = None
+    if decision_uri:
+        read = read_decision(decision_uri)
+        read.check(detector.digest, detector_uri, columns.categories)
+        decision, metadata = read.decision, metadata | read.metadata
     clock = time.monotonic()
     plan = make_plan(archive, output, metadata, accept_changes, prune)
     tally = Tally(skipped=len(plan.done))
     tally.seconds["list"] = time.monotonic() - clock
-    source = DetectorSource(detector_uri, backbone, detector.spec)
+    source = DetectorSource(detector_uri, backbone, detector.spec, decision)
     del detector
     load_backbone.cache_clear()
     planned = {
@@ -274,7 +283,7 @@ def _stream(
     begin = time.monotonic()
 
     def write(unit: str, rows: pa.Table) -> _Written:
-        return _commit(output, unit, rows, columns, metadata)
+        return _commit(output, unit, rows, columns, metadata, source.decision)
 
     def count(written: Iterable[_Written]) -> None:
         for unit in written:
@@ -341,12 +350,19 @@ class _Written:
 
 
 def _commit(
-    output: str, unit: str, rows: pa.Table, columns: ScoreColumns, metadata: dict[str, str]
+    output: str,
+    unit: str,
+    rows: pa.Table,
+    columns: ScoreColumns,
+    metadata: dict[str, str],
+    decision: Decision | None = None,
 ) -> _Written:
     """Write a complete unit."""
     begin = time.monotonic()
     good = pc.equal(rows["stage"], "")
     scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
+    if decision:
+        scored = apply_to_rows(decision, scored)
     failures = tables.empty_failures().schema
     failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
     tables.commit_unit(output, unit, scored, failed, metadata)

@@ -6,13 +6,14 @@ row for each image that could not be scored. All files have the same types, and 
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdmad import storage
 from sdmad.archive import naming
@@ -219,3 +220,13 @@ def score_rows(
         for value, field in zip(data.values(), fields, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def finding_matrix(column: pa.ChunkedArray, categories: Sequence[str]) -> np.ndarray:
+    """The column `findings` or `uncertain` as bool (N, C)."""
+    lists = column.combine_chunks()
+    found = np.zeros((len(lists), len(categories)), bool)
+    rows = pc.list_parent_indices(lists).to_numpy()
+    named = pc.index_in(pc.list_flatten(lists), pa.array(categories, pa.string()))
+    found[rows, named.to_numpy()] = True
+    return found

@@ -44,6 +44,15 @@ def expect(result, *parts: str) -> None:
     [
         ({"lerner": {}}, ["unknown key 'lerner'", "is 'learner' meant"]),
         ({"learner": {"prevalence": {"tumor": 0.1}}}, ["'tumor'", "its categories are"]),
+        (
+            {"learner": {"prevalence": {"calcinosis": 0.1}}},
+            ["states no share for", "one for each category"],
+        ),
+        ({"learner": {"anomaly_prevalence": 0.1}}, ["needs learner.prevalence"]),
+        (
+            {"learner": {"prevalence": 0.2, "anomaly_prevalence": 0.1}},
+            ["anomaly_prevalence is 0.1, but more images than that show"],
+        ),
         ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
         ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),

@@ -25,7 +25,7 @@ from sdmad.inputs.matching import NameIndex
 from sdmad.report.run import evaluate_run, parse_baselines
 from sdmad.report.terminal import print_metrics
 from sdmad.scoring import tables
-from sdmad.scoring.plan import _encode, open_plan
+from sdmad.scoring.plan import encode_plan, open_plan
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 from sdmad.storage import StoredObject
 
@@ -66,7 +66,7 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
     units = [
         WorkUnit(digit * 16, "tar", archive, shard, (k, k + 1)) for k, digit in enumerate("01")
     ]
-    (folder / "plan.parquet").write_bytes(_encode(units, metadata))
+    (folder / "plan.parquet").write_bytes(encode_plan(units, metadata))
     half = len(rows) // 2
     for unit, part in (("0" * 16, table.slice(half)), ("1" * 16, table.slice(0, half))):
         commit_unit(str(folder), unit, part, empty_failures(), metadata)
@@ -116,9 +116,21 @@ def test_scores_and_labels_are_joined_by_name(tmp_path, truth, labels) -> None:
 
 def test_without_seed_scores_only_the_ensemble_is_measured(tmp_path, truth, labels) -> None:
     run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None], per_seed=False)
-    metrics = measure(load_scored_test(run, labels))
+    test = load_scored_test(run, labels)
+    metrics = measure(test)
     assert set(metrics.seed) == {ENSEMBLE}
-    assert over_seeds(metrics)["anomaly detection", "auroc"].seeds == 1
+    summary = over_seeds(metrics)["anomaly detection", "auroc"]
+    assert (summary.mean, summary.seeds) == (1, 1)
+    assert np.isnan([summary.std, summary.low, summary.high]).all()
+    assert test.no_deviation == "its detector has one seed"
+
+
+def test_why_there_is_no_deviation_over_seeds(tmp_path, truth, labels) -> None:
+    scores = np.where(truth, 0.9, 0.1)[..., None].repeat(2, axis=2)
+    with_seeds = load_scored_test(write_run(tmp_path / "a", scores), labels)
+    without = load_scored_test(write_run(tmp_path / "b", scores, per_seed=False), labels)
+    assert with_seeds.no_deviation == ""
+    assert without.no_deviation.startswith("it was scored with --no-per-seed")
 
 
 def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:
@@ -276,7 +288,7 @@ def test_only_tables_of_units_with_labelled_images_are_read_and_only_needed_colu
         WorkUnit("2" * 16, "tar", metadata["archive"], shard),
         WorkUnit("3" * 16, "objects", metadata["archive"], loose),
     ]
-    Path(run, "plan.parquet").write_bytes(_encode([*units, *others], metadata))
+    Path(run, "plan.parquet").write_bytes(encode_plan([*units, *others], metadata))
     for unit in others:
         Path(run, "scores", f"part-{unit.id}.parquet").write_bytes(b"not to be read")
     # What is left of a unit that is in no plan does not count.

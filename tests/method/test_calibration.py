@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from sdmad.method.calibration import (
+    Prevalence,
+    conformal_sets,
     conformal_thresholds,
+    decided,
     fit_temperature,
     gated,
     undecided,
@@ -62,3 +65,17 @@ def test_undecided_are_images_with_both_answers_or_none() -> None:
     overlap, gap = torch.tensor([[[-1.0, 1.0]]]), torch.tensor([[[1.0, -1.0]]])
     for ends in (overlap, gap):
         assert undecided(logits, ends)[0, :, 0].tolist() == [False, True, False]
+
+
+def test_sets_at_a_stated_prevalence_contain_the_truth_as_often() -> None:
+    """Thresholds and decisions come from the same logits."""
+    random = torch.Generator().manual_seed(0)
+    labels = (torch.rand(4000, 2, generator=random) < 0.3).float()
+    anyone = labels.amax(1, keepdim=True)
+    heads = 2 * torch.cat([labels, anyone], 1) - 1 + torch.randn(4000, 3, generator=random)
+    stated = Prevalence(torch.tensor([0.05, 0.1]), 0.12)
+    logits, _ = decided(heads, 0.5, stated)
+    ends = conformal_thresholds(logits[:400], labels[:400], 0.9)
+    possible = conformal_sets(logits[None, 400:], ends[None])[0]
+    for answer, of in ((0, labels[400:] > 0.5), (1, labels[400:] < 0.5)):
+        assert possible[..., answer][of].float().mean() == pytest.approx(0.9, abs=0.03)

@@ -72,10 +72,12 @@ def label_table(truth: np.ndarray, categories: list[str]) -> LabelTable:
     )
 
 
-def scored_archive(archive: Path, uri: str, detector: Detector) -> ScoredTest:
-    """The test split of an archive with the scores of a detector."""
+def scored_archive(
+    archive: Path, uri: str, detector: Detector, splits: tuple[str, ...] = ("test",)
+) -> ScoredTest:
+    """The test split of an archive, or others too, with the scores of a detector."""
     labels = load_labels(str(archive / "labels.csv"), detector.catalog.category_names)
-    table = labels.where(labels.split == "test")
+    table = labels.where(np.isin(labels.split, splits))
     names = [(str(a), str(m)) for a, m in zip(table.archive, table.member, strict=True)]
     pixels, _ = decode_members(str(archive), names, detector.spec)
     scores = detector.score_pixels(np.stack([pixels[name] for name in names]))
@@ -90,6 +92,7 @@ def scored_archive(archive: Path, uri: str, detector: Detector) -> ScoredTest:
         detector_uri=uri,
         backbone="phantom",
         catalog="c" * 64,
+        input=detector.spec.to_json(),
     )
 
 

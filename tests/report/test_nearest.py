@@ -12,7 +12,7 @@ from sdmad.archive.selected import decode_members
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.labels import load_labels
 from sdmad.report.examples import Example
-from sdmad.report.nearest import nearest_supports
+from sdmad.report.nearest import FITS, nearest_supports
 
 
 def example(name: str, categories: list[str], signs: list[str]) -> Example:
@@ -70,6 +70,16 @@ def test_only_findings_by_appearance_have_one(support, archive, detector, run) -
     found = nearest_supports(detector, str(run), [example("x", [a, b], [a])], pixels)
     assert [near.category for near in found["x"]] == [b]
     assert not nearest_supports(detector, str(run), [example("x", [a], [a])], pixels)
+
+
+@pytest.mark.parametrize(
+    "within", ["", "/", "/fits", "/fits/shots=4", "/fits/shots=4/seed=0.safetensors"]
+)
+@pytest.mark.parametrize("run", ["/data/fits/odir", "s3://bucket/fits", "runs/fits-2"])
+def test_the_training_run_of_a_detector(run, within) -> None:
+    if run.endswith("/fits") and not within.startswith("/fits"):
+        pytest.skip("a training run in a folder called fits is named by its fits")
+    assert FITS.sub("", run + within).rstrip("/") == run
 
 
 def test_without_the_training_run_there_are_none(detector, training_run, tmp_path) -> None:

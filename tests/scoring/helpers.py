@@ -19,6 +19,7 @@ from sdmad.archive.units import WorkUnit
 from sdmad.commands.score import score
 from sdmad.commands.verify import verify
 from sdmad.phantoms.task import draw_example, encode_png
+from sdmad.scoring.decisions import CategoryDecision, DecisionFile, Rate
 from sdmad.scoring.ledger import END_OF_UNIT
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.reading import read_and_decode
@@ -72,6 +73,47 @@ def animation(form: str, **options: object) -> bytes:
     first, *others = [Image.new("RGB", (16, 16), (grey,) * 3) for grey in (10, 120, 240)]
     first.save(sink, form, save_all=True, append_images=others, **options)
     return sink.getvalue()
+
+
+def decision_file(
+    detector: str,
+    categories: list[str],
+    threshold: float = 0.2,
+    as_scored: tuple[str, ...] = (),
+) -> DecisionFile:
+    """A decision on categories: p = sigmoid(0.5 logit - 1), all with one threshold."""
+    rate = Rate(value=0.9, low=0.8, high=1.0)
+    one = CategoryDecision(
+        threshold=threshold,
+        threshold_interval=(threshold - 0.05, threshold + 0.05),
+        slope=0.5,
+        slope_interval=(0.4, 0.6),
+        intercept=-1.0,
+        prevalence=0.1,
+        prevalence_of="user",
+        images_with=20,
+        images_without=80,
+        patients_with=20,
+        patients_without=80,
+        auroc=0.8,
+        sensitivity=rate,
+        specificity=rate,
+        findings_a_thousand=rate,
+    )
+    facts = dict.fromkeys(("code_version", "made", "backbone", "catalog", "scores", "labels"), "x")
+    return DecisionFile(
+        **facts,
+        detector=detector,
+        detector_uri="train",
+        categories=categories,
+        split="validation",
+        images=100,
+        patients=100,
+        left_out={},
+        target={"specificity": 0.95},
+        bootstrap=100,
+        by_category={name: None if name in as_scored else one for name in categories},
+    )
 
 
 def tables(output: str, kind: str) -> pa.Table:

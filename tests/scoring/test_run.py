@@ -21,7 +21,14 @@ from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import Tally, score_archive
 from sdmad.scoring.verify import verify_scores
 from tests.helpers import ROOT, write_tar
-from tests.scoring.helpers import encoded_phantom, finished, record, score_command, tables
+from tests.scoring.helpers import (
+    decision_file,
+    encoded_phantom,
+    finished,
+    record,
+    score_command,
+    tables,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 # Of the archive `mixed`: by shard in the order of their names, then loose ones.
@@ -177,3 +184,28 @@ def test_a_stopped_and_a_killed_run_resume_without_reading_finished_units(
     assert again.units == again.images == 0
     assert record(output)["units_skipped"] == 21
     assert finished(output) == after
+
+
+def test_a_decision_file_gives_findings_with_their_signs(training_run, tmp_path) -> None:
+    """Thresholds far below 0.5, so that there are findings which the detector alone has not."""
+    detector = Detector.load(str(training_run))
+    images = {f"{k:02d}.png": encoded_phantom(k) for k in range(16)}
+    (tmp_path / "archive").mkdir()
+    write_tar(tmp_path / "archive" / "a.tar", images)
+    file = decision_file(detector.digest, detector.catalog.category_names, threshold=0.1)
+    decision, output = tmp_path / "decision.json", str(tmp_path / "out")
+    decision.write_bytes(file.to_json())
+    places = (str(tmp_path / "archive"), str(training_run), output, PipelineConfig())
+    score_archive(*places, decision_uri=str(decision))
+    rows = tables(output, "scores").sort_by("member")
+    plain = detector.score(list(images.values()))
+    wanted = file.decision.scores(plain.logits, plain.categories)
+    names = detector.catalog.category_names
+    for c, name in enumerate(names):
+        assert rows[f"score_{name}"].to_numpy() == pytest.approx(wanted[:, c], abs=1e-5)
+    found = [[names[c] for c in np.flatnonzero(row)] for row in file.decision.found(wanted)]
+    assert rows["findings"].to_pylist() == found != plain.findings
+    evidence = [[e["category"] for e in row] for row in rows["evidence"].to_pylist()]
+    assert evidence == found, "also of findings that the detector alone has not"
+    with pytest.raises(UserError, match="holds scores with decision"):
+        score_archive(*places)

@@ -156,7 +156,7 @@ class _Collected:
         """Add images (N rows), which are in `groups` (N,)."""
         scores = np.stack([part[name].to_numpy() for name in self.score_columns], axis=1)
         self.pooled.add(scores, groups)
-        found = finding_matrix(part["findings"], self.categories)
+        found = tables.finding_matrix(part["findings"], self.categories)
         np.logical_or.at(self.found, groups, found)
         carried = scores[:, 1:]
         if self.pooling.how == "maximum":
@@ -196,13 +196,3 @@ class _Collected:
         """The number of listed images in `mask` of each group."""
         groups = self.groups.of_image[mask]
         return np.bincount(groups[groups >= 0], minlength=len(self.groups))
-
-
-def finding_matrix(findings: pa.ChunkedArray, categories: list[str]) -> np.ndarray:
-    """The column `findings` as bool (N, C)."""
-    lists = findings.combine_chunks()
-    found = np.zeros((len(lists), len(categories)), bool)
-    rows = pc.list_parent_indices(lists).to_numpy()
-    named = pc.index_in(pc.list_flatten(lists), pa.array(categories, pa.string()))
-    found[rows, named.to_numpy()] = True
-    return found

@@ -1,0 +1,40 @@
+"""Use a decision file on score tables, without images.
+
+sdmad apply --decision runs/decision.json --scores runs/scores --output runs/decided
+"""
+
+from typing import Annotated
+
+import typer
+
+from sdmad.commands.options import Scores
+
+
+def apply(
+    decision: Annotated[
+        str, typer.Option(help="Decision file (the --output of calibrate): path or s3:// URI.")
+    ],
+    scores: Scores,
+    output: Annotated[str, typer.Option(help="Where to write the tables: path or s3:// URI.")],
+) -> None:
+    """Use a decision file on score tables, without images.
+
+    Writes tables with the same columns: calibrated probabilities, and the
+    findings of the decision. The same command again adds work units that were
+    scored since.
+    """
+    from sdmad import logs, storage
+    from sdmad.scoring.redecide import apply_decision
+
+    target = storage.resolve(output)
+    storage.check_writable(target)
+    done = apply_decision(storage.resolve(decision), storage.resolve(scores), target)
+    if done.waiting:
+        logs.notice(f"{done.waiting} of {done.planned} work units have no scores yet")
+    if not done.units:
+        typer.echo(f"all {done.skipped} scored work units are decided already, at {target}")
+        return
+    typer.echo(
+        f"decided {done.images} images in {done.units} work units: "
+        f"{done.findings_before} findings became {done.findings}; the tables are at {target}"
+    )
