@@ -133,7 +133,8 @@ def join_scores(
     columns = None
     if not details:
         columns = ["archive", "member", "anomaly_score"]
-        columns += [f"{kind}_{c}" for c in categories for kind in ("score", "logit", "seeds")]
+        kinds = ("score", "seeds") if split == "test" else ("score", "logit", "seeds")
+        columns += [f"{kind}_{c}" for c in categories for kind in kinds]
         columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
     job = "evaluating" if split == "test" else "calibrating"
