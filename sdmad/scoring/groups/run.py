@@ -89,8 +89,8 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
         "by": groups.by,
         "how": str(pooling),
     }
-    kept = ("archive", "detector", "detector_uri", "catalog", "categories", "code_version")
-    kept += ("decision", "decision_uri", "thresholds")
+    kept = ["archive", "detector", "detector_uri", "catalog", "categories", "code_version"]
+    kept += ["decision", "decision_uri", "thresholds"]
     return Aggregated(
         table=collected.table(matcher.failed, matcher.unknown),
         by=groups.by,
