@@ -41,12 +41,13 @@ from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.precision import cpu_has_bfloat16
 from sdmad.backbones.towers import Activations
-from sdmad.detector import Detector, Scores
+from sdmad.detector import Detector
 from sdmad.fits import Fit, Provenance, deserialize, serialize
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.augment import SupportImages
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example
+from sdmad.scores import Scores
 
 SEEDS = (1, 8)
 # TFLOP/s in half precision without sparsity, from the makers' data sheets.

@@ -53,7 +53,7 @@ def main(
             )
             seconds[f"{name}: score"] = run(
                 "score_archive",
-                *("--archive", ARCHIVE, "--detector", train, "--output", scores, "--per-seed"),
+                *("--archive", ARCHIVE, "--detector", train, "--output", scores),
             )
             seconds[f"{name}: verify"] = run(
                 "verify_scores", "--archive", ARCHIVE, "--scores", scores

@@ -33,8 +33,12 @@ def score(
     ] = None,
     activations: Activations = None,
     per_seed: Annotated[
-        bool, typer.Option(help="Also write the scores of each seed, for metrics over seeds.")
-    ] = False,
+        bool,
+        typer.Option(
+            help="Write the scores of each seed, which metrics over seeds need: 4 bytes an image, "
+            "seed and category."
+        ),
+    ] = True,
     batch_size: BatchSize = 64,
     detectors: Detectors = None,
     detector_gpus: DetectorGpus = None,

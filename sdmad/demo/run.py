@@ -77,7 +77,6 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
                 storage.join(run, "train"),
                 storage.join(run, "scores"),
                 PipelineConfig(),
-                per_seed=True,
             )
             verdict = verify_scores(archive, storage.join(run, "scores"))
             _say(

@@ -57,7 +57,8 @@ class ScoredTest:
     """The scored images of the test split: N images, C categories, S seeds.
 
     `scores` (N, C) and `anomaly` (N,) belong to the ensemble, `seeds` (N, C, S) and `anomaly_seeds`
-    (N, S) to each seed (S = 0 when the run was scored without `--per-seed`). `rows` is the score
+    (N, S) to each seed (S = 0 when the run was scored with
+    `--no-per-seed`). `rows` is the score
     table in the same order. `missing` is the number of test images without a score, and `notices`
     say which these are.
     """
@@ -92,6 +93,15 @@ class ScoredTest:
         """The findings (N, C) of the ensemble."""
         return self.scores > self.thresholds
 
+    @property
+    def no_deviation(self) -> str:
+        """Why there is no deviation over seeds; empty if there is one."""
+        if len(self.seed_names) < 2:
+            return "its detector has one seed"
+        if self.seeds.shape[2] == 0:
+            return "it was scored with --no-per-seed, so the ensemble is all that is measured"
+        return ""
+
 
 def load_scored_test(run: str, labels_uri: str, details: bool = True) -> ScoredTest:
     """Join the scores of a run with the test rows of a label table.
@@ -123,7 +133,8 @@ def join_scores(
     columns = None
     if not details:
         columns = ["archive", "member", "anomaly_score"]
-        columns += [f"{kind}_{c}" for c in categories for kind in ("score", "logit", "seeds")]
+        kinds = ("score", "seeds") if split == "test" else ("score", "logit", "seeds")
+        columns += [f"{kind}_{c}" for c in categories for kind in kinds]
         columns.append(ANOMALY_SEEDS)
     held = _units_with(run, units, position)
     job = "evaluating" if split == "test" else "calibrating"

@@ -71,7 +71,10 @@ def multilabel_prediction(
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean."""
+    """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean.
+
+    Of fewer than two seeds only the mean is known; the others are NaN.
+    """
 
     mean: float
     std: float
@@ -85,7 +88,7 @@ def summarise(values: np.ndarray) -> Summary:
     values = np.asarray(values, float)
     mean, count = float(values.mean()), len(values)
     if count < 2:
-        return Summary(mean, 0.0, float("nan"), float("nan"), count)
+        return Summary(mean, float("nan"), float("nan"), float("nan"), count)
     std = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)
     return Summary(mean, std, mean - half, mean + half, count)

@@ -6,6 +6,8 @@ A CSV or Parquet file with one row per image and these columns:
 - `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
 - `split`: `pool` for training, `validation` for thresholds and probabilities, or `test`
+- `mask`, which may be left out: the path in the archive of an image that is 0 where there is no
+  disease, in the shard of the image or a loose object
 
 Other columns are ignored. Spaces around values are removed, and spaces within them are kept. Upper
 and lower case are different, also in `patient_id`.
@@ -26,7 +28,7 @@ from sdmad.inputs.tables import TextTable, read_table
 SPLITS = ("pool", "test")
 VALIDATION = "validation"
 """The split that `sdmad calibrate` reads, if a table has it."""
-COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels")
+COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels", "mask")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
 # Words for a normal image, as `_label_hint` compares them.
 NORMAL = frozenset(
@@ -41,7 +43,8 @@ NORMAL = frozenset(
 class LabelTable:
     """Labelled images in the order of the file. Each array has one entry per image.
 
-    `labels` is bool (images, categories). `archive` is empty for loose objects.
+    `labels` is bool (images, categories). `archive` is empty for loose objects. `masks` are paths
+    of masks, empty for images without one; None if the table has no such column.
     """
 
     archive: np.ndarray
@@ -50,6 +53,7 @@ class LabelTable:
     split: np.ndarray
     labels: np.ndarray
     categories: list[str]
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.member)
@@ -72,6 +76,7 @@ class LabelTable:
             self.split[mask],
             self.labels[mask],
             self.categories,
+            None if self.masks is None else self.masks[mask],
         )
 
 
@@ -95,6 +100,7 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         split=np.array(table.columns["split"], object),
         labels=_labels(table, categories),
         categories=list(categories),
+        masks=np.array(table.columns["mask"], object) if "mask" in table.columns else None,
     )
 
 

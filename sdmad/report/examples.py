@@ -126,13 +126,22 @@ def gallery(test: ScoredTest, rows: np.ndarray, pixels: dict[int, np.ndarray]) -
 def _example(test: ScoredTest, row: int, pixels: np.ndarray) -> Example:
     names = test.table.categories
     truth = [names[c] for c in np.flatnonzero(test.truth[row])]
-    return example(test.rows.slice(row, 1).to_pylist()[0], truth, png_uri(pixels))
+    record = test.rows.slice(row, 1).to_pylist()[0]
+    return example(record, truth, png_uri(pixels), several=len(test.seed_names) > 1)
 
 
-def example(record: dict[str, Any], truth: list[str] | None, picture: str) -> Example:
-    """The example of a score row, with its true categories if these are known."""
+def example(
+    record: dict[str, Any], truth: list[str] | None, picture: str, several: bool = True
+) -> Example:
+    """The example of a score row, with its true categories if these are known.
+
+    `several`: the detector has several seeds, so that a spread means something.
+    """
     findings, uncertain = (
-        [(name, record[f"score_{name}"], record[f"spread_{name}"]) for name in record[column]]
+        [
+            (name, record[f"score_{name}"], record[f"spread_{name}"] if several else float("nan"))
+            for name in record[column]
+        ]
         for column in ("findings", "uncertain")
     )
     return Example(

@@ -16,6 +16,7 @@ from sdmad.report import examples
 from sdmad.report.examples import Example
 from sdmad.report.heatmaps import Heatmap, sign_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
+from sdmad.report.masked import MaskSection, mask_section
 from sdmad.report.nearest import NearestSupport, nearest_supports
 
 
@@ -35,6 +36,7 @@ class Inspection:
     clear: list[Example] = field(default_factory=list)
     uncertain: list[Example] = field(default_factory=list)
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
+    masks: MaskSection | None = None
     nearest: dict[str, list[NearestSupport]] = field(default_factory=dict)
 
     @property
@@ -87,6 +89,7 @@ def inspect(test: ScoredTest) -> Inspection:
         clear=clear,
         uncertain=uncertain,
         located=localised_gallery(detector, [*clear, *uncertain], shown),
+        masks=mask_section(test, detector),
         nearest=nearest_supports(detector, uri, [*clear, *uncertain], shown),
     )
 

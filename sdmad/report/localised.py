@@ -68,7 +68,7 @@ def localised_signs(
         strength = map_strength(heat, scale)
         drop = float(own.max())
         faint = drop * scale < LEAST_LOGITS
-        found.append(LocalisedSign(sign, _uri(overlay(small, strength)), drop, faint))
+        found.append(LocalisedSign(sign, picture_uri(overlay(small, strength)), drop, faint))
     return found
 
 
@@ -91,7 +91,7 @@ def localised_gallery(
     return found
 
 
-def _uri(pixels: np.ndarray) -> str:
+def picture_uri(pixels: np.ndarray) -> str:
     """A data URI with a reduced palette, since a page has dozens of these pictures."""
     sink = io.BytesIO()
     Image.fromarray(pixels).quantize(COLOURS).save(sink, "PNG", optimize=True)

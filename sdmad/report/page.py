@@ -3,6 +3,7 @@
 uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,13 +51,15 @@ def write_report(
     baselines: dict[str, pd.DataFrame],
     inspection: Inspection,
     grouped: Grouped | None = None,
+    reasons: Sequence[str] = (),
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
     `measured` has the metrics of `test`, `baselines` those of other runs by name, `grouped` those
-    by group.
+    by group; `reasons` say which runs have no deviation over seeds, and why.
     """
-    context = _context(test, measured, baselines, inspection) | {"grouped": grouped}
+    context = _context(test, measured, baselines, inspection)
+    context |= {"grouped": grouped, "reasons": reasons}
     page = templates().get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())
@@ -71,6 +74,7 @@ def templates() -> jinja2.Environment:
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
     return environment
 
 
@@ -184,7 +188,9 @@ def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow
                 float(test.thresholds[c]),
                 normal=values["category discrimination", "normal"],
                 others=values["category discrimination", "others"],
-                spread=float(test.rows[f"spread_{category}"].to_numpy().mean()),
+                spread=float(test.rows[f"spread_{category}"].to_numpy().mean())
+                if len(test.seed_names) > 1
+                else float("nan"),
             )
         )
     return rows

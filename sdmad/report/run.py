@@ -1,10 +1,12 @@
 """A whole evaluation: read scores and labels, compute the metrics, write tables and report."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pandas as pd
+import pyarrow as pa
 
 from sdmad import storage
 from sdmad.errors import UserError
@@ -22,7 +24,7 @@ from sdmad.report.inspection import inspect
 from sdmad.report.page import write_report
 from sdmad.runtime.progress import step
 from sdmad.scoring.groups.pooling import Pooling
-from sdmad.storage import run_record
+from sdmad.storage import parquet, run_record
 from sdmad.words import counted
 
 
@@ -30,7 +32,8 @@ from sdmad.words import counted
 class Evaluated:
     """The result of an evaluation: metrics of the run and of the baselines, URI of the report.
 
-    `notices` are sentences about test images without a score, `grouped` has the metrics by group.
+    `notices` are sentences about test images without a score, `grouped` has the metrics by group,
+    `reasons` say which runs have no deviation over seeds.
     """
 
     test: ScoredTest
@@ -39,6 +42,7 @@ class Evaluated:
     report: str
     notices: list[str]
     grouped: Grouped | None = None
+    reasons: Sequence[str] = ()
 
 
 def evaluate_run(
@@ -55,7 +59,8 @@ def evaluate_run(
     from those of their images by `pooling` (`protocols_by_group.parquet`).
 
     Writes `report.html`, `protocols.parquet` and `run.json` under `output`, and the sign audit
-    (`audit_*.parquet`) when the run's detector can be loaded. Raises `UserError` when `output` is
+    (`audit_*.parquet`) when the run's detector can be loaded, and `masks.parquet` when the labels
+    have masks. Raises `UserError` when `output` is
     one of the runs, or when a run or the labels are missing or do not match.
     """
     if output in (scores, *baselines.values()):
@@ -66,9 +71,11 @@ def evaluate_run(
     metrics = measure(test)
     grouped = measure_groups(test, labels, by, pooling or Pooling()) if by else None
     notices, others = [*test.notices, *(grouped.test.notices if grouped else [])], {}
+    no_deviation = {"this run": test.no_deviation}
     for name, uri in baselines.items():
         theirs = load_scored_test(uri, labels, details=False)
         others[name] = measure(theirs)
+        no_deviation[f"baseline {name}"] = theirs.no_deviation
         notices += [f"baseline {name}: {notice}" for notice in theirs.notices]
     write_metrics(metrics, output)
     if grouped:
@@ -78,7 +85,15 @@ def evaluate_run(
     step("evaluating", "writing the report")
     if inspection.audit:
         write_audit(inspection.audit, output)
-    report = write_report(test, metrics, output, others, inspection, grouped)
+    if inspection.masks:
+        table = pa.Table.from_pandas(inspection.masks.table, preserve_index=False)
+        storage.write_bytes(storage.join(output, "masks.parquet"), parquet.encode(table))
+    reasons = [
+        f"{run} has no deviation over seeds (± -): {why}"
+        for run, why in no_deviation.items()
+        if why
+    ]
+    report = write_report(test, metrics, output, others, inspection, grouped, reasons)
     summary = over_seeds(metrics)
     record = {
         "job": "evaluate",
@@ -99,7 +114,7 @@ def evaluate_run(
     if grouped:
         record["groups"] = grouped.record()
     run_record.write_record(output, record)
-    return Evaluated(test, metrics, others, report, notices, grouped)
+    return Evaluated(test, metrics, others, report, notices, grouped, reasons)
 
 
 def parse_baselines(texts: list[str]) -> dict[str, str]:

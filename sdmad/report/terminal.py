@@ -1,5 +1,7 @@
 """The headline metrics as a table on the terminal."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -23,8 +25,10 @@ def print_metrics(result: Evaluated) -> None:
         logs.notice(notice)
     images = counted(len(result.test.table), "test image")
     table = Table(title=f"{images}; mean ± std over seeds, in per cent")
+    captions = list(result.reasons)
     if result.baselines:
-        table.caption = "verdicts are corrected for the number of comparisons, intervals are not"
+        captions.append("verdicts are corrected for the number of comparisons, intervals are not")
+    table.caption = "\n".join(captions) or None
     for column in ("protocol", "metric", result.test.name):
         table.add_column(column)
     summary = over_seeds(result.metrics)
@@ -69,7 +73,11 @@ def _print(table: Table) -> None:
 
 
 def _plain(summary: Summary) -> str:
-    return f"{100 * summary.mean:.1f} ± {100 * summary.std:.1f}"
+    return f"{_percent(summary.mean)} ± {_percent(summary.std)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
 
 
 def _judged(difference: Judged | None) -> str:

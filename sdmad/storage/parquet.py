@@ -5,7 +5,7 @@ the interpreter shuts down, which aborts a job after its work is done (apache/ar
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,18 +24,29 @@ def decode(content: bytes | bytearray, columns: Iterable[str] | None = None) -> 
 def encode(table: pa.Table, rows_together: int | None = None) -> bytes:
     """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups.
 
-    Binary values of fixed size are vectors, of which no two are equal: they get no dictionary.
+    Floats and binary values of fixed size (vectors) have no dictionary: nearly every one is
+    different, and it would add a fifth to tables with the scores of each seed.
     """
     sink = io.BytesIO()
-    repeated: list[str] = [
-        field.name for field in table.schema if not pa.types.is_fixed_size_binary(field.type)
-    ]
-    dictionary = True if len(repeated) == table.num_columns else repeated
+    repeated = [path for path, kind in _leaves(table.schema) if not _differ(kind)]
     pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        row_group_size=rows_together,
-        use_dictionary=dictionary,
+        table, sink, compression="zstd", row_group_size=rows_together, use_dictionary=repeated
     )
     return sink.getvalue()
+
+
+def _leaves(fields: Iterable[pa.Field], above: str = "") -> Iterator[tuple[str, pa.DataType]]:
+    """The columns of Parquet by their paths, such as `signs.list.element.similarity`."""
+    for field in fields:
+        path, kind = above + field.name, field.type
+        while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        if pa.types.is_struct(kind):
+            yield from _leaves(kind, f"{path}.")
+        else:
+            yield path, kind
+
+
+def _differ(kind: pa.DataType) -> bool:
+    """Whether nearly all values of a column differ."""
+    return pa.types.is_floating(kind) or pa.types.is_fixed_size_binary(kind)

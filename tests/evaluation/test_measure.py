@@ -116,9 +116,21 @@ def test_scores_and_labels_are_joined_by_name(tmp_path, truth, labels) -> None:
 
 def test_without_seed_scores_only_the_ensemble_is_measured(tmp_path, truth, labels) -> None:
     run = write_run(tmp_path / "run", np.where(truth, 0.9, 0.1)[..., None], per_seed=False)
-    metrics = measure(load_scored_test(run, labels))
+    test = load_scored_test(run, labels)
+    metrics = measure(test)
     assert set(metrics.seed) == {ENSEMBLE}
-    assert over_seeds(metrics)["anomaly detection", "auroc"].seeds == 1
+    summary = over_seeds(metrics)["anomaly detection", "auroc"]
+    assert (summary.mean, summary.seeds) == (1, 1)
+    assert np.isnan([summary.std, summary.low, summary.high]).all()
+    assert test.no_deviation == "its detector has one seed"
+
+
+def test_why_there_is_no_deviation_over_seeds(tmp_path, truth, labels) -> None:
+    scores = np.where(truth, 0.9, 0.1)[..., None].repeat(2, axis=2)
+    with_seeds = load_scored_test(write_run(tmp_path / "a", scores), labels)
+    without = load_scored_test(write_run(tmp_path / "b", scores, per_seed=False), labels)
+    assert with_seeds.no_deviation == ""
+    assert without.no_deviation.startswith("it was scored with --no-per-seed")
 
 
 def test_differences_are_paired_by_seed(tmp_path, truth, labels) -> None:

@@ -17,7 +17,8 @@ from sdmad.evaluation.audit import audit
 from sdmad.evaluation.measure import measure
 from sdmad.report.inspection import Inspection
 from sdmad.report.page import write_report
-from sdmad.report.run import evaluate_run
+from sdmad.report.run import Evaluated, evaluate_run
+from sdmad.report.terminal import print_metrics
 from tests.report.made import label_table, scored_test, stored
 
 CHROMIUM = (
@@ -106,6 +107,32 @@ def test_the_page_needs_no_network_and_has_all_sections(page) -> None:
     assert structure.count["article"] >= 6
 
 
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_missing_deviations_are_a_dash_with_the_reason(seeds, tmp_path, capsys) -> None:
+    """A detector of one seed, or two seeds that were scored with --no-per-seed."""
+    truth = np.repeat(np.eye(2, dtype=bool), 20, axis=0)
+    test = scored_test(label_table(truth, ["one", "two"]), np.where(truth, 0.9, 0.1)[..., None])
+    reason = "its detector has one seed"
+    if seeds:
+        none = np.zeros((40, 2, 0))
+        test = replace(test, seed_names=["0", "1"], seeds=none, anomaly_seeds=none[:, 0])
+        reason = "it was scored with --no-per-seed, so the ensemble is all that is measured"
+    metrics = measure(test)
+    uri = write_report(
+        test, metrics, str(tmp_path), {"other": metrics}, Inspection(), reasons=[reason]
+    )
+    text = Structure(Path(uri).read_text()).text
+    assert reason in text
+    assert "100.0 ± -" in text
+    assert "± 0.0" not in text
+    result = Evaluated(test, metrics, {"other": metrics}, uri, [], reasons=[reason])
+    print_metrics(result)
+    shown = capsys.readouterr().out
+    assert "100.0 ± -" in shown
+    assert "± 0.0" not in shown
+    assert reason in " ".join(shown.split())
+
+
 def test_identifiers_are_unique_and_links_within_the_page_have_targets(page) -> None:
     structure = Structure(page.read_text())
     names = structure.values("id")
@@ -188,7 +215,7 @@ def test_the_page_shows_the_metrics_of_the_scores(tmp_path) -> None:
     test = scored_test(label_table(truth, ["one", "two"]), scores[..., None])
     text = rendered(test, Inspection(note="Not shown."), tmp_path).text
     # AUROC against normal: 15 of 20 score above all normal images, the others are tied with them.
-    assert re.search(r"one 20 87\.5 79\.[23] 65\.0 90\.0 75\.0 p > 0\.300 0\.0", text)
+    assert re.search(r"one 20 87\.5 ± - 79\.[23] ± - 65\.0 90\.0 75\.0 p > 0\.300 -", text)
     assert "normal (20) 0 0 100" in text
     assert "one (20) 65 0 35" in text
     assert "two (20) 20 0 80" in text

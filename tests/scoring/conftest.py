@@ -58,7 +58,7 @@ def mixed(ray_cluster, s3, training_run, tmp_path_factory) -> ScoredArchive:
     storage.write_bytes(f"{base}/labels.csv", b"not an image")
     output = f"{s3}/mixed-scores"
     result = run_command(
-        *(score, "--archive", base, "--detector", training_run, "--output", output, "--per-seed"),
+        *(score, "--archive", base, "--detector", training_run, "--output", output),
         *("--batch-size", 4, "--decode-seconds", 3),
     )
     assert result.returncode == 0, result.stderr
