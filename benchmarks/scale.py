@@ -17,7 +17,6 @@ import typer
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 IMAGES = (10**6, 10**8)
-STORED_MS, STORED_KB = 1.0, 4.4  # TO BE MEASURED
 IMAGES_PER_SHARD = 1000
 HEAD_DOLLARS = 0.2016  # An hour of an m7i.xlarge, for the driver of each job.
 
@@ -66,10 +65,6 @@ class Fleet:
 CPU_FLEETS = (
     Fleet(4, "m7a.4xlarge", 16, 6.25, 0.92736),
     Fleet(20, "m7a.4xlarge", 16, 6.25, 0.92736),
-)
-STORED_FLEETS = (
-    Fleet(1, "m7a.4xlarge", 16, 6.25, 0.92736),
-    Fleet(4, "m7a.4xlarge", 16, 6.25, 0.92736, jobs=4),
 )
 GPU_FLEETS = (
     Fleet(8, "g6.2xlarge", 8, 2.5, 0.9776, gpus=1, peak=121),
@@ -124,12 +119,6 @@ def main(
         float, typer.Option(help="Share of a GPU's peak in a run: docs/scale.md.")
     ] = 0.29,
     kilobytes: Annotated[float, typer.Option(help="Size of an encoded image.")] = 250.0,
-    stored_ms: Annotated[
-        float, typer.Option(help="Score activations, an image on a core: activations.py.")
-    ] = STORED_MS,
-    stored_kilobytes: Annotated[
-        float, typer.Option(help="Activations of an image: activations.py.")
-    ] = STORED_KB,
 ) -> None:
     """Print the tables of docs/scale.md."""
     busy = {"read": read_ms / 1000, "decode": decode_ms / 1000, "driver": driver_ms / 1000}
@@ -141,12 +130,6 @@ def main(
         fleet: Pace(model=gflop / (fleet.peak * 1000 * utilisation), **busy) for fleet in GPU_FLEETS
     }
     table(kilobytes, fleets)
-    print(f"\nFrom activations of ViT-B/32, 8 seeds, {stored_ms:g} ms of a core an image\n")
-    # Reading a file of a unit is part of the measured time, and nothing is decoded.
-    stored = Pace(
-        read=1e-6, decode=1e-6, model=stored_ms / 1000, driver=driver_ms / 1000, commit=0.05
-    )
-    table(stored_kilobytes, dict.fromkeys(STORED_FLEETS, stored))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def score_activations(
     detector_uri: str,
     output: str,
     config: PipelineConfig,
-    per_seed: bool = False,
+    per_seed: bool = True,
     backbone: str | None = None,
     accept_changes: bool = False,
     prune: bool = False,
