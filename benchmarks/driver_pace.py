@@ -26,13 +26,11 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
 from sdmad.runtime.cluster import Resources
 from sdmad.scoring import run, tables, writing
 from sdmad.scoring.ledger import END_OF_UNIT, START, extend
-from sdmad.scoring.pipeline import DetectorSource
-from sdmad.scoring.plan import Plan
+from sdmad.scoring.plan import SCORING, Plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns, score_rows
 from sdmad.scoring.writing import UnitWriter
@@ -124,7 +122,7 @@ def pace(units: list[WorkUnit], ready: list[pa.Table], output: str, writer: type
     """Units a second of the driver's loop."""
     tally = run.Tally()
     replaced = {
-        "stream_scores": lambda *arguments: iter(ready),
+        "stream_rows": lambda *arguments: iter(ready),
         "connect": lambda: Resources(2, 0, fixed=True),
         "UnitWriter": writer,
     }
@@ -132,11 +130,9 @@ def pace(units: list[WorkUnit], ready: list[pa.Table], output: str, writer: type
     with mock.patch.multiple(run, **replaced), redirect_stderr(io.StringIO()):
         run._stream(
             Plan(units, set()),
-            DetectorSource("", None, ImageSpec((224, 224), (0.5,) * 3, (0.2,) * 3)),
-            COLUMNS,
+            run.Task("pace", "s3://bucket", SCORING, COLUMNS.schema, {}, lambda _: None),
             PipelineConfig(precision="single"),
             output,
-            {"archive": "s3://bucket"},
             tally,
             {"run": "pace"},
         )

@@ -19,7 +19,6 @@ precision. A detector computes the last block for the class token only, and only
 % less than a whole tower for ViT-B/32, 4 % less for ViT-L/14-336.
 """
 
-import copy
 import statistics
 import tempfile
 import time
@@ -55,12 +54,12 @@ SEEDS = (1, 8)
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10G": 70, "T4": 65}
 
 
-def make_fits(backbone: Backbone, seeds: int) -> list[Fit]:
+def make_fits(backbone: Backbone, seeds: int, learner: LearnerConfig | None = None) -> list[Fit]:
     """Fits to random images; only their speed matters."""
     catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
-    learner = LearnerConfig(steps=2)
+    learner = learner or LearnerConfig(steps=2)
     supports = [
         SupportImages(
             1,
@@ -173,7 +172,7 @@ def main(
 def single(backbone: Backbone, fits: list[Fit], packs: bool) -> Detector:
     """A detector in single precision, with or without prepacked blocks."""
     detector = Detector(backbone, fits, "single")
-    detector.packs = packs
+    detector.encoder.packs = packs
     return detector
 
 
@@ -184,7 +183,7 @@ def detectors(
     shipped = Detector(backbone, fits, "single")
     yield "single precision", shipped
     on_cpu = backbone.device.type == "cpu"
-    if shipped.packs:
+    if shipped.encoder.packs:
         yield "single, not prepacked", single(backbone, fits, packs=False)
     elif on_cpu and can_pack():
         yield "single, prepacked", single(backbone, fits, packs=True)
@@ -193,7 +192,7 @@ def detectors(
         yield "half, autocast", in_autocast(Detector(backbone, fits, "half"))
     if not on_cpu:
         other = Detector(backbone, fits, "half")
-        other.half = torch.bfloat16
+        other.encoder.half = torch.bfloat16
         yield "half, bfloat16", other
     # With frozen weights each block is compiled by itself.
     torch._dynamo.config.recompile_limit = 2 * len(backbone.image.blocks)
@@ -201,7 +200,7 @@ def detectors(
         torch._dynamo.reset()
         torch._inductor.config.freezing = frozen
         detector = single(backbone, fits, packs=False) if on_cpu else Detector(backbone, fits)
-        blocks = detector.scorer.backbone.image.blocks
+        blocks = detector.encoder.fast.image.blocks
         for block in blocks:
             block.compile()
         yield f"{'single' if on_cpu else 'half'}, compiled{', frozen' if frozen else ''}", detector
@@ -214,15 +213,16 @@ def in_autocast(detector: Detector) -> Detector:
 
     It casts weights at each use and keeps the residual sums in single precision.
     """
-    scorer, half = copy.copy(detector.model), detector.half
-    plain = scorer.image_activations
+    plain, half = detector.backbone, detector.encoder.half
 
-    def cast(images: torch.Tensor, lean: bool = False) -> tuple[Activations, torch.Tensor]:
-        with torch.autocast(images.device.type, half):
-            return plain(images, lean)
+    class Cast:
+        def image_activations(
+            self, images: torch.Tensor, blocks: int, lean: bool = False
+        ) -> tuple[Activations, torch.Tensor]:
+            with torch.autocast(images.device.type, half):
+                return plain.image_activations(images, blocks, lean)
 
-    scorer.image_activations = cast  # type: ignore[method-assign]
-    detector.scorer = scorer
+    detector.encoder.fast = Cast()  # type: ignore[assignment]
     return detector
 
 

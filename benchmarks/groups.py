@@ -22,7 +22,7 @@ import typer
 from sdmad.archive.units import WorkUnit
 from sdmad.scoring.groups.pooling import Pooling
 from sdmad.scoring.groups.run import aggregate_scores, write_groups
-from sdmad.scoring.plan import _encode, plan_uri
+from sdmad.scoring.plan import encode_plan, plan_uri
 from sdmad.scoring.ranking import Ranking, rank_images
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 from sdmad.storage import StoredObject, write_bytes
@@ -53,7 +53,7 @@ def write_run(output: str, images: int) -> None:
         table = pa.Table.from_arrays(arrays, schema=columns.schema)
         commit_unit(output, unit.id, table, empty_failures(), metadata)
         units.append(unit)
-    write_bytes(plan_uri(output), _encode(units, metadata))
+    write_bytes(plan_uri(output), encode_plan(units, metadata))
     lines = [
         f"{k // PART:05d}.tar,{k % PART}.png,study-{k // GROUP}" for k in range(min(LISTED, images))
     ]

@@ -22,9 +22,9 @@ import torch
 from sdmad import storage
 from sdmad.archive.pictures import Picture, pictures
 from sdmad.archive.preprocess import ImageSpec
+from sdmad.backbones.encoder import ImageEncoder
 from sdmad.backbones.loading import Backbone, load_backbone
-from sdmad.backbones.packed import packing_pays
-from sdmad.backbones.precision import Precision, half_type
+from sdmad.backbones.precision import Precision
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
 from sdmad.fits import Fit, deserialize, find_detector, fits_digest, restore
@@ -38,7 +38,6 @@ from sdmad.scores import FindingEvidence, Scores, SignEvidence, concatenate
 
 SIGNS_PER_FINDING = 3
 LEAST_SHARE = 0.1  # Of the evidence for a finding, below which only the largest sign is named.
-TENSORS = ("f_in", "f_frozen", "patches")  # Fields of `Activations` with a row for each image.
 
 
 class Detector:
@@ -46,8 +45,8 @@ class Detector:
 
     def __init__(self, backbone: Backbone, fits: list[Fit], precision: Precision = "auto") -> None:
         first = fits[0].provenance
-        self.half = half_type(backbone.device, precision)
-        self.packs = backbone.device.type == "cpu" and packing_pays(self.half or torch.float32)
+        adapter = first.learner.adapter
+        self.encoder = ImageEncoder(backbone, precision, adapter.image.blocks)
         self.backbone = backbone
         self.catalog: Catalog = first.catalog
         self.provenance = first
@@ -56,7 +55,7 @@ class Detector:
         self.digest = fits_digest(fits)
         self.support_digests = [fit.provenance.support_digest for fit in fits]
         self.selection: SelectionConfig = first.learner.selection
-        self.model = SignModel(backbone, self.catalog, first.learner.adapter, len(fits))
+        self.model = SignModel(backbone, self.catalog, adapter, len(fits))
         self.rule = restore(fits, self.model)
         # Whose findings have signs and evidence; scores are not changed by it.
         self.decision: Decision | None = None
@@ -92,17 +91,11 @@ class Detector:
 
     @cached_property
     def scorer(self) -> SignModel:
-        """The model for scoring: its image tower prepacked, or in half precision.
-
-        Made at the first batch, because a driver needs only names and sizes.
-        """
-        tower = self.backbone.image
-        if self.packs:
-            tower = tower.packed(self.half or torch.float32)
-        elif self.half is not None:
-            tower = tower.cast(self.half)
+        """The model that scores images. Half precision is only for the frozen part."""
+        if self.encoder.half is not None:
+            return self.model
         scorer = copy.copy(self.model)
-        scorer.backbone = replace(self.backbone, image=tower)
+        scorer.backbone = self.encoder.fast
         return scorer
 
     @property
@@ -155,42 +148,32 @@ class Detector:
         found = [one.pixels(self.spec) for one in pictures(images)]
         return np.stack(found) if found else np.zeros((0, *self.spec.size, 3), np.uint8)
 
-    @torch.inference_mode()
     def score_pixels(self, pixels: np.ndarray) -> Scores:
         """Score one batch of uint8 images (B, height, width, 3) at the backbone's size."""
-        activations, frozen = self._frozen_part(self.backbone.pixels(pixels))
-        # Half precision is only for the frozen part.
-        adapted = self.scorer if self.half is None else self.model
-        readings = adapted.read(activations, frozen, self.sign_embeddings)
+        activations, frozen = self.encoder(pixels)
+        return self._score(self.scorer, activations, frozen)
+
+    def score_activations(self, activations: Activations, frozen: torch.Tensor) -> Scores:
+        """Score images of which the frozen part has been computed, as by `self.encoder`.
+
+        `activations` are (B, T, D), `frozen` are unit embeddings (B, E).
+        """
+        return self._score(self.model, activations, frozen)
+
+    @torch.inference_mode()
+    def _score(self, model: SignModel, activations: Activations, frozen: torch.Tensor) -> Scores:
+        readings = model.read(activations, frozen, self.sign_embeddings)
         learner = self.provenance.learner
         found = self.rule.evidence(self.model, readings, learner, self.selection)
         plain = self.rule.evidence(self.model, readings, learner, SelectionConfig(mode="none"))
         unselected = torch.sigmoid(plain.logits).mean(0)
         return self._collect(found, unselected, readings.similarities)
 
-    @torch.inference_mode()
     def patch_features(self, pixels: np.ndarray) -> np.ndarray:
         """The features (B, D) of one batch that the patch probe reads, of uint8 images
         (B, height, width, 3) at the backbone's size: the maximum of each channel over patches."""
-        patches = self._frozen_part(self.backbone.pixels(pixels))[0].patches
+        patches = self.encoder(pixels)[0].patches
         return patches.reshape(-1, len(pixels), patches.shape[-1])[0].float().cpu().numpy()
-
-    def _frozen_part(self, images: torch.Tensor) -> tuple[Activations, torch.Tensor]:
-        """Activations and unit embeddings (B, E) of normalised images, as single precision.
-
-        Images that overflow half precision are computed again in single precision.
-        """
-        activations, frozen = self.scorer.image_activations(images, lean=True)
-        if self.half is None:
-            return activations, frozen
-        tensors = {name: getattr(activations, name).float() for name in TENSORS}
-        overflowed = (~torch.isfinite(frozen).all(-1)).nonzero()[:, 0]
-        if len(overflowed):
-            again, embeddings = self.model.image_activations(images[overflowed], lean=True)
-            frozen[overflowed] = embeddings
-            for name, tensor in tensors.items():
-                tensor[overflowed] = getattr(again, name)
-        return replace(activations, **tensors), frozen
 
     def _collect(
         self, evidence: Evidence, unselected: torch.Tensor, similarities: torch.Tensor

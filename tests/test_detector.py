@@ -175,7 +175,7 @@ def test_the_library_decodes_images_exactly_as_the_job_does(detector) -> None:
 def test_weights_are_prepacked_at_the_first_batch_and_only_once(training_run, monkeypatch) -> None:
     calls = []
     packed = ImageTower.packed
-    monkeypatch.setattr("sdmad.detector.packing_pays", can_pack)
+    monkeypatch.setattr("sdmad.backbones.encoder.packing_pays", can_pack)
     monkeypatch.setattr(ImageTower, "packed", lambda *args: calls.append(args) or packed(*args))
     detector = Detector.load(str(training_run), "cpu")
     assert not calls

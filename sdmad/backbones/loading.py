@@ -29,7 +29,14 @@ from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
-from sdmad.backbones.towers import ImageTower, Tower, check_towers, image_tower, text_tower
+from sdmad.backbones.towers import (
+    Activations,
+    ImageTower,
+    Tower,
+    check_towers,
+    image_tower,
+    text_tower,
+)
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
 
@@ -77,6 +84,18 @@ class Backbone:
     def tokens(self, texts: list[str]) -> torch.Tensor:
         """Token ids (P, L) on the device."""
         return self.tokenizer(texts).to(self.device)
+
+    def image_activations(
+        self, images: torch.Tensor, blocks: int, lean: bool = False
+    ) -> tuple[Activations, torch.Tensor]:
+        """Activations of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E).
+
+        `blocks` are the adapted ones. The embeddings are in single precision, whatever the tower's.
+        `lean` as in `Tower.prefix`.
+        """
+        activations = self.image.prefix(images, blocks, lean)
+        frozen = self.image.frozen(activations) if blocks <= 1 else self.image.run(images)
+        return activations, F.normalize(frozen.float(), dim=-1)
 
     @torch.no_grad()
     def embed_images(self, images: np.ndarray) -> torch.Tensor:

@@ -15,11 +15,13 @@ from sdmad.commands.calibrate import calibrate
 from sdmad.commands.compare import compare
 from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
+from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
+from sdmad.commands.similar import similar
 from sdmad.commands.status import status
 from sdmad.commands.summary import summary
 from sdmad.commands.train import train
@@ -33,6 +35,7 @@ COMMANDS = (
     convert,
     write_signs,
     train,
+    encode,
     score,
     status,
     verify,
@@ -43,6 +46,7 @@ COMMANDS = (
     calibrate,
     apply,
     compare,
+    similar,
     plan,
     save_backbone,
     pretrain_backbone,

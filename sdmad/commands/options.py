@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,52 @@ ConfiguredBackbone = Annotated[
 ]
 Scores = Annotated[
     str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
+]
+Activations = Annotated[
+    str | None, typer.Option(help="Activations (the --output of encode): path or s3:// URI.")
+]
+# Of the jobs that read an archive with Ray Data.
+Archive = Annotated[
+    str, typer.Option(help="Folder or prefix with shards and images: path or s3:// URI.")
+]
+BatchSize = Annotated[int, typer.Option(help="Images in one forward pass.", min=1)]
+Detectors = Annotated[
+    str | None,
+    typer.Option(
+        help="Number of actors that hold the model, e.g. 4 or 1:8 (fewest:most). "
+        "Default: 1 up to what fits the cluster."
+    ),
+]
+DetectorGpus = Annotated[
+    float | None,
+    typer.Option(help="GPUs for each of these actors. Default: 1 if there are GPUs.", min=0),
+]
+DetectorCpus = Annotated[
+    float | None,
+    typer.Option(
+        help="CPUs that Ray reserves for each of these actors. "
+        "Default: 1, or 0.5 if the cluster has at most 4 CPUs.",
+        min=0.1,
+    ),
+]
+DecodeSeconds = Annotated[
+    float,
+    typer.Option(help="Seconds to decode one image; slower ones become failures.", min=1),
+]
+Precision = Annotated[
+    Literal["auto", "single", "half"],
+    typer.Option(help="Floating-point precision; auto: half on GPUs, single on CPUs."),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        help="Go on when objects disappeared before their turn, and take changed objects "
+        "again. run.json names them."
+    ),
+]
+Prune = Annotated[
+    bool,
+    typer.Option(help="Remove the rows of objects that are no longer in the archive."),
 ]
 
 How = Annotated[

@@ -170,7 +170,7 @@ def _notices(table: GroupTable, tested: np.ndarray, lost: list[str]) -> Iterator
     both = set(table.of_image[tested].tolist()) & set(table.of_image[~tested].tolist()) - {-1}
     if both:
         groups = counted(len(both), "group")
-        yield Notice(f"{groups} with images in the pool too; only test images count")
+        yield Notice(f"{groups} with images in other splits too; only test images count")
 
 
 def intervals(test: ScoredTest, replicates: int) -> dict[tuple[str, str], tuple[float, float]]:
@@ -186,7 +186,9 @@ def intervals(test: ScoredTest, replicates: int) -> dict[tuple[str, str], tuple[
             for _ in range(min(together, replicates - start))
         ]
         weights = np.stack(drawn, axis=1).astype(np.float32)
-        blocks.append(resampled_metrics(test.truth, test.scores, test.anomaly, weights))
+        blocks.append(
+            resampled_metrics(test.truth, test.scores, test.anomaly, weights, test.thresholds)
+        )
     found = {}
     for key in HEADLINES:
         values = np.concatenate([block[key] for block in blocks])

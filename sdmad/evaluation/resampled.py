@@ -15,14 +15,18 @@ from sdmad.evaluation.protocols import FINDING, LEAST_POSITIVES
 
 
 def resampled_metrics(
-    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray, weights: np.ndarray
+    truth: np.ndarray,
+    scores: np.ndarray,
+    anomaly: np.ndarray,
+    weights: np.ndarray,
+    thresholds: np.ndarray | float = FINDING,
 ) -> dict[tuple[str, str], np.ndarray]:
     """The metrics (R,) of all protocols, by (protocol, metric).
 
     `weights` are float32 (N, R): how often each replicate has each image. `truth` and `scores` are
-    (N, C), `anomaly` (N,). Means over categories are over those with at least five images in the
-    test split itself. A replicate without images of such a category, or with nothing to compare
-    them with, leaves this category out; NaN if all are.
+    (N, C), `anomaly` (N,). A category is found above its threshold (C,). Means over categories are
+    over those with at least five images in the test split itself. A replicate without images of
+    such a category, or with nothing to compare them with, leaves this category out; NaN if all are.
     """
     abnormal = np.asarray(truth.any(axis=1))
     found = {
@@ -41,7 +45,7 @@ def resampled_metrics(
             for c in counted
         ]
         found["category discrimination", f"macro_{kind}"] = _mean(columns, weights.shape[1])
-    findings = scores > FINDING
+    findings = scores > thresholds
     return found | {
         ("multi-label prediction", metric): values
         for metric, values in _multilabel(truth, findings, counted, weights).items()

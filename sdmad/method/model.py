@@ -198,16 +198,8 @@ class SignModel(nn.Module):
     def image_activations(
         self, images: torch.Tensor, lean: bool = False
     ) -> tuple[Activations, torch.Tensor]:
-        """Activations of normalised images (B, 3, H, W), and their frozen unit embeddings (B, E).
-
-        The embeddings are in single precision, whatever the tower's. `lean` as in `Tower.prefix`.
-        """
-        activations = self.backbone.image.prefix(images, self.config.image.blocks, lean)
-        if self.config.image.blocks <= 1:
-            frozen = self.backbone.image.frozen(activations)
-        else:
-            frozen = self.backbone.image.run(images)
-        return activations, F.normalize(frozen.float(), dim=-1)
+        """`Backbone.image_activations` for the adapted blocks of this model."""
+        return self.backbone.image_activations(images, self.config.image.blocks, lean)
 
     def read(self, activations: Activations, frozen: torch.Tensor, signs: torch.Tensor) -> Readings:
         """Readings of images, from their activations, their frozen unit embeddings (B, E) or

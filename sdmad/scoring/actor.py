@@ -1,7 +1,10 @@
 """The detector actor: takes decoded batches and returns score rows."""
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,13 +30,53 @@ DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
 }
 
 
-class DetectorActor:
-    """One detector in its own process, called with the batches of `sdmad.scoring.reading`.
+Model = TypeVar("Model")
 
-    `threads` is the number of CPU threads, `device` None lets the detector choose, and signs are
-    named for the findings of `decision`. A `UserError` while the detector loads is raised at the
-    first call: Ray would print one of the constructor with its traceback, once for each restart.
+
+class ModelActor(ABC, Generic[Model]):
+    """A model in its own process, called with the batches of `sdmad.scoring.reading`.
+
+    `load` makes the model, `threads` is the number of CPU threads. A `UserError` while it loads is
+    raised at the first call: Ray would print one of the constructor with its traceback, once for
+    each restart.
     """
+
+    def __init__(self, load: Callable[[], Model], threads: int) -> None:
+        self.threads = min(threads, node_cpus())
+        torch.set_num_threads(self.threads)
+        # Load in a thread that ends, so that its OpenMP team does not stay beside that of scoring.
+        # With more threads than cores, all sleep at every barrier, at an eighth of the speed.
+        self.mistake: UserError | None = None
+        with ThreadPoolExecutor(1) as loading:
+            try:
+                self.model = loading.submit(load).result()
+            except UserError as mistake:
+                self.mistake = mistake
+
+    @abstractmethod
+    def rows(self, batch: dict[str, np.ndarray], good: np.ndarray) -> pa.Table:
+        """What the model makes of the images at the positions `good`, a row for each position of
+        the batch."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        if self.mistake:
+            raise self.mistake
+        start = time.monotonic()
+        good = np.flatnonzero([stage == "" for stage in batch["stage"]])
+        table = self.rows(batch, good)
+        seconds = (time.monotonic() - start) / max(1, len(good))
+        for name in ("unit", "stage", "reason", "member", "archive", "uri"):
+            values = pa.array([str(v) for v in batch[name]], pa.string())
+            table = table.add_column(0, pa.field(name, pa.string(), nullable=False), values)
+        for name in ("index", "digest", "before", "read_seconds", "decode_seconds"):
+            table = table.append_column(name, pa.array(batch[name]))
+        model_seconds = np.zeros(len(batch["unit"]), np.float32)
+        model_seconds[good] = seconds
+        return table.append_column("model_seconds", pa.array(model_seconds))
+
+
+class DetectorActor(ModelActor[Detector | SlicedDetector]):
+    """A detector. `device` None lets it choose."""
 
     def __init__(
         self,
@@ -45,35 +88,14 @@ class DetectorActor:
         precision: Precision,
         decision: Decision | None = None,
     ) -> None:
-        threads = min(threads, node_cpus())
-        torch.set_num_threads(threads)
-        # Load in a thread that ends, so that its OpenMP team does not stay beside that of scoring.
-        # With more threads than cores, all sleep at every barrier, at an eighth of the speed.
-        self.mistake: UserError | None = None
+        super().__init__(lambda: Detector.load(uri, device, backbone, precision), threads)
         self.columns = columns
-        with ThreadPoolExecutor(1) as loading:
-            try:
-                detector = loading.submit(Detector.load, uri, device, backbone, precision).result()
-            except UserError as mistake:
-                self.mistake = mistake
-                return
-        detector.decision = decision
-        sliced = detector.backbone.device.type == "cpu" and threads > 1
-        self.detector = SlicedDetector(detector, threads) if sliced else detector
+        if self.mistake or not isinstance(self.model, Detector):
+            return
+        self.model.decision = decision
+        if self.model.backbone.device.type == "cpu" and self.threads > 1:
+            self.model = SlicedDetector(self.model, self.threads)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        if self.mistake:
-            raise self.mistake
-        start = time.monotonic()
-        good = np.flatnonzero([stage == "" for stage in batch["stage"]])
-        scores = self.detector.score_pixels(batch["pixels"][good]) if len(good) else None
-        seconds = (time.monotonic() - start) / max(1, len(good))
-        table = score_rows(scores, good, len(batch["unit"]), self.columns)
-        for name in ("unit", "stage", "reason", "member", "archive", "uri"):
-            values = pa.array([str(v) for v in batch[name]], pa.string())
-            table = table.add_column(0, pa.field(name, pa.string(), nullable=False), values)
-        for name in ("index", "digest", "before", "read_seconds", "decode_seconds"):
-            table = table.append_column(name, pa.array(batch[name]))
-        model_seconds = np.zeros(len(batch["unit"]), np.float32)
-        model_seconds[good] = seconds
-        return table.append_column("model_seconds", pa.array(model_seconds))
+    def rows(self, batch: dict[str, np.ndarray], good: np.ndarray) -> pa.Table:
+        scores = self.model.score_pixels(batch["pixels"][good]) if len(good) else None
+        return score_rows(scores, good, len(batch["unit"]), self.columns)

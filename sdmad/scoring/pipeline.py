@@ -1,4 +1,4 @@
-"""The Ray Data pipeline: work units -> read and decode -> detector -> score rows.
+"""The Ray Data pipeline: work units -> read and decode -> model -> rows of a table.
 
 Reading and decoding are one operator, so encoded bytes never move between processes, and pixels
 move once, as uint8 at the backbone's size. Each unit ends with a row of index -1, which tells the
@@ -11,22 +11,20 @@ positions the old one has filled. So some units may never be complete; the calle
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
-from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
-from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import mistakes_surface
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT, DetectorActor
+from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.reading import read_and_decode
-from sdmad.scoring.tables import ScoreColumns
 
 # A task or an actor whose process keeps dying ends the run with an error after so many retries.
 RETRIES = 4
@@ -38,35 +36,41 @@ UNITS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class DetectorSource:
-    """The detector of a run: its URI, where its backbone has moved to (if so), its image size.
+class Operators:
+    """The two operators of a run: what reads a unit, and the actors that make rows of its images.
 
-    `decision` replaces the finding threshold, so that signs are named for its findings.
+    `read` is called with a batch that holds one unit and with `options`, as `read_and_decode`.
+    `actor` is a `ModelActor`, and `arguments` are those of its constructor.
     """
 
-    uri: str
-    backbone: str | None
-    spec: ImageSpec
-    decision: Decision | None = None
+    read: Callable[..., Iterator[dict[str, np.ndarray]]]
+    options: dict[str, Any]
+    actor: type
+    arguments: tuple[Any, ...]
 
 
-def stream_scores(
+def stream_rows(
     units: list[WorkUnit],
-    source: DetectorSource,
-    columns: ScoreColumns,
+    operators: Operators,
     config: PipelineConfig,
     run: str,
     quarantine: bool = False,
 ) -> Iterator[pa.Table]:
-    """Yield score rows of all units, mixed and in any order.
+    """Yield rows of all units, mixed and in any order.
 
     `config` must be filled (`PipelineConfig.fill`); `run` is the run's name in the logs. With
     `quarantine`, images are decoded in processes apart from the readers.
     """
     _configure_ray_data()
     for start in range(0, len(units), UNITS_AT_ONCE):
-        images = _read(units[start : start + UNITS_AT_ONCE], source, config, run, quarantine)
-        rows = _detect(images, source, columns, config)
+        options = operators.options | {"rows": config.batch_size, "run": run}
+        images = _read(
+            units[start : start + UNITS_AT_ONCE],
+            operators,
+            options | {"quarantine": quarantine},
+            config,
+        )
+        rows = _compute(images, operators, config)
         with mistakes_surface():
             yield from rows.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=1
@@ -85,51 +89,33 @@ def _configure_ray_data() -> None:
 
 
 def _read(
-    units: list[WorkUnit],
-    source: DetectorSource,
-    config: PipelineConfig,
-    run: str,
-    quarantine: bool,
+    units: list[WorkUnit], operators: Operators, options: dict[str, Any], config: PipelineConfig
 ) -> ray.data.Dataset:
-    """Images of the units, at the backbone's size."""
+    """Images of the units, as the reader yields them."""
     payloads = [{"payload": unit.to_json()} for unit in units]
     data: ray.data.Dataset = ray.data.from_items(payloads, override_num_blocks=len(payloads))
     return data.map_batches(
-        read_and_decode,  # type: ignore[arg-type]
+        operators.read,
         batch_size=1,
         batch_format="numpy",
-        fn_kwargs={
-            "spec": source.spec,
-            "rows": config.batch_size,
-            "decode_seconds": config.decode_seconds,
-            "quarantine": quarantine,
-            "run": run,
-        },
+        fn_kwargs=options,
         num_cpus=config.reader_cpus,
         max_retries=RETRIES,
     )
 
 
-def _detect(
-    images: ray.data.Dataset, source: DetectorSource, columns: ScoreColumns, config: PipelineConfig
+def _compute(
+    images: ray.data.Dataset, operators: Operators, config: PipelineConfig
 ) -> ray.data.Dataset:
-    """Score rows of the images."""
-    if config.detectors is None or config.detector_threads is None:
+    """Rows of the images."""
+    if config.detectors is None:
         raise AssertionError("the pipeline runs with a filled configuration")
     least, most = config.detectors
     return images.map_batches(
-        DetectorActor,
+        operators.actor,
         batch_size=config.batch_size,
         batch_format="numpy",
-        fn_constructor_args=(
-            source.uri,
-            source.backbone,
-            columns,
-            config.detector_threads,
-            None if config.detector_gpus else "cpu",
-            config.precision,
-            source.decision,
-        ),
+        fn_constructor_args=operators.arguments,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,

@@ -1,11 +1,11 @@
-"""The plan of a scoring run: all work units of the archive, and the detector that scores them.
+"""The plan of a run: all work units of the archive, and the detector or backbone they are for.
 
 `plan.parquet` has one row for each unit. A later run with the same output lists the archive again,
 keeps the planned units and adds units for new objects. It stops with an error when a planned object
 has changed or the detector differs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -32,7 +32,18 @@ _SCHEMA = pa.schema(
         ("part", pa.list_(pa.int64())),
     ]
 )
-IDENTITY = ("archive", "detector", "per_seed", "decision")
+IDENTITY = ("archive", "detector", "per_seed", "source", "decision")
+_ABSENT = {
+    tables.SCORES: "there is no scoring run at {}: plan.parquet is missing; score an archive to "
+    "this place first, with `sdmad score`",
+    tables.ACTIVATIONS: "there are no activations at {}: plan.parquet is missing; encode an "
+    "archive to this place first, with `sdmad encode`",
+}
+_OTHER = {
+    tables.SCORES: "{} holds scores, and no activations; those are what `sdmad encode` writes",
+    tables.ACTIVATIONS: "{} holds activations, and no scores; `sdmad score --activations` makes "
+    "scores of them",
+}
 UNITS_AT_ONCE = 4096
 READ_BLOCK = 4 << 20
 
@@ -52,16 +63,46 @@ class Plan:
         return [unit for unit in self.units if unit.id not in self.done]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the units of a plan come from: the objects of an archive, and units for new ones.
+
+    `cut` gets the objects that are in no unit that stays, and these units.
+    """
+
+    listing: Callable[[], Iterable[StoredObject]]
+    cut: Callable[[list[StoredObject], list[WorkUnit]], Iterable[WorkUnit]]
+
+    @staticmethod
+    def of_archive(archive: str) -> "Source":
+        return Source(lambda: list_archive(archive), lambda new, _: cut_units(archive, new))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run writes: the folder of its tables, and the keys of the metadata that all runs with
+    one output have in common."""
+
+    table: str = tables.SCORES
+    identity: tuple[str, ...] = IDENTITY
+
+
+SCORING = Kind()
+
+
 def make_plan(
     archive: str,
     output: str,
     metadata: dict[str, str],
     accept_changes: bool = False,
     prune: bool = False,
+    kind: Kind = SCORING,
+    source: Source | None = None,
 ) -> Plan:
     """List the archive, extend or create the plan at `output`, and find the finished units.
 
-    `metadata` is written to the plan; the keys in `IDENTITY` must equal those of an earlier plan.
+    `metadata` is written to the plan; the keys in `kind.identity` must equal those of an earlier
+    plan. `source` takes the place of the archive.
     With `accept_changes`, objects that have disappeared before they were scored leave the plan, and
     changed ones are planned again; their old rows are removed. With `prune`, the rows of finished
     objects that have disappeared are removed, and tables of units that are in no plan.
@@ -70,14 +111,22 @@ def make_plan(
     before it was scored and this is not accepted, or when the output belongs to another archive or
     detector.
     """
-    while (plan := _extended(archive, output, metadata, accept_changes, prune)) is None:
+    source = source or Source.of_archive(archive)
+    options = (accept_changes, prune, kind, source)
+    while (plan := _extended(archive, output, metadata, *options)) is None:
         # Another run with the same output wrote its plan first; start again from that plan.
         pass
     return plan
 
 
 def _extended(
-    archive: str, output: str, metadata: dict[str, str], accept_changes: bool, prune: bool
+    archive: str,
+    output: str,
+    metadata: dict[str, str],
+    accept_changes: bool,
+    prune: bool,
+    kind: Kind,
+    source: Source,
 ) -> Plan | None:
     """Bring the plan up to date and write it; None if another run wrote it meanwhile.
 
@@ -89,10 +138,10 @@ def _extended(
     planned: list[WorkUnit] = []
     there = storage.describe(uri) if storage.exists(uri) else None
     if there:
-        planned, before = read_plan(output)
-        _check_identity(output, before, metadata)
-    done = tables.done_units(output)
-    listed = {entry.uri: entry for entry in list_archive(archive)}
+        planned, before = read_plan(output, None)
+        _check_identity(output, before, metadata, kind)
+    done = tables.done_units(output, kind.table)
+    listed = {entry.uri: entry for entry in source.listing()}
     found = changes.compare(planned, done, listed)
     dropped: frozenset[str] = frozenset()
     if accept_changes:
@@ -102,8 +151,8 @@ def _extended(
     pruned = found.gone if prune else frozenset()
     kept, moves = changes.without(planned, done, dropped | pruned)
     known = {entry.uri for unit in kept for entry in unit.objects}
-    new = (entry for name, entry in listed.items() if name not in known)
-    units = kept + list(cut_units(archive, new))
+    new = [entry for name, entry in listed.items() if name not in known]
+    units = kept + list(source.cut(new, [unit for unit in kept if unit.id not in done]))
     if not units and not planned:
         raise UserError(
             f"there are no images at {archive}: neither shards nor objects that could be images"
@@ -111,19 +160,19 @@ def _extended(
     _tell(archive, found, pruned)
     for move in moves:
         stay = {naming.clean(storage.relative(e.uri, archive)) for e in move.after.objects}
-        tables.copy_rows(output, move.before.id, move.after.id, stay)
+        tables.copy_rows(output, move.before.id, move.after.id, stay, kind.table)
         done.add(move.after.id)
     if units != planned and not storage.replace(uri, encode_plan(units, metadata), there):
         return None
     current = {unit.id for unit in units}
     obsolete = {unit.id for unit in planned} - current
     if prune:
-        strays = tables.all_units(output) - current - obsolete
+        strays = tables.all_units(output, kind.table) - current - obsolete
         if strays:
             gone = counted(len(strays), "work unit")
             logs.notice(f"removing the tables of {gone} that the plan does not have")
         obsolete |= strays
-    tables.remove_units(output, obsolete)
+    tables.remove_units(output, obsolete, kind.table)
     return Plan(units, done & current, found, pruned)
 
 
@@ -154,23 +203,25 @@ def plan_uri(output: str) -> str:
     return storage.join(output, "plan.parquet")
 
 
-def read_plan(output: str) -> tuple[list[WorkUnit], dict[str, str]]:
-    """The planned units and the metadata of a run; `UserError` when there is no run."""
-    metadata, units = open_plan(output)
+def read_plan(
+    output: str, table: str | None = tables.SCORES
+) -> tuple[list[WorkUnit], dict[str, str]]:
+    """The planned units and the metadata of a run, as `open_plan`."""
+    metadata, units = open_plan(output, table)
     return list(units), metadata
 
 
-def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
-    """The metadata of a run, and its units, read bit by bit.
+def open_plan(
+    output: str, table: str | None = tables.SCORES
+) -> tuple[dict[str, str], Iterator[WorkUnit]]:
+    """The metadata of a run that writes `table`, and its units, read bit by bit.
 
-    Raises `UserError` when there is no run, or another or a damaged file in the place of its plan.
+    Raises `UserError` when there is no run, when it writes another table (None: any may), or when
+    another or a damaged file is in the place of its plan.
     """
     uri = plan_uri(output)
     if not storage.exists(uri):
-        raise UserError(
-            f"there is no scoring run at {output}: plan.parquet is missing; score an archive to "
-            "this place first, with `sdmad score`"
-        )
+        raise UserError(_ABSENT[table or tables.SCORES].format(output))
     foreign = UserError(
         f"{uri} is not the plan of a scoring run; choose another output, or remove the file"
     )
@@ -186,6 +237,9 @@ def open_plan(output: str) -> tuple[dict[str, str], Iterator[WorkUnit]]:
     }
     if file.schema_arrow.names != _SCHEMA.names or "archive" not in metadata:
         raise foreign
+    holds = tables.ACTIVATIONS if "layout" in metadata else tables.SCORES
+    if table not in (None, holds):
+        raise UserError(_OTHER[holds].format(output))
 
     def units() -> Iterator[WorkUnit]:
         with stream:
@@ -237,12 +291,12 @@ def encode_plan(units: Iterable[WorkUnit], metadata: dict[str, str]) -> bytes:
     return tables.encode(pa.Table.from_pylist(rows, _SCHEMA), metadata, UNITS_AT_ONCE)
 
 
-def _check_identity(output: str, before: dict[str, str], now: dict[str, str]) -> None:
-    for key in IDENTITY:
+def _check_identity(output: str, before: dict[str, str], now: dict[str, str], kind: Kind) -> None:
+    for key in kind.identity:
         old, new = before.get(key, "none"), now.get(key, "none")
         if old != new:
             name = key.replace("_", "-")
             raise UserError(
-                f"{output} holds scores with {name} {old}, but this run has {new}; "
+                f"{output} holds {kind.table} with {name} {old}, but this run has {new}; "
                 f"choose another output, or the same {name}"
             )

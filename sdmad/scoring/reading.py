@@ -42,27 +42,45 @@ def read_and_decode(
     process. `digest` and `before` chain the rows of the unit (`sdmad.scoring.ledger`).
     """
     unit = WorkUnit.from_json(str(batch["payload"][0]))
-    pending: list[dict[str, Any]] = []
-    total, digest, begin = 0, START, time.monotonic()
     quarantine = quarantine or attempt() > 0
-    about = {"run": run, "unit": unit.id, "attempt": attempt()}
     # The URI of a loose object is the name of an image, which logs do not contain.
     what = clean(unit.base if unit.kind == "objects" else unit.objects[0].uri)
-    log("unit begun", quarantine=quarantine, uri=what, objects=len(unit.objects), **about)
+    begun = {"quarantine": quarantine, "uri": what, "objects": len(unit.objects)}
+    black = {"pixels": np.zeros((*spec.size, 3), np.uint8)}
     with _decoder(spec, decode_seconds, quarantine) as decode_file:
-        for row in _rows(unit, decode_file):
-            before, digest = digest, extend(digest, row["uri"], row["member"], row["stage"])
-            pending.append(row | {"index": total, "digest": digest, "before": before})
-            total += 1
-            if len(pending) == rows:
-                yield _columns(pending, spec)
-                pending = []
+        yield from chained(unit.id, _rows(unit, decode_file), rows, black, run, **begun)
+
+
+def chained(
+    unit: str,
+    images: Iterable[dict[str, Any]],
+    rows: int,
+    blank: dict[str, np.ndarray],
+    run: str,
+    **begun: Any,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The images of a unit as columns, `rows` at a time, then the row that ends the unit.
+
+    `blank` has what stands for the content of an image without one, where a row has None. `digest`
+    and `before` chain the rows (`sdmad.scoring.ledger`). `begun` is for the log.
+    """
+    pending: list[dict[str, Any]] = []
+    total, digest, begin = 0, START, time.monotonic()
+    about = {"run": run, "unit": unit, "attempt": attempt()}
+    log("unit begun", **begun, **about)
+    for row in images:
+        before, digest = digest, extend(digest, row["uri"], row["member"], row["stage"])
+        pending.append(row | {"index": total, "digest": digest, "before": before})
+        total += 1
+        if len(pending) == rows:
+            yield _columns(pending, blank)
+            pending = []
     end: dict[str, Any] = dict.fromkeys(_TEXT, "") | dict.fromkeys(_SECONDS, 0.0)
-    end |= {"unit": unit.id, "index": END_OF_UNIT, "digest": digest, "before": digest}
-    end |= {"stage": "end", "pixels": None}
+    end |= {"unit": unit, "index": END_OF_UNIT, "digest": digest, "before": digest}
+    end |= {"stage": "end"} | dict.fromkeys(blank)
     seconds = round(time.monotonic() - begin, 3)
     log("unit read", images=total, seconds=seconds, **about)
-    yield _columns([*pending, end], spec)
+    yield _columns([*pending, end], blank)
 
 
 @contextmanager
@@ -116,7 +134,7 @@ def _row(
     }
 
 
-def _columns(rows: list[dict[str, Any]], spec: ImageSpec) -> dict[str, np.ndarray]:
+def _columns(rows: list[dict[str, Any]], blank: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {
         name: np.array([row[name] for row in rows], dtype=object) for name in _TEXT
     }
@@ -124,6 +142,6 @@ def _columns(rows: list[dict[str, Any]], spec: ImageSpec) -> dict[str, np.ndarra
         columns[name] = np.array([row[name] for row in rows], np.int64)
     for name in _SECONDS:
         columns[name] = np.array([row[name] for row in rows], np.float32)
-    black = np.zeros((*spec.size, 3), np.uint8)
-    columns["pixels"] = np.stack([black if r["pixels"] is None else r["pixels"] for r in rows])
+    for name, nothing in blank.items():
+        columns[name] = np.stack([nothing if row[name] is None else row[name] for row in rows])
     return columns

@@ -1,11 +1,13 @@
-"""A scoring run on the driver: make the plan, stream the scores, write finished units, `run.json`.
+"""A run on the driver: make the plan, stream the rows, write finished units, `run.json`.
 
-The driver holds only the score rows of units in progress. Its cost grows with the number of units.
+What is made of the images is a `Task`: scores of images here, activations in `encode`, scores of
+activations in `stored`. The driver holds only the rows of units in progress. Its cost grows with
+the number of units.
 """
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,15 +23,17 @@ from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.method.decision import Decision
 from sdmad.runtime.cli import ending
-from sdmad.runtime.cluster import connect
+from sdmad.runtime.cluster import Resources, connect
 from sdmad.runtime.progress import Tracker
 from sdmad.scoring import tables, writing
+from sdmad.scoring.actor import DetectorActor
 from sdmad.scoring.decisions import apply_to_rows, read_decision
 from sdmad.scoring.ledger import Ledger
 from sdmad.scoring.monitoring import ScoringMonitor
-from sdmad.scoring.pipeline import DetectorSource, stream_scores
-from sdmad.scoring.plan import Plan, make_plan
+from sdmad.scoring.pipeline import Operators, stream_rows
+from sdmad.scoring.plan import SCORING, Kind, Plan, Source, make_plan
 from sdmad.scoring.pools import PipelineConfig
+from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.status import JOB
 from sdmad.scoring.tables import ScoreColumns
 from sdmad.scoring.writing import UnitWriter
@@ -40,6 +44,7 @@ from sdmad.words import counted
 # How often a unit is begun whose readers die so that its rows do not fit together; from the second
 # time on its images are decoded in quarantine.
 ATTEMPTS = 5
+VERBS = {tables.SCORES: "scoring", tables.ACTIVATIONS: "encoding"}
 STAGES = ("list", "read", "decode", "model", "write")
 
 
@@ -103,6 +108,26 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Task:
+    """What a run makes of the images of an archive.
+
+    `kind` says which table is written, with rows of `schema` and with `metadata`. `operators` are
+    those for a configuration that `fill` has filled. `job` is the name of the run in `run.json`,
+    `source` takes the place of the archive, and `decision` changes findings and probabilities.
+    """
+
+    job: str
+    archive: str
+    kind: Kind
+    schema: pa.Schema
+    metadata: dict[str, str]
+    operators: Callable[[PipelineConfig], Operators]
+    source: Source | None = None
+    fill: Callable[[PipelineConfig, Resources], PipelineConfig] = PipelineConfig.fill
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
 class _Moment:
     """A point in time on the driver: monotonic seconds, and CPU seconds of its process."""
 
@@ -127,27 +152,51 @@ def score_archive(
     findings. Raises `UserError` before any work starts when archive, detector and output do not
     match.
     """
-    started, run = datetime.now(UTC), secrets.token_hex(4)
-    earlier = run_record.read_earlier(output, JOB)
+    run_record.read_earlier(output, JOB)
     detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
-    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
-    metadata = _metadata(archive, detector_uri, detector, per_seed, config.precision)
-    decision = None
-    if decision_uri:
-        read = read_decision(decision_uri)
-        read.check(detector.digest, detector_uri, columns.categories)
-        decision, metadata = read.decision, metadata | read.metadata
-    clock = time.monotonic()
-    plan = make_plan(archive, output, metadata, accept_changes, prune)
-    tally = Tally(skipped=len(plan.done))
-    tally.seconds["list"] = time.monotonic() - clock
-    source = DetectorSource(detector_uri, backbone, detector.spec, decision)
+    made = described(archive, detector_uri, detector, per_seed, decision_uri)
+    spec = detector.spec
     del detector
     load_backbone.cache_clear()
+
+    def operators(filled: PipelineConfig) -> Operators:
+        device = None if filled.detector_gpus else "cpu"
+        return Operators(
+            read_and_decode,
+            {"spec": spec, "decode_seconds": filled.decode_seconds},
+            DetectorActor,
+            (
+                detector_uri,
+                backbone,
+                made.columns,
+                filled.detector_threads,
+                device,
+                filled.precision,
+                made.decision,
+            ),
+        )
+
+    task = Task(
+        JOB, archive, SCORING, made.columns.schema, made.metadata, operators, decision=made.decision
+    )
+    return run_task(task, output, config, accept_changes, prune)
+
+
+def run_task(
+    task: Task, output: str, config: PipelineConfig, accept_changes: bool, prune: bool
+) -> Tally:
+    """Do a task for all unfinished work units and write `run.json`."""
+    started, run = datetime.now(UTC), secrets.token_hex(4)
+    earlier = run_record.read_earlier(output, task.job)
+    metadata = task.metadata | {"precision": config.precision}
+    clock = time.monotonic()
+    plan = make_plan(task.archive, output, metadata, accept_changes, prune, task.kind, task.source)
+    tally = Tally(skipped=len(plan.done))
+    tally.seconds["list"] = time.monotonic() - clock
     planned = {
         "units_total": len(plan.units),
         "objects_gone": len(plan.changes.gone - plan.pruned),
-        "changes": earlier.get("changes", []) + _changes(archive, run, plan, accept_changes),
+        "changes": earlier.get("changes", []) + _changes(task.archive, run, plan, accept_changes),
     }
     if earlier and not plan.todo:
         # What the run that did the work has measured stays.
@@ -157,7 +206,7 @@ def score_archive(
         return tally
     before = _counted(earlier)
     record = {
-        "job": JOB,
+        "job": task.job,
         "run": run,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
@@ -173,7 +222,7 @@ def score_archive(
     run_record.write_record(output, so_far())
     try:
         with Heartbeat(output, so_far):
-            _stream(plan, source, columns, config, output, metadata, tally, record)
+            _stream(plan, task, config, output, tally, record)
         record["status"] = "finished"
     except BaseException as error:
         record |= ending(error)
@@ -235,22 +284,41 @@ def _measured(tally: Tally, begin: float, before: dict[str, int]) -> dict[str, A
     }
 
 
-def _metadata(
-    archive: str, uri: str, detector: Detector, per_seed: bool, precision: str
-) -> dict[str, str]:
-    return {
+@dataclass(frozen=True)
+class Described:
+    """What a run writes of the scores of a detector: columns, metadata, and by which decision."""
+
+    columns: ScoreColumns
+    metadata: dict[str, str]
+    decision: Decision | None
+
+
+def described(
+    archive: str, uri: str, detector: Detector, per_seed: bool, decision_uri: str | None
+) -> Described:
+    """The scores of images by a detector, read from `uri`.
+
+    Raises `UserError` for a decision file that is not for this detector.
+    """
+    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
+    metadata = {
         "archive": archive,
+        "source": "images",
         "detector": detector.digest,
         "detector_uri": uri,
         "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
         "input": detector.spec.to_json(),
         "catalog": detector.catalog.digest,
-        "categories": ";".join(detector.catalog.category_names),
+        "categories": ";".join(columns.categories),
         "seeds": ";".join(map(str, detector.seeds)),
         "per_seed": str(per_seed).lower(),
-        "precision": precision,
         "code_version": code_version(),
     }
+    if not decision_uri:
+        return Described(columns, metadata, None)
+    read = read_decision(decision_uri)
+    read.check(detector.digest, uri, columns.categories)
+    return Described(columns, metadata | read.metadata, read.decision)
 
 
 def _rate(tally: Tally, begin: float, first: _Moment | None) -> float:
@@ -261,11 +329,9 @@ def _rate(tally: Tally, begin: float, first: _Moment | None) -> float:
 
 def _stream(
     plan: Plan,
-    source: DetectorSource,
-    columns: ScoreColumns,
+    task: Task,
     config: PipelineConfig,
     output: str,
-    metadata: dict[str, str],
     tally: Tally,
     record: dict[str, Any],
 ) -> None:
@@ -273,10 +339,11 @@ def _stream(
     run = record["run"]
     if not plan.todo:
         return
-    filled = config.fill(connect())
+    filled = task.fill(config, connect())
     record["pipeline"] = filled.model_dump()
-    metadata = metadata | {"precision": filled.computed}
-    _check_precision(output, plan, filled.computed)
+    metadata = task.metadata | {"precision": filled.computed}
+    _check_precision(output, plan, filled.computed, task.kind.table)
+    operators = task.operators(filled)
     tally.readers, tally.detectors = filled.room(connect())
     left, attempts = plan.todo, 0
     ledger, monitor = Ledger(), ScoringMonitor(run)
@@ -284,7 +351,7 @@ def _stream(
     begin = time.monotonic()
 
     def write(unit: str, rows: pa.Table) -> _Written:
-        return _commit(output, unit, rows, columns, metadata, source.decision)
+        return _commit(output, unit, rows, task, metadata)
 
     def count(written: Iterable[_Written]) -> None:
         for unit in written:
@@ -294,14 +361,14 @@ def _stream(
         note = f"{counted(tally.images, 'image')}, {failures}, {rate:.0f} images/s"
         tracker.update(tally.units, note)
 
-    with Tracker("scoring", len(left), "units") as tracker:
+    with Tracker(VERBS[task.kind.table], len(left), "units") as tracker:
         while left:
             if attempts == ATTEMPTS:
                 raise _never_complete(left)
             writer = UnitWriter(write)
             try:
                 with writer:
-                    for batch in stream_scores(left, source, columns, filled, run, attempts > 0):
+                    for batch in stream_rows(left, operators, filled, run, attempts > 0):
                         tally.first = tally.first or _Moment(time.monotonic(), time.process_time())
                         for stage in ("read", "decode", "model"):
                             tally.spend(stage, pc.sum(batch[f"{stage}_seconds"]).as_py(), monitor)
@@ -329,14 +396,14 @@ def _never_complete(units: list[WorkUnit]) -> UserError:
     )
 
 
-def _check_precision(output: str, plan: Plan, computed: str) -> None:
-    """Raise `UserError` when the finished units have scores in another precision."""
+def _check_precision(output: str, plan: Plan, computed: str, table: str) -> None:
+    """Raise `UserError` when the finished units have rows in another precision."""
     if not plan.done:
         return
-    before = tables.read_metadata(output, min(plan.done)).get("precision")
+    before = tables.read_metadata(output, min(plan.done), table).get("precision")
     if before in ("single", "half") and before != computed:
         raise UserError(
-            f"{output} holds scores in {before} precision, but this run would compute in "
+            f"{output} holds {table} in {before} precision, but this run would compute in "
             f"{computed} precision; use --precision {before}, or choose another output"
         )
 
@@ -352,24 +419,19 @@ class _Written:
 
 
 def _commit(
-    output: str,
-    unit: str,
-    rows: pa.Table,
-    columns: ScoreColumns,
-    metadata: dict[str, str],
-    decision: Decision | None = None,
+    output: str, unit: str, rows: pa.Table, task: Task, metadata: dict[str, str]
 ) -> _Written:
     """Write a complete unit."""
     begin = time.monotonic()
     good = pc.equal(rows["stage"], "")
-    scored = rows.filter(good).select(columns.schema.names).cast(columns.schema)
-    if decision:
-        scored = apply_to_rows(decision, scored)
+    made = rows.filter(good).select(task.schema.names).cast(task.schema)
+    if task.decision:
+        made = apply_to_rows(task.decision, made)
     failures = tables.empty_failures().schema
     failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
-    tables.commit_unit(output, unit, scored, failed, metadata)
+    tables.commit_unit(output, unit, made, failed, metadata, task.kind.table)
     reasons = zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-    return _Written(unit, scored.num_rows, list(reasons), time.monotonic() - begin)
+    return _Written(unit, made.num_rows, list(reasons), time.monotonic() - begin)
 
 
 def _count(written: _Written, tally: Tally, monitor: ScoringMonitor, run: str, units: int) -> None:

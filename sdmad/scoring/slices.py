@@ -19,7 +19,7 @@ class SlicedDetector:
     def __init__(self, detector: Detector, threads: int) -> None:
         self.detector, self.threads = detector, threads
         torch.set_num_threads(1)
-        _ = detector.scorer  # Created here, before several threads ask for it.
+        _ = detector.encoder.fast  # Created here, before several threads ask for it.
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def score_pixels(self, pixels: np.ndarray) -> Scores:

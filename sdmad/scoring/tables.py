@@ -1,7 +1,8 @@
-"""The tables of a scoring run: their columns, writing and reading.
+"""The tables of a run: their columns, writing and reading.
 
 `scores/part-<unit>.parquet` has one row for each scored image, `failures/part-<unit>.parquet` one
-row for each image that could not be scored. All files have the same types, and no value is null.
+row for each image that could not be scored. Runs that encode have `activations/` in the place of
+`scores/`. All files have the same types, and no value is null.
 """
 
 import re
@@ -28,6 +29,9 @@ _EVIDENCE = pa.struct(
 )
 _PART = re.compile(r"part-([0-9a-f]{16})\.parquet$")
 
+SCORES, ACTIVATIONS = "scores", "activations"
+# Rows of activations in a row group: a reader of large units has this many in memory.
+ROWS_TOGETHER = {ACTIVATIONS: 1024}
 READERS = 8
 
 FAILURES = pa.schema(
@@ -80,23 +84,28 @@ def encode(table: pa.Table, metadata: dict[str, str], rows_together: int | None 
 
 
 def commit_unit(
-    output: str, unit: str, scores: pa.Table, failures: pa.Table, metadata: dict[str, str]
+    output: str,
+    unit: str,
+    rows: pa.Table,
+    failures: pa.Table,
+    metadata: dict[str, str],
+    table: str = SCORES,
 ) -> None:
-    """Write a complete unit: first failures, then scores, whose existence marks it finished."""
+    """Write a complete unit: first failures, then `rows`, whose existence marks it finished."""
     failed = encode(failures, metadata)
     storage.write_bytes(storage.join(output, "failures", part_name(unit)), failed)
-    scored = encode(scores, metadata)
-    storage.write_bytes(storage.join(output, "scores", part_name(unit)), scored)
+    made = encode(rows, metadata, ROWS_TOGETHER.get(table))
+    storage.write_bytes(storage.join(output, table, part_name(unit)), made)
 
 
-def done_units(output: str) -> set[str]:
-    """The units whose scores are written: one listing, no reads."""
-    return _units_of(output, "scores")
+def done_units(output: str, table: str = SCORES) -> set[str]:
+    """The units whose rows are written: one listing, no reads."""
+    return _units_of(output, table)
 
 
-def all_units(output: str) -> set[str]:
-    """The units that have a table, also those without scores, which are not finished."""
-    return _units_of(output, "scores") | _units_of(output, "failures")
+def all_units(output: str, table: str = SCORES) -> set[str]:
+    """The units that have a file, also those with failures alone, which are not finished."""
+    return _units_of(output, table) | _units_of(output, "failures")
 
 
 def _units_of(output: str, kind: str) -> set[str]:
@@ -104,14 +113,14 @@ def _units_of(output: str, kind: str) -> set[str]:
     return {unit for entry in listing if (unit := unit_of(entry.uri))}
 
 
-def read_metadata(output: str, unit: str) -> dict[str, str]:
-    """What the scores of a finished unit say of how they were made, without the prefix."""
-    pairs = read_part(output, "scores", unit).schema.metadata or {}
+def read_metadata(output: str, unit: str, table: str = SCORES) -> dict[str, str]:
+    """What the rows of a finished unit say of how they were made, without the prefix."""
+    pairs = read_part(output, table, unit, ()).schema.metadata or {}
     return {key.decode().removeprefix("sdmad."): value.decode() for key, value in pairs.items()}
 
 
 def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """The table of `kind` ("scores" or "failures") of a finished unit, or some of its columns."""
+    """The table of `kind` of a finished unit, or some of its columns."""
     return parquet.decode(read_content(output, kind, unit), columns)
 
 
@@ -139,24 +148,24 @@ def read_content(output: str, kind: str, unit: str) -> bytes:
     return storage.read_bytes(storage.join(output, kind, part_name(unit)))
 
 
-def copy_rows(output: str, unit: str, target: str, files: set[str]) -> None:
+def copy_rows(output: str, unit: str, target: str, files: set[str], table: str = SCORES) -> None:
     """Write the rows of loose `files` of a finished unit as those of the unit `target`."""
     kept = []
-    for kind in ("failures", "scores"):
-        table = read_part(output, kind, unit)
-        members = table["member"].to_pylist()
+    for kind in ("failures", table):
+        rows = read_part(output, kind, unit)
+        members = rows["member"].to_pylist()
         mask = [m in files or naming.split_frame(m)[0] in files for m in members]
-        kept.append(table.filter(pa.array(mask, pa.bool_())))
-    for kind, table in zip(("failures", "scores"), kept, strict=True):
+        kept.append(rows.filter(pa.array(mask, pa.bool_())))
+    for kind, rows in zip(("failures", table), kept, strict=True):
         uri = storage.join(output, kind, part_name(target))
-        storage.write_bytes(uri, parquet.encode(table))
+        storage.write_bytes(uri, parquet.encode(rows, ROWS_TOGETHER.get(kind)))
 
 
-def remove_units(output: str, units: Iterable[str]) -> None:
-    """Remove the tables of units: scores first, without which a unit is not finished."""
+def remove_units(output: str, units: Iterable[str], table: str = SCORES) -> None:
+    """Remove the files of units: their rows first, without which a unit is not finished."""
 
     def remove(unit: str) -> None:
-        for kind in ("scores", "failures"):
+        for kind in (table, "failures"):
             storage.remove(storage.join(output, kind, part_name(unit)))
 
     with ThreadPoolExecutor(8) as pool:

@@ -24,11 +24,11 @@ def decode(content: bytes | bytearray, columns: Iterable[str] | None = None) -> 
 def encode(table: pa.Table, rows_together: int | None = None) -> bytes:
     """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups.
 
-    Floats have no dictionary: nearly every one is different, and it would add a fifth to tables
-    with the scores of each seed.
+    Floats and binary values of fixed size (vectors) have no dictionary: nearly every one is
+    different, and it would add a fifth to tables with the scores of each seed.
     """
     sink = io.BytesIO()
-    repeated = [path for path, kind in _leaves(table.schema) if not pa.types.is_floating(kind)]
+    repeated = [path for path, kind in _leaves(table.schema) if not _differ(kind)]
     pq.write_table(
         table, sink, compression="zstd", row_group_size=rows_together, use_dictionary=repeated
     )
@@ -45,3 +45,8 @@ def _leaves(fields: Iterable[pa.Field], above: str = "") -> Iterator[tuple[str, 
             yield from _leaves(kind, f"{path}.")
         else:
             yield path, kind
+
+
+def _differ(kind: pa.DataType) -> bool:
+    """Whether nearly all values of a column differ."""
+    return pa.types.is_floating(kind) or pa.types.is_fixed_size_binary(kind)

@@ -55,15 +55,17 @@ def test_gpus_compute_in_float16_unless_single_is_asked() -> None:
 @pytest.fixture
 def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectors compute in float16 without packed blocks, on this machine's device."""
-    monkeypatch.setattr("sdmad.detector.half_type", lambda device, precision: torch.float16)
-    monkeypatch.setattr("sdmad.detector.packing_pays", lambda dtype: False)
+    monkeypatch.setattr(
+        "sdmad.backbones.encoder.half_type", lambda device, precision: torch.float16
+    )
+    monkeypatch.setattr("sdmad.backbones.encoder.packing_pays", lambda dtype: False)
 
 
 def test_scores_in_float16_are_close_to_those_in_single(training_run, as_on_gpus) -> None:
     images = [draw_example(k, "test").image for k in range(16)]
     detector = Detector.load(str(training_run))
     half = detector.score(images)
-    detector.half, detector.scorer = None, detector.model
+    detector.encoder.half, detector.encoder.fast = None, detector.backbone
     single = detector.score(images)
     assert half.seeds.dtype == np.float32
     assert 0 < np.abs(half.seeds - single.seeds).max() < 5e-3
@@ -80,10 +82,10 @@ def test_images_too_large_for_half_precision_are_scored_in_single(training_run, 
         output[1] = torch.inf
         return output
 
-    handle = detector.scorer.backbone.image.blocks[0].register_forward_hook(overflow)
+    handle = detector.encoder.fast.image.blocks[0].register_forward_hook(overflow)
     found = detector.score_pixels(pixels)
     handle.remove()
-    detector.half, detector.scorer = None, detector.model
+    detector.encoder.half, detector.encoder.fast = None, detector.backbone
     single = detector.score_pixels(pixels)
     assert np.array_equal(found.seeds[[0, 2, 3]], right.seeds[[0, 2, 3]])
     assert np.allclose(found.seeds[1], single.seeds[1], atol=1e-5)
@@ -115,7 +117,7 @@ def test_adapted_blocks_compute_in_single_precision(
     def note(_: torch.nn.Module, args: object, output: torch.Tensor) -> None:
         types.append(output.dtype)
 
-    assert detector.scorer.backbone.image.dtype == torch.float16
+    assert detector.encoder.fast.image.dtype == torch.float16
     # Its copy of this block is for the frozen pass.
     handle = backbone.image.blocks[-1].register_forward_hook(note)
     detector.score_pixels(pixels)
@@ -125,9 +127,9 @@ def test_adapted_blocks_compute_in_single_precision(
 
 def test_scores_are_the_same_where_blocks_cannot_be_packed(training_run, monkeypatch) -> None:
     images = [draw_example(k, "test").image for k in range(8)]
-    monkeypatch.setattr("sdmad.detector.packing_pays", can_pack)
+    monkeypatch.setattr("sdmad.backbones.encoder.packing_pays", can_pack)
     packed = Detector.load(str(training_run), "cpu").score(images)
-    monkeypatch.setattr("sdmad.detector.packing_pays", lambda dtype: False)
+    monkeypatch.setattr("sdmad.backbones.encoder.packing_pays", lambda dtype: False)
     plain = Detector.load(str(training_run), "cpu").score(images)
     assert np.allclose(packed.seeds, plain.seeds, atol=1e-5)
     assert packed.findings == plain.findings

@@ -78,7 +78,7 @@ def test_groups_without_scores_and_images_without_groups_are_told(tmp_path, trut
     assert len(by_site.test.table) == 7
     assert by_site.test.notices == [
         "1 test image without a site left out",
-        "7 groups with images in the pool too; only test images count",
+        "7 groups with images in other splits too; only test images count",
     ]
     with pytest.raises(UserError, match=r"has no column 'patients' .is 'patient_id' meant"):
         measure_groups(test, labels, "patients", Pooling())

@@ -28,6 +28,19 @@ def test_labels_are_read_and_other_columns_ignored(tmp_path) -> None:
     assert table.split.tolist() == ["pool", "test"]
 
 
+def test_masks_are_a_column_that_may_be_left_out(tmp_path) -> None:
+    without = load_labels(write(tmp_path, HEADER + "a.tar,1.png,7,pool,x,\n"), ["x"])
+    assert without.masks is None
+    assert without.where(np.array([True])).masks is None
+    lines = "member,patient_id,split,labels,mask\n1.png,7,test,x,m/1.png\n2.png,8,test,,\n"
+    with_masks = load_labels(write(tmp_path, lines), ["x"])
+    assert with_masks.masks.tolist() == ["m/1.png", ""]
+    assert with_masks.where(np.array([0])).masks.tolist() == ["m/1.png"]
+    plain = "member,patient_id,split,labels\n1.png,7,test,x\n2.png,8,test,\n"
+    same = load_labels(write(tmp_path, plain), ["x"])
+    assert with_masks.digest == same.digest, "training does not use masks"
+
+
 def test_parquet_is_read_like_csv(tmp_path) -> None:
     path = tmp_path / "labels.parquet"
     row = {"archive": "a.tar", "member": "1.png", "patient_id": 7, "split": "pool", "labels": None}

@@ -9,11 +9,13 @@ import pytest
 
 from sdmad import storage
 from sdmad.commands.score import score
+from sdmad.runtime.cluster import Resources
+from sdmad.scoring import actor
 from sdmad.scoring import run as scoring_run
 from tests.archive.test_dicom import dataset, saved
 from tests.helpers import CRASH, HANG, encoded, run_command, write_tar
 from tests.scoring import helpers
-from tests.scoring.helpers import TINY, ScoredFolder, encoded_phantom
+from tests.scoring.helpers import TINY, Encoded, ScoredFolder, encoded_phantom, in_process
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def scored(tmp_path, monkeypatch) -> ScoredFolder:
         spec=TINY,
     )
 
-    def stream(plan, source, columns, config, output, metadata, tally, record) -> None:
+    def stream(plan, task, config, output, tally, record) -> None:
         for unit in plan.todo:
             helpers.commit(output, unit)
             tally.units += 1
@@ -90,4 +92,20 @@ def scored(tmp_path, monkeypatch) -> ScoredFolder:
         (made.archive / name).write_bytes(encoded())
     assert made.score().returncode == 0
     assert made.verify() == (0, [])
+    return made
+
+
+@pytest.fixture
+def store(tmp_path, training_run, monkeypatch) -> Encoded:
+    """Three units with 13 images and two failures, not encoded yet; its runs are without Ray."""
+    monkeypatch.setattr(scoring_run, "stream_rows", in_process)
+    monkeypatch.setattr(scoring_run, "connect", lambda: Resources(1, 0, fixed=True))
+    monkeypatch.setattr(actor, "node_cpus", lambda: 1)
+    made = Encoded(tmp_path, training_run)
+    good = {f"{k:02d}.png": encoded_phantom(k) for k in range(10)}
+    write_tar(made.archive / "s0.tar", good | {"text.png": b"no image"})
+    write_tar(made.archive / "s1.tar", {"x.jpg": encoded(90, (200, 100), "RGB", "JPEG")})
+    for k in range(2):
+        (made.archive / f"{k}.png").write_bytes(encoded_phantom(20 + k))
+    (made.archive / "bad.png").write_bytes(b"x")
     return made

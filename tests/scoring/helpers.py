@@ -16,11 +16,13 @@ from PIL import Image
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import WorkUnit
+from sdmad.commands.encode import encode
 from sdmad.commands.score import score
 from sdmad.commands.verify import verify
 from sdmad.phantoms.task import draw_example, encode_png
 from sdmad.scoring.decisions import CategoryDecision, DecisionFile, Rate
 from sdmad.scoring.ledger import END_OF_UNIT
+from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import FAILURES, commit_unit
@@ -127,9 +129,9 @@ def record(output: object) -> dict:
     return json.loads(storage.read_bytes(f"{output}/run.json"))
 
 
-def finished(output: Path) -> dict[str, int]:
+def finished(output: Path, kind: str = "scores") -> dict[str, int]:
     """The files of finished units, with the times at which they were written."""
-    folder = output / "scores"
+    folder = output / kind
     parts = folder.glob("part-*.parquet") if folder.is_dir() else ()
     return {p.name: p.stat().st_mtime_ns for p in parts}
 
@@ -196,3 +198,38 @@ class ScoredFolder:
             assert entry.pop("time")
             kept.append(entry)
         return kept
+
+
+class Encoded:
+    """An archive in a folder, its activations, and scores from images and from activations."""
+
+    def __init__(self, folder: Path, detector: Path) -> None:
+        self.archive, self.activations = folder / "archive", folder / "activations"
+        self.images, self.scores = folder / "images", folder / "scores"
+        self.detector = detector
+
+    def encode(self, *options: object) -> Ended:
+        places = ("--archive", self.archive, "--output", self.activations)
+        return run_command(encode, *places, "--detector", self.detector, *options)
+
+    def score(self, *options: object, output: Path | None = None) -> Ended:
+        places = ("--activations", self.activations, "--output", output or self.scores)
+        return run_command(score, *places, "--detector", self.detector, *options)
+
+    def score_images(self, *options: object) -> Ended:
+        places = ("--archive", self.archive, "--output", self.images)
+        return run_command(score, *places, "--detector", self.detector, *options)
+
+    def verify(self, *what: object) -> Ended:
+        return run_command(verify, "--archive", self.archive, *what)
+
+
+def in_process(
+    units: list, operators: Operators, config: Any, run: str, quarantine: bool
+) -> Iterator[pa.Table]:
+    """`stream_rows` without Ray: the same functions and actors, one unit after the other."""
+    model = operators.actor(*operators.arguments)
+    for unit in units:
+        payload = {"payload": np.array([unit.to_json()], object)}
+        options = operators.options | {"rows": 7, "run": run, "quarantine": quarantine}
+        yield from map(model, operators.read(payload, **options))

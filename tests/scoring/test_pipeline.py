@@ -11,25 +11,24 @@ from sdmad.archive.units import cut_units
 from sdmad.errors import UserError
 from sdmad.runtime.cluster import Resources, connect
 from sdmad.scoring import pipeline
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
-from sdmad.scoring.pipeline import DetectorSource
+from sdmad.scoring.actor import DETECTOR_ENVIRONMENT, DetectorActor
+from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.pools import PipelineConfig
+from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
 from tests.helpers import encoded, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+READING = {"spec": ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3), "decode_seconds": 60.0}
 
 
 def light_detector() -> type:
-    """In place of the actor of this name: it loads nothing, and adds its environment to the rows.
+    """An actor that loads nothing, and adds its environment to the rows.
 
     A class of its own each time, so that Ray sends it by value.
     """
 
-    class DetectorActor:
-        def __init__(self, *arguments: object) -> None:
-            pass
-
+    class LightActor:
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
             import os
 
@@ -37,19 +36,18 @@ def light_detector() -> type:
             shown = json.dumps(dict(os.environ))
             return {name: batch[name] for name in ("unit", "index")} | {"env": [shown] * count}
 
-    return DetectorActor
+    return LightActor
 
 
 def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(pipeline, "UNITS_AT_ONCE", 1)
-    monkeypatch.setattr(pipeline, "DetectorActor", light_detector())
     for k in range(2):
         write_tar(tmp_path / f"{k}.tar", {f"{j}.png": encoded(j) for j in range(5)})
-    source = DetectorSource("nowhere", None, ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3))
+    operators = Operators(read_and_decode, READING, light_detector(), ())
     units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
     config = PipelineConfig(batch_size=2).fill(connect())
     rows, environments = [], []
-    for batch in pipeline.stream_scores(units, source, None, config, "test"):
+    for batch in pipeline.stream_rows(units, operators, config, "test"):
         rows += zip(batch["unit"].to_pylist(), batch["index"].to_pylist(), strict=True)
         environments += [json.loads(text) for text in batch["env"].to_pylist()]
     assert len(units) == 2
@@ -61,20 +59,20 @@ def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch,
 
 
 @pytest.mark.parametrize("who", ["reader", "detector"])
-def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(
-    monkeypatch, tmp_path, capfd, who
-) -> None:
+def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(tmp_path, capfd, who) -> None:
     """And Ray prints nothing of its own."""
     path = write_tar(tmp_path / "s.tar", {"1.png": encoded()})
     units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
     message = "there is no detector at"
+    columns = ScoreColumns(["one"], 1, per_seed=False)
+    actor: type = DetectorActor
+    arguments: tuple = (str(tmp_path / "no"), None, columns, 1, "cpu", "auto")
     if who == "reader":
-        monkeypatch.setattr(pipeline, "DetectorActor", light_detector())
+        actor, arguments = light_detector(), ()
         path.write_bytes(path.read_bytes() + bytes(512))
         message = r"s\.tar has changed since it was planned"
-    source = DetectorSource(str(tmp_path / "no"), None, ImageSpec((8, 8), (0.5,) * 3, (0.2,) * 3))
-    columns = ScoreColumns(["one"], 1, per_seed=False)
-    stream = pipeline.stream_scores(units, source, columns, PipelineConfig().fill(connect()), "t")
+    operators = Operators(read_and_decode, READING, actor, arguments)
+    stream = pipeline.stream_rows(units, operators, PipelineConfig().fill(connect()), "t")
     with pytest.raises(UserError, match=message) as raised:
         list(stream)
     assert "\n" not in str(raised.value)

@@ -66,7 +66,10 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
     _check_column(groups.by, categories)
     done = tables.done_units(scores)
     finished = [unit for unit in units if unit in done]
-    collected, matcher = _Collected(groups, categories, pooling), Matcher(scores, groups)
+    given = metadata.get("thresholds")
+    thresholds = np.array(given.split(";") if given else [FINDING_THRESHOLD], np.float32)
+    collected = _Collected(groups, categories, pooling, thresholds)
+    matcher = Matcher(scores, groups)
     for part in tables.read_parts(scores, "scores", finished, collected.columns):
         rows, numbers = matcher.match(part)
         if len(rows):
@@ -86,7 +89,8 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
         "by": groups.by,
         "how": str(pooling),
     }
-    kept = ("archive", "detector", "detector_uri", "catalog", "categories", "code_version")
+    kept = ["archive", "detector", "detector_uri", "catalog", "categories", "code_version"]
+    kept += ["decision", "decision_uri", "thresholds"]
     return Aggregated(
         table=collected.table(matcher.failed, matcher.unknown),
         by=groups.by,
@@ -98,8 +102,10 @@ def aggregate_scores(scores: str, groups_uri: str, by: str, pooling: Pooling) ->
 
 
 def fingerprint(metadata: dict[str, str], finished: list[str]) -> str:
-    """16 hexadecimal digits that tell which scores a table is from: detector and finished units."""
-    text = "\n".join([metadata.get("detector", ""), *sorted(finished)])
+    """16 hexadecimal digits that tell which scores a table is from: detector, decision file (if
+    any) and finished units."""
+    made = [metadata.get("detector", ""), metadata.get("decision", "")]
+    text = "\n".join([*made, *sorted(finished)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -135,6 +141,7 @@ class _Collected:
     groups: GroupTable
     categories: list[str]
     pooling: Pooling
+    thresholds: np.ndarray
     pooled: Pooled = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,7 +177,7 @@ class _Collected:
         empty = self.pooled.images == 0
         found = self.found
         if self.pooling.how != "maximum":
-            found = np.nan_to_num(scores[:, 1:]) > FINDING_THRESHOLD
+            found = np.nan_to_num(scores[:, 1:], nan=-1) > self.thresholds
         columns: dict[str, pa.Array] = {
             self.groups.by: pa.array(self.groups.groups, pa.string()),
             "images": pa.array(self.pooled.images, pa.int64()),

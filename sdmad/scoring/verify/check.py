@@ -65,21 +65,21 @@ class _Check:
         """The rows of finished units, by file."""
         found: defaultdict[Name, _Rows] = defaultdict(_Rows)
         for unit in self.job.units:
-            for kind in ("scores", "failures"):
+            for kind in (self.jobs.table, "failures"):
                 table = tables.read_part(self.jobs.output, kind, unit, ("archive", "member"))
-                if kind == "scores":
-                    self.verdict.scored += table.num_rows
-                else:
+                if kind == "failures":
                     self.verdict.failed += table.num_rows
+                else:
+                    self.verdict.scored += table.num_rows
                 columns = (table["archive"].to_pylist(), table["member"].to_pylist())
                 for shard, member in zip(*columns, strict=True):
                     file, frame = self._file(shard, member)
                     if frame is not None:
                         found[file].frames[frame] += 1
-                    elif kind == "scores":
-                        found[file].scored += 1
-                    else:
+                    elif kind == "failures":
                         found[file].failed += 1
+                    else:
+                        found[file].scored += 1
         return found
 
     def _file(self, shard: str, member: str) -> tuple[Name, int | None]:

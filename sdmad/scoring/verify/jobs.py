@@ -86,8 +86,8 @@ class Jobs:
     """The jobs of a verification, once. `found` has what cutting them tells: `changed` objects and
     `renamed` shards."""
 
-    def __init__(self, archive: str, output: str) -> None:
-        self.archive, self.output = archive, output
+    def __init__(self, archive: str, output: str, table: str = tables.SCORES) -> None:
+        self.archive, self.output, self.table = archive, output, table
         self.found = Verdict()
         self._index = _Index(())
 
@@ -100,7 +100,7 @@ class Jobs:
         return bool(self._index.are_listed(names).any())
 
     def __iter__(self) -> Iterator[Job]:
-        done = tables.done_units(self.output)
+        done = tables.done_units(self.output, self.table)
         if not storage.exists(plan_uri(self.output)):
             # Tables without a plan: nothing tells which of them belongs to which object.
             listed = list(list_all(self.archive))
@@ -121,7 +121,7 @@ class Jobs:
         yield from (Job(units=(unit,)) for unit in sorted(done - planned))
 
     def _units(self) -> Iterator[WorkUnit]:
-        return open_plan(self.output)[1]
+        return open_plan(self.output, self.table)[1]
 
     def _unplanned(self) -> Iterator[Job]:
         """Jobs for listed objects that are not planned; notes which planned ones are listed."""

@@ -5,6 +5,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sdmad import storage
+from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan, plan_uri
 from sdmad.scoring.verify.check import check
 from sdmad.scoring.verify.jobs import Jobs
@@ -14,15 +15,17 @@ THREADS = 16
 JOBS_AT_ONCE = 4 * THREADS
 
 
-def verify_scores(archive: str, output: str, open_files: bool = True) -> Verdict:
-    """Compare the archive with the tables of the scoring run at `output`.
+def verify_scores(
+    archive: str, output: str, open_files: bool = True, table: str = tables.SCORES
+) -> Verdict:
+    """Compare the archive with the tables of the run at `output`, whose rows are in `table`.
 
     Without `open_files`, images in files of several frames are not counted: then the headers and
     directories of shards are enough, and loose objects are only listed. Memory does not grow with
     the number of images; it grows by 26 bytes for each object (shard or loose image), and by the
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
-    jobs = Jobs(archive, output)
+    jobs = Jobs(archive, output, table)
     axis = slice_axis(output) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:

@@ -6,16 +6,20 @@ from sdmad.scoring.verify.verdict import Verdict
 from sdmad.words import counted
 
 SHOWN = 10
+JOBS = {"scored": "score", "encoded": "encode"}
 
 
-def lines(verdict: Verdict) -> Iterator[str]:
-    """The counts in one line, then the first names of each kind, `SHOWN` at most."""
-    count = verdict.count
+def lines(verdict: Verdict, done: str = "scored") -> Iterator[str]:
+    """The counts in one line, then the first names of each kind, `SHOWN` at most.
+
+    `done` is what has been done with images: scored or encoded.
+    """
+    count, job = verdict.count, JOBS[done]
     yield (
-        f"{counted(verdict.images, 'image')} in the archive, {verdict.scored:,} scored, "
+        f"{counted(verdict.images, 'image')} in the archive, {verdict.scored:,} {done}, "
         f"{counted(verdict.failed, 'failure')}, {count['lost']:,} lost, "
         f"{count['doubled']:,} doubled, {count['foreign']:,} not of this archive, "
-        f"{count['unscored']:,} not scored yet"
+        f"{count['unscored']:,} not {done} yet"
     )
     for kind, words in (
         ("lost", "lost"),
@@ -26,17 +30,17 @@ def lines(verdict: Verdict) -> Iterator[str]:
     objects = [
         f"{name} ({counted(number, 'image')})" for name, number in sorted(verdict.unscored.items())
     ]
-    yield from _shown("not scored yet: ", objects)
+    yield from _shown(f"not {done} yet: ", objects)
     yield from _shown("changed since it was planned: ", verdict.changed, count["changed"])
     if verdict.changed:
-        yield "  the score job scores these again with --accept-changes"
+        yield f"  the {job} job {job}s these again with --accept-changes"
     yield from _shown("cannot be read to its end: ", verdict.broken, count["broken"])
     gone = [f"{name} ({counted(number, 'row')})" for name, number in sorted(verdict.gone.items())]
     yield from _shown("no longer in the archive, but in the tables: ", gone)
     renamed = [f"{before} is called {after} now" for before, after in verdict.renamed]
     yield from _shown("renamed, so that its images are in the tables twice: ", renamed)
     if gone:
-        yield "  the score job removes these rows with --prune"
+        yield f"  the {job} job removes these rows with --prune"
     if verdict.left_out:
         yield f"left out: {_left_out(verdict)}"
     suspects = "left out by its name, but begins like an image: "

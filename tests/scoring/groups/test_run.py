@@ -16,6 +16,7 @@ from sdmad.inputs.groups import load_groups
 from sdmad.scoring import tables
 from sdmad.scoring.groups.pooling import Pooling
 from sdmad.scoring.groups.run import aggregate_scores
+from sdmad.scoring.plan import encode_plan, open_plan
 from sdmad.scoring.tables import commit_unit, empty_failures
 from tests.docs.pages import code
 from tests.evaluation.test_measure import CATEGORIES, write_run
@@ -117,6 +118,22 @@ def test_findings_of_other_poolings_follow_their_scores(tmp_path, run) -> None:
     (row,) = aggregate_scores(run, groups, "study_id", Pooling("mean-top", 2)).table.to_pylist()
     assert row["score_two"] == pytest.approx(0.5)
     assert row["findings"] == []
+
+
+def test_findings_use_the_thresholds_of_a_decision_file(tmp_path, run) -> None:
+    groups = group_table(tmp_path, [("3.png", "s"), ("4.png", "s"), ("1.png", "s")])
+    before = aggregate_scores(run, groups, "study_id", Pooling("mean-top", 2))
+    metadata, units = open_plan(run)
+    decided = metadata | {"decision": "d1", "thresholds": "0.6;0.45"}
+    Path(run, "plan.parquet").write_bytes(encode_plan(list(units), decided))
+    after = aggregate_scores(run, groups, "study_id", Pooling("mean-top", 2))
+    assert (before.table["findings"].to_pylist(), after.table["findings"].to_pylist()) == (
+        [[]],
+        [["two"]],
+    )
+    assert after.metadata["decision"] == "d1"
+    fingerprints = {found.metadata["scores_fingerprint"] for found in (before, after)}
+    assert len(fingerprints) == 2
 
 
 def test_the_command_writes_a_table_that_says_where_it_comes_from(tmp_path, run) -> None:
