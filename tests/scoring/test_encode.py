@@ -266,10 +266,10 @@ def test_a_backbone_comes_with_its_input_from_a_configuration_or_a_detector(
     training_run, tmp_path
 ) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("archive: a\nlabels: l\ncatalog: liver_ct\n")
+    config.write_text("archive: a\nlabels: l\ncatalog: retinal_oct\n")
     backbone, given = chosen_backbone(None, None, str(config), None)
     assert backbone == BackboneConfig()
-    assert given == load_catalog("liver_ct").input, "the catalog's window"
+    assert given == load_catalog("retinal_oct").input != InputConfig(), "that of the catalog"
     known = load_fits(str(training_run))[0].provenance
     assert chosen_backbone(None, None, None, str(training_run)) == (known.backbone, known.input)
     assert chosen_backbone("phantom", None, None, None) == (BackboneConfig(), InputConfig())
