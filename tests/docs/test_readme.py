@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sdmad import Detector
 from sdmad.commands.app import main
 from sdmad.phantoms.task import draw_example
 from tests.docs import pages
@@ -62,6 +63,8 @@ def test_the_lines_of_a_local_folder(clone, monkeypatch) -> None:
         said[command[1]] = run(command)
     assert "0 lost, 0 doubled" in said["verify"]
     assert (clone / "runs/report/report.html").is_file()
+    fitted = Detector.load(str(clone / "runs/train"))
+    assert "name_tumour" in fitted.signs, "names of categories are signs"
 
     exec(block("import duckdb"), {})  # noqa: S102 - the page is ours
     image = Image.fromarray(draw_example(3, "test", 0).image)

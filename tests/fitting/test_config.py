@@ -101,7 +101,7 @@ def test_pools_that_can_never_start_here_are_refused() -> None:
     here = Resources(2, 0, fixed=True)
     with pytest.raises(UserError, match=r"need 2\.5 CPUs, but this machine has 2"):
         PipelineConfig(detectors=(4, 4)).fill(here)
-    with pytest.raises(UserError, match=r"1 detectors and one reader need 3\.5 CPUs"):
+    with pytest.raises(UserError, match=r"1 detector and one reader need 3\.5 CPUs"):
         PipelineConfig(detector_cpus=3).fill(here)
     with pytest.raises(UserError, match="need 1 GPUs"):
         PipelineConfig(detectors=(1, 1), detector_gpus=1).fill(here)

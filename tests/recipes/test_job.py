@@ -29,7 +29,7 @@ def test_a_conversion_prints_what_it_wrote_and_what_it_left_out(tmp_path) -> Non
     assert counts["images"] == [3, 2]
     assert counts["patients"] == [2, 2]
     assert "left out, not in the download: 1" in result.stdout
-    assert "wrote 5 images in 1 shards" in result.stdout
+    assert "wrote 5 images in 1 shard" in result.stdout
     categories = load_catalog("chest_xray").category_names
     assert len(load_labels(str(tmp_path / "archive/labels.csv"), categories)) == 5
 

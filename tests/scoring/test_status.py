@@ -24,13 +24,16 @@ def ago(seconds: float) -> str:
     return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
+def working_record() -> dict[str, Any]:
+    """The record of a run that works now."""
+    return WORKING | {"updated": ago(6), "last_commit": ago(14)}
+
+
 WORKING: dict[str, Any] = {
     "job": "score_archive",
     "run": "3f2a91bc",
     "status": "running",
     "archive": "s3://hospital/chest",
-    "updated": ago(6),
-    "last_commit": ago(14),
     "units_total": 40,
     "units_scored": 8,
     "seconds": 100.0,
@@ -64,7 +67,7 @@ def write_plan(folder: Path, units: int) -> None:
 @pytest.fixture
 def working(tmp_path) -> Path:
     """A run with ten of 40 units, two of them with failures."""
-    run_record.write_record(str(tmp_path), WORKING)
+    run_record.write_record(str(tmp_path), working_record())
     write_plan(tmp_path, 40)
     for number in range(10):
         write_unit(tmp_path, number, 2, [], detector="x" * (10 * (number % 3)))
@@ -119,12 +122,12 @@ def test_json_has_the_same_for_machines(working) -> None:
 
 def test_numbers_that_a_killed_run_has_not_counted_are_estimates(working) -> None:
     run_record.write_record(
-        str(working), WORKING | {"all_runs": {"units": 5, "images": 11, "failures": 2}}
+        str(working), working_record() | {"all_runs": {"units": 5, "images": 11, "failures": 2}}
     )
     found = read_status(str(working))
     assert (found.images, found.failed, found.exact) == (22, 4, False)
     assert "about 22 images with scores" in "\n".join(lines(found))
-    uncounted = {key: value for key, value in WORKING.items() if key != "all_runs"}
+    uncounted = {key: value for key, value in working_record().items() if key != "all_runs"}
     run_record.write_record(str(working), uncounted | {"updated": ago(500)})
     found = read_status(str(working))
     assert (found.images, found.failed, found.exact) == (20, 5, True), "few tables are all read"
@@ -145,7 +148,7 @@ def test_the_largest_tables_are_read_and_the_limit_is_told(working, monkeypatch)
 @pytest.mark.parametrize("most", [200, 4, 2])
 def test_empty_tables_of_any_metadata_are_no_failures(tmp_path, monkeypatch, most) -> None:
     monkeypatch.setattr(module, "MOST_TABLES", most)
-    run_record.write_record(str(tmp_path), WORKING)
+    run_record.write_record(str(tmp_path), working_record())
     write_plan(tmp_path, 9)
     for number in range(9):
         write_unit(tmp_path, number, 1, [], detector="d" * 40 * (number % 3))
@@ -158,13 +161,13 @@ def test_empty_tables_of_any_metadata_are_no_failures(tmp_path, monkeypatch, mos
 def test_a_run_that_a_mistake_has_ended_says_which(tmp_path) -> None:
     write_plan(tmp_path, 1)
     ended = {"status": "failed", "error": "holds scores in half precision"}
-    run_record.write_record(str(tmp_path), WORKING | ended)
+    run_record.write_record(str(tmp_path), working_record() | ended)
     shown = run_command(status, "--output", tmp_path).stdout
     assert "state       failed: holds scores in half precision\n" in shown
 
 
 def test_without_empty_tables_all_are_read(tmp_path) -> None:
-    run_record.write_record(str(tmp_path), WORKING)
+    run_record.write_record(str(tmp_path), working_record())
     write_plan(tmp_path, 2)
     for number in range(2):
         write_unit(tmp_path, number, 1, ["damaged image"])
@@ -175,7 +178,7 @@ def test_a_run_that_has_just_begun(tmp_path) -> None:
     write_plan(tmp_path, 40)
     new = {"units_scored": 0, "last_commit": None, "seconds_to_first_scores": None}
     zero = {"all_runs": {"units": 0, "images": 0, "failures": 0}, "images_per_second": 0.0}
-    run_record.write_record(str(tmp_path), WORKING | new | zero | {"bottleneck": None})
+    run_record.write_record(str(tmp_path), working_record() | new | zero | {"bottleneck": None})
     shown = "\n".join(lines(read_status(str(tmp_path))))
     assert "no unit written yet" in shown
     assert "0 of 40 work units (0%), 0 images with scores, 0 failures" in shown

@@ -58,15 +58,16 @@ def test_the_end_of_a_block_waits_for_a_write_and_a_failed_one_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("record", "state"),
+    ("status", "written", "since", "state"),
     [
-        ({"status": "running", "updated": ago(seconds=9)}, "working"),
-        ({"status": "running", "updated": ago(seconds=-30)}, "working"),
-        ({"status": "running", "updated": ago(minutes=5)}, "silent"),
-        ({"status": "running", "started": ago(days=1)}, "silent"),
-        ({"status": "stopped", "updated": ago(minutes=5)}, "stopped"),
-        ({}, "unknown"),
+        ("running", "updated", {"seconds": 9}, "working"),
+        ("running", "updated", {"seconds": -30}, "working"),
+        ("running", "updated", {"minutes": 5}, "silent"),
+        ("running", "started", {"days": 1}, "silent"),
+        ("stopped", "updated", {"minutes": 5}, "stopped"),
     ],
 )
-def test_a_run_that_has_not_written_for_a_minute_is_silent(record, state) -> None:
+def test_a_run_that_has_not_written_for_a_minute_is_silent(status, written, since, state) -> None:
+    record = {"status": status, written: ago(**since)}
     assert run_record.state(record) == state
+    assert run_record.state({}) == "unknown"

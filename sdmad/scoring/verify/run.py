@@ -26,7 +26,7 @@ def verify_scores(
     names of the largest shard. Raises `UserError` when the archive cannot be listed.
     """
     jobs = Jobs(archive, output, table)
-    axis = slice_axis(output) if open_files else None
+    axis = slice_axis(output, table) if open_files else None
     verdict = Verdict()
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Verdict]] = deque()
@@ -46,8 +46,8 @@ def verify_scores(
     return verdict
 
 
-def slice_axis(output: str) -> str:
+def slice_axis(output: str, table: str = tables.SCORES) -> str:
     """The axis along which volumes are cut, by the plan; the default where there is none."""
-    metadata = open_plan(output)[0] if storage.exists(plan_uri(output)) else {}
+    metadata = open_plan(output, table)[0] if storage.exists(plan_uri(output)) else {}
     recorded = metadata.get("input", "{}")
     return str(json.loads(recorded).get("slice_axis", "axial"))
