@@ -20,9 +20,10 @@ shell: $(READY)
 	@echo "sdmad $$($(BIN)/sdmad --version | cut -d' ' -f2) is ready; 'exit' leaves this shell"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh} -i
 
-# Minutes: job submission, autoscaling and node loss on clusters of this machine's own processes.
+# Minutes: job submission, autoscaling and node loss on clusters of this machine's own processes,
+# and an archive encoded and scored on Ray.
 test-cluster: $(READY)
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(READY)
 	$(BIN)/ruff check .

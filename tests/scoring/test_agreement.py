@@ -699,6 +699,7 @@ def test_a_lost_slice_of_a_volume_is_found(tmp_path) -> None:
     pq.write_table(table.slice(0, 5), part)
     verdict = verify_scores(str(folder), str(output))
     assert verdict.lost == [("", "v.nii#frame=6")]
-    along = table.replace_schema_metadata({"sdmad.input": '{"slice_axis": "coronal"}'})
-    pq.write_table(along.slice(0, 5), part)
+    plan = pq.read_table(output / "plan.parquet")
+    known = {**(plan.schema.metadata or {}), b"sdmad.input": b'{"slice_axis": "coronal"}'}
+    pq.write_table(plan.replace_schema_metadata(known), output / "plan.parquet")
     assert verify_scores(str(folder), str(output)).passed

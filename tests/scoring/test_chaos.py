@@ -123,7 +123,7 @@ def test_rows_of_different_attempts_never_mix(training_run, tmp_path) -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560
     )
     assert done.returncode == 0, done.stderr
-    assert "readers of 1 work unit died" in done.stderr
+    assert "1 work unit is read again because its reader died" in done.stderr
     failures = tables(str(tmp_path / "scores"), "failures").to_pylist()
     crashed = "quarantined: the decoder crashed (SIGSEGV)"
     assert {(f["archive"], f["member"]): f["reason"] for f in failures} == {

@@ -243,6 +243,7 @@ def test_the_two_kinds_of_tables_are_not_confused(store, tmp_path) -> None:
     refused(run_command(evaluate, "--scores", there, *arguments), "holds activations")
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_with_ray(tmp_path, training_run, s3) -> None:
     """The same two jobs through Ray Data, on S3."""
