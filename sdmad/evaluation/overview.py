@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from sdmad.evaluation.groups import Groups
+from sdmad.evaluation.sites import Groups
 from sdmad.evaluation.protocols import FINDING
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan

@@ -4,7 +4,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from sdmad.evaluation.groups import Group
+from sdmad.evaluation.sites import Group
 from sdmad.evaluation.overview import Overview
 from sdmad.report.plots import (
     BLUE,

@@ -14,7 +14,7 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.evaluation.groups import LARGE, LEAST_IMAGES, Group
+from sdmad.evaluation.sites import LARGE, LEAST_IMAGES, Group
 from sdmad.evaluation.overview import LEAST_UNITS, SHOWN, Overview, overview_of, rows_at
 from sdmad.fits import code_version
 from sdmad.report import bucket_plots

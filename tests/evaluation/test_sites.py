@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdmad.evaluation.groups import Groups
+from sdmad.evaluation.sites import Groups
 
 
 def drawn(groups: int, images: int = 200, shifted: int | None = None):
