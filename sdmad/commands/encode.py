@@ -18,6 +18,8 @@ from sdmad.commands.options import (
     Detectors,
     Precision,
     Prune,
+    outcome,
+    pipeline,
 )
 
 
@@ -55,8 +57,6 @@ def encode(
     """
     from sdmad import storage
     from sdmad.scoring.encode import chosen_backbone, encode_archive
-    from sdmad.scoring.pools import PipelineConfig, parse_pool
-    from sdmad.words import counted
 
     source, target = storage.resolve(archive), storage.resolve(output)
     storage.check_readable(source, "archive")
@@ -65,22 +65,8 @@ def encode(
         source,
         *chosen_backbone(backbone, pretrained, config, detector),
         target,
-        PipelineConfig(
-            batch_size=batch_size,
-            detectors=parse_pool(detectors) if detectors else None,
-            detector_gpus=detector_gpus,
-            detector_cpus=detector_cpus,
-            decode_seconds=decode_seconds,
-            precision=precision,
-        ),
+        pipeline(batch_size, detectors, detector_gpus, detector_cpus, decode_seconds, precision),
         accept_changes,
         prune,
     )
-    if not tally.units:
-        done = counted(tally.skipped, "work unit")
-        typer.echo(f"nothing to do: {done} encoded before; the activations are at {target}")
-        return
-    typer.echo(
-        f"encoded {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
-        f"{counted(tally.failures, 'failure')}; the activations are at {target}"
-    )
+    typer.echo(outcome(tally, "encoded", f"the activations are at {target}"))

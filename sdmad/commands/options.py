@@ -1,8 +1,12 @@
 """Options that several commands share."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from sdmad.scoring.pools import PipelineConfig
+    from sdmad.scoring.run import Tally
 
 Seeds = Annotated[
     str | None,
@@ -87,6 +91,40 @@ TopK = Annotated[int, typer.Option(help="Number of highest scores that mean-top 
 Names = Annotated[
     bool, typer.Option("--names", help="Also name some of the images or groups in notices.")
 ]
+
+
+def pipeline(
+    batch_size: int,
+    detectors: str | None,
+    detector_gpus: float | None,
+    detector_cpus: float | None,
+    decode_seconds: float,
+    precision: Literal["auto", "single", "half"],
+) -> "PipelineConfig":
+    """The configuration that these options give a run over an archive."""
+    from sdmad.scoring.pools import PipelineConfig, parse_pool
+
+    return PipelineConfig(
+        batch_size=batch_size,
+        detectors=parse_pool(detectors) if detectors else None,
+        detector_gpus=detector_gpus,
+        detector_cpus=detector_cpus,
+        decode_seconds=decode_seconds,
+        precision=precision,
+    )
+
+
+def outcome(tally: "Tally", done: str, place: str) -> str:
+    """What a run over an archive tells at its end: what was `done`, and the `place` of the results,
+    as in "scored" and "the tables are at runs/scores"."""
+    from sdmad.words import counted
+
+    if not tally.units:
+        return f"nothing to do: {counted(tally.skipped, 'work unit')} {done} before; {place}"
+    return (
+        f"{done} {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
+        f"{counted(tally.failures, 'failure')}; {place}"
+    )
 
 
 def configuration_changes(

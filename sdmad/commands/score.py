@@ -18,6 +18,8 @@ from sdmad.commands.options import (
     Detectors,
     Precision,
     Prune,
+    outcome,
+    pipeline,
 )
 
 
@@ -67,19 +69,12 @@ def score(
     """
     from sdmad import storage
     from sdmad.errors import UserError
-    from sdmad.scoring.pools import PipelineConfig, parse_pool
-    from sdmad.words import counted
 
     if (archive is None) == (activations is None):
         raise UserError("give either --archive, to score images, or --activations")
     target = storage.resolve(output)
-    config = PipelineConfig(
-        batch_size=batch_size,
-        detectors=parse_pool(detectors) if detectors else None,
-        detector_gpus=detector_gpus,
-        detector_cpus=detector_cpus,
-        decode_seconds=decode_seconds,
-        precision=precision,
+    config = pipeline(
+        batch_size, detectors, detector_gpus, detector_cpus, decode_seconds, precision
     )
     chosen = storage.resolve(decision) if decision else None
     options = (per_seed, backbone_weights, accept_changes, prune, chosen)
@@ -96,11 +91,4 @@ def score(
         source = storage.resolve(str(activations))
         storage.check_writable(target)
         tally = score_activations(source, storage.resolve(detector), target, config, *options)
-    if not tally.units:
-        done = counted(tally.skipped, "work unit")
-        typer.echo(f"nothing to do: {done} scored before; the tables are at {target}")
-        return
-    typer.echo(
-        f"scored {counted(tally.images, 'image')} in {counted(tally.units, 'work unit')}, "
-        f"{counted(tally.failures, 'failure')}; the tables are at {target}"
-    )
+    typer.echo(outcome(tally, "scored", f"the tables are at {target}"))

@@ -29,6 +29,7 @@ from sdmad.evaluation.unscored import check_scored, nothing_scored
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex, shown, told_apart
 from sdmad.logs import Notice
+from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.runtime.progress import step
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
@@ -86,7 +87,7 @@ class ScoredTest:
         with which the tables were made."""
         given = self.metadata.get("thresholds")
         if given is None:
-            return np.full(len(self.table.categories), protocols.FINDING, np.float32)
+            return np.full(len(self.table.categories), FINDING_THRESHOLD, np.float32)
         return np.array(given.split(";"), np.float32)
 
     @property

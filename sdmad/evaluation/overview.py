@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from sdmad.evaluation.sites import Groups
-from sdmad.evaluation.protocols import FINDING
+from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
 from sdmad.storage import parquet
@@ -84,7 +84,7 @@ class Overview:
         self.categories = tuple(metadata["categories"].split(";"))
         count = len(self.categories)
         given = metadata.get("thresholds")
-        texts = given.split(";") if given else [str(FINDING)] * count
+        texts = given.split(";") if given else [str(FINDING_THRESHOLD)] * count
         self.thresholds = np.array(texts, np.float32)
         self.units_planned = self.units = self.images = self.failures = 0
         self.any = self.several = self.doubted = 0

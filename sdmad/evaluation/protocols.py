@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
+from sdmad.method.threshold import FINDING_THRESHOLD
+
 LEAST_POSITIVES = 5
-FINDING = 0.5
-"""A category is a finding when its probability is above this, without a decision file."""
 
 
 def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
@@ -46,7 +46,7 @@ def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dic
 
 
 def multilabel_prediction(
-    truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray | float = FINDING
+    truth: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray | float = FINDING_THRESHOLD
 ) -> dict[str, float]:
     """Protocol 3: the findings Y^ (p > 0.5, or > thresholds (C,)) against the true categories Y.
 

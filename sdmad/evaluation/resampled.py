@@ -11,7 +11,8 @@ Shapes: N images, C categories, R replicates.
 
 import numpy as np
 
-from sdmad.evaluation.protocols import FINDING, LEAST_POSITIVES
+from sdmad.evaluation.protocols import LEAST_POSITIVES
+from sdmad.method.threshold import FINDING_THRESHOLD
 
 
 def resampled_metrics(
@@ -19,7 +20,7 @@ def resampled_metrics(
     scores: np.ndarray,
     anomaly: np.ndarray,
     weights: np.ndarray,
-    thresholds: np.ndarray | float = FINDING,
+    thresholds: np.ndarray | float = FINDING_THRESHOLD,
 ) -> dict[tuple[str, str], np.ndarray]:
     """The metrics (R,) of all protocols, by (protocol, metric).
 

@@ -4,8 +4,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from sdmad.evaluation.sites import Group
 from sdmad.evaluation.overview import Overview
+from sdmad.evaluation.sites import Group
 from sdmad.report.plots import (
     BLUE,
     GRID,

@@ -14,8 +14,8 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.evaluation.sites import LARGE, LEAST_IMAGES, Group
 from sdmad.evaluation.overview import LEAST_UNITS, SHOWN, Overview, overview_of, rows_at
+from sdmad.evaluation.sites import LARGE, LEAST_IMAGES, Group
 from sdmad.fits import code_version
 from sdmad.report import bucket_plots
 from sdmad.report.examples import Example, example

@@ -230,11 +230,7 @@ def open_plan(
         file = pq.ParquetFile(stream, buffer_size=READ_BLOCK, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError):
         raise foreign from None
-    metadata = {
-        key.decode().removeprefix("sdmad."): value.decode()
-        for key, value in (file.schema_arrow.metadata or {}).items()
-        if key.startswith(b"sdmad.")
-    }
+    metadata = tables.metadata_of(file.schema_arrow)
     if file.schema_arrow.names != _SCHEMA.names or "archive" not in metadata:
         raise foreign
     holds = tables.ACTIVATIONS if "layout" in metadata else tables.SCORES

@@ -114,8 +114,6 @@ def _write(decision: ReadDecision, scores: str, output: str, unit: str) -> tuple
     """Write one unit; returns its images, and its findings before and after."""
     rows = tables.read_part(scores, "scores", unit)
     failures = tables.read_part(scores, "failures", unit)
-    pairs = rows.schema.metadata or {}
-    known = {k.decode().removeprefix("sdmad."): v.decode() for k, v in pairs.items()}
     names = decision.decision.categories
     try:
         decided = apply_to_rows(decision.decision, rows)
@@ -124,7 +122,7 @@ def _write(decision: ReadDecision, scores: str, output: str, unit: str) -> tuple
             f"the score tables at {scores} have no column {error}; score the archive again into "
             "another output"
         ) from None
-    metadata = known | decision.metadata | {"scores": scores}
+    metadata = tables.metadata_of(rows.schema) | decision.metadata | {"scores": scores}
     tables.commit_unit(output, unit, decided, failures, metadata)
     before, after = (
         int(tables.finding_matrix(t["findings"], names).sum()) for t in (rows, decided)

@@ -23,6 +23,8 @@ from sdmad.storage import parquet
 if TYPE_CHECKING:
     from sdmad.scores import Scores
 
+PREFIX = "sdmad."
+"""Of all keys of metadata that sdmad writes."""
 _SIGN = pa.struct([("category", pa.string()), ("sign", pa.string()), ("similarity", pa.float32())])
 _EVIDENCE = pa.struct(
     [("category", pa.string()), ("sign_logit", pa.float32()), ("probe_logit", pa.float32())]
@@ -79,7 +81,7 @@ def unit_of(uri: str) -> str | None:
 
 def encode(table: pa.Table, metadata: dict[str, str], rows_together: int | None = None) -> bytes:
     """A Parquet file whose key-value metadata holds `metadata` under `sdmad.*`."""
-    pairs = {f"sdmad.{key}".encode(): value.encode() for key, value in metadata.items()}
+    pairs = {f"{PREFIX}{key}".encode(): value.encode() for key, value in metadata.items()}
     return parquet.encode(table.replace_schema_metadata(pairs), rows_together)
 
 
@@ -115,8 +117,16 @@ def _units_of(output: str, kind: str) -> set[str]:
 
 def read_metadata(output: str, unit: str, table: str = SCORES) -> dict[str, str]:
     """What the rows of a finished unit say of how they were made, without the prefix."""
-    pairs = read_part(output, table, unit, ()).schema.metadata or {}
-    return {key.decode().removeprefix("sdmad."): value.decode() for key, value in pairs.items()}
+    return metadata_of(read_part(output, table, unit, ()).schema)
+
+
+def metadata_of(schema: pa.Schema) -> dict[str, str]:
+    """The metadata that sdmad has written into a table or a plan, without the prefix."""
+    return {
+        key.decode().removeprefix(PREFIX): value.decode()
+        for key, value in (schema.metadata or {}).items()
+        if key.decode().startswith(PREFIX)
+    }
 
 
 def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
