@@ -91,6 +91,12 @@ class ScoredTest:
         return np.array(given.split(";"), np.float32)
 
     @property
+    def states_prevalence(self) -> bool:
+        """Whether the scores are probabilities at a prevalence that was stated, by the fits or by a
+        decision file, and not at one half."""
+        return bool({"prevalence", "decision"} & self.metadata.keys())
+
+    @property
     def found(self) -> np.ndarray:
         """The findings (N, C) of the ensemble."""
         return self.scores > self.thresholds

@@ -101,6 +101,7 @@ def _context(
         "words": plain_words(test),
         "chance": float(test.truth.any(axis=1).mean()),
         "decided": "decision" in test.metadata,
+        "states_prevalence": test.states_prevalence,
         "protocols": _by_protocol(),
         "summary": over_seeds(measured),
         "ensemble": ensemble,

@@ -126,11 +126,13 @@ def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> st
 def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
     """Reliability diagrams: all categories pooled, then each category present in the test images.
 
-    Blue: probabilities as scored; orange: corrected for the prevalence in these images. Larger
-    points stand for more images; bins with fewer than five are not drawn. The printed values are
-    expected calibration errors over all bins, in per cent.
+    Blue: probabilities as scored; orange: corrected for the prevalence in these images, unless the
+    scores are for a stated one. Larger points stand for more images; bins with fewer than five are
+    not drawn. The printed values are expected calibration errors over all bins, in per cent.
     """
-    corrected = at_prevalence(test.truth, test.scores)
+    drawn_scores = [(test.scores, BLUE)]
+    if not test.states_prevalence:
+        drawn_scores.append((at_prevalence(test.truth, test.scores), ORANGE))
     some = [c for c in range(len(titles)) if test.truth[:, c].any()]
     columns = [("all categories", slice(None)), *((titles[c], slice(c, c + 1)) for c in some)]
     panels = []
@@ -140,7 +142,7 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
             axes.plot([0, 1], [0, 1], color=GRID, lw=1)
             truth = test.truth[:, column].ravel()
             errors = []
-            for scores, color in ((test.scores, BLUE), (corrected, ORANGE)):
+            for scores, color in drawn_scores:
                 curve = reliability(truth, scores[:, column].ravel())
                 drawn = curve.images >= LEAST_POSITIVES
                 x, y = curve.predicted[drawn], curve.observed[drawn]

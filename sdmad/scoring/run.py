@@ -314,6 +314,9 @@ def described(
         "per_seed": str(per_seed).lower(),
         "code_version": code_version(),
     }
+    stated = detector.provenance.learner.stated(columns.categories)
+    if stated is not None:
+        metadata["prevalence"] = ";".join(f"{share:g}" for share in stated.categories.tolist())
     if not decision_uri:
         return Described(columns, metadata, None)
     read = read_decision(decision_uri)

@@ -221,6 +221,17 @@ def test_the_page_shows_the_metrics_of_the_scores(tmp_path) -> None:
     assert "two (20) 20 0 80" in text
 
 
+def test_scores_at_a_stated_prevalence_are_not_corrected_for_another(tmp_path) -> None:
+    truth = np.arange(60)[:, None] < 20
+    test = scored_test(label_table(truth, ["one"]), np.where(truth, 0.9, 0.2)[..., None])
+    corrected = "corrected for the share of these test images"
+    assert corrected in rendered(test, Inspection(note="-"), tmp_path / "half").text
+    for key in ("prevalence", "decision"):
+        stated = {key: "0.1", "decision_uri": "decision.json"}
+        other = replace(test, metadata=test.metadata | stated)
+        assert corrected not in rendered(other, Inspection(note="-"), tmp_path / key).text
+
+
 def browse(*arguments: object) -> str:
     """The standard output of Chromium."""
     command = [CHROMIUM, *FLAGS.split(), *map(str, arguments)]
