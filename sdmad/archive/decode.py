@@ -7,7 +7,6 @@ and each slice of a volume is one image (`sdmad.archive.pages`).
 """
 
 import io
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +15,6 @@ import numpy as np
 from PIL import (
     ExifTags,
     Image,
-    ImageFile,
     ImageOps,
     JpegImagePlugin,
     TiffImagePlugin,
@@ -30,9 +28,8 @@ from sdmad.archive.greys import grey
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, DecodeError, describe
 from sdmad.archive.pages import pages
 from sdmad.archive.preprocess import Box, ImageSpec
+from sdmad.archive.quiet import quiet
 
-Image.MAX_IMAGE_PIXELS = None  # `_eight_bits` checks `LARGEST_IMAGE_PIXELS` instead.
-ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Formats whose frames are drawn on the picture that precedes them.
 ANIMATED = frozenset(("GIF", "PNG", "WEBP", "AVIF", "FLI"))
 # Ghostscript and Windows draw EPS and WMF. Of the others Pillow ignores scale, sign or low bits.
@@ -120,19 +117,19 @@ def prepare(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     The image stays as it is. Raises `DecodeError` for a TIFF that Pillow has decoded already, and
     wrongly (`sdmad.archive.tiffs`).
     """
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        page = tiffs.reopened(image)
-        if page:
-            return spec.fit(page.image(image.tell(), spec))
-    return _pixels(_reopened(image), spec)
+    with quiet():
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            page = tiffs.reopened(image)
+            if page:
+                return spec.fit(page.image(image.tell(), spec))
+        return _pixels(_reopened(image), spec)
 
 
 def _open(content: bytes, spec: ImageSpec) -> _File:
     if not content:
         raise DecodeError("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             if dicom.is_dicom(content):
                 return dicom.DicomFile(content)
             if tiffs.is_tiff(content):
@@ -154,8 +151,7 @@ def _open(content: bytes, spec: ImageSpec) -> _File:
 
 def _fitted(file: _File, index: int, spec: ImageSpec) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             return file.pixels(index, spec)
     except DecodeError:
         raise

@@ -8,7 +8,6 @@ repeats text of the header.
 """
 
 import io
-import logging
 import zlib
 from dataclasses import replace
 
@@ -29,8 +28,6 @@ from sdmad.archive.dicom_tables import palette
 from sdmad.archive.greys import colours
 from sdmad.archive.limits import INTERRUPTIONS, LARGEST_MEMBER_BYTES, DecodeError
 from sdmad.archive.preprocess import ImageSpec
-
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _SHAPE = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PlanarConfiguration")
 _BITS = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")

@@ -7,7 +7,6 @@ and Lab, at 8 bits.
 """
 
 import io
-import logging
 import math
 
 import numpy as np
@@ -19,8 +18,6 @@ from sdmad.archive.greys import colours, depth, eight_bits, grey, on_black
 from sdmad.archive.jpegs import headers
 from sdmad.archive.limits import LARGEST_IMAGE_PIXELS, MOST_FRAMES, DecodeError
 from sdmad.archive.preprocess import ImageSpec
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # TIFF 6.0, NewSubfileType: a reduced copy (bit 0) or a mask (bit 2); SubfileType: 2 for a copy.

@@ -35,6 +35,8 @@ from sdmad.archive.preprocess import SLICE_AXES, ImageSpec
 
 GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 540
+# What nibabel repairs in a header is told to nobody.
+_SILENT = logging.Logger(__name__, logging.CRITICAL + 1)
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0\r\n\x1a\n"), (b"ni1\0", b"ni2\0\r\n\x1a\n")
 # Percentiles are taken from at most so many voxels, which lie evenly in the volume.
 _MOST_VOXELS = 1 << 24
@@ -67,8 +69,6 @@ class VolumeFile:
         from nibabel.nifti2 import Nifti2Header
         from nibabel.orientations import apply_orientation, io_orientation
 
-        # nibabel says there what it repairs in a header.
-        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
         magic = _magic(content)
         if magic in _PAIR:
             raise DecodeError(
@@ -76,7 +76,8 @@ class VolumeFile:
             )
         kind = Nifti1Header if magic == _SINGLE[0] else Nifti2Header
         size = 348 if kind is Nifti1Header else _HEADER_BYTES
-        header = kind(_start(content, size))
+        header = kind(_start(content, size), check=False)
+        header.check_fix(logger=_SILENT)
         shape, dtype = _shape(header), _dtype(header)
         offset = int(header["vox_offset"]) or size + 4
         self.scaling = _scaling(header)

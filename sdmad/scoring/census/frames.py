@@ -13,6 +13,7 @@ from typing import IO
 
 import pydicom
 
+from sdmad.archive.quiet import quiet
 from sdmad.scoring.census import volumes
 
 # The possible numbers of images in a file; None if it is not known.
@@ -323,10 +324,11 @@ def _dicom(stream: IO[bytes]) -> Count:
         return None  # pydicom would unpack it whole, whatever its size.
     stream.seek(0)
     try:
-        header = pydicom.dcmread(
-            stream, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"]
-        )
-        frames = int(header.get("NumberOfFrames") or 1)
+        with quiet():
+            header = pydicom.dcmread(
+                stream, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"]
+            )
+            frames = int(header.get("NumberOfFrames") or 1)
     except Exception:
         # pydicom raises almost anything on damaged headers.
         return None
