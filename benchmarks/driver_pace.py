@@ -33,6 +33,7 @@ from sdmad.scoring.ledger import END_OF_UNIT, START, extend
 from sdmad.scoring.plan import SCORING, Plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.tables import ScoreColumns, score_rows
+from sdmad.scoring.tally import Tally
 from sdmad.scoring.writing import UnitWriter
 
 BUCKET = "pace"
@@ -120,7 +121,7 @@ def batches(unit: str, shard: str, rows: int) -> list[pa.Table]:
 
 def pace(units: list[WorkUnit], ready: list[pa.Table], output: str, writer: type) -> float:
     """Units a second of the driver's loop."""
-    tally = run.Tally()
+    tally = Tally()
     replaced = {
         "stream_rows": lambda *arguments: iter(ready),
         "connect": lambda: Resources(2, 0, fixed=True),

@@ -28,7 +28,7 @@ from sdmad.phantoms.task import write_archive
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "startup"
 PARTS = {
-    "Python and the job's imports": "import typer, sdmad.runtime.cli, sdmad.scoring.run",
+    "Python and the job's imports": "import typer, sdmad.runtime.cli, sdmad.scoring.images",
     "of these, PyTorch": "import torch",
     "of these, open_clip": "import torch; T = time.perf_counter(); import open_clip",
     "of these, Ray Data": "import ray; T = time.perf_counter(); import ray.data",

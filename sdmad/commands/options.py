@@ -6,7 +6,7 @@ import typer
 
 if TYPE_CHECKING:
     from sdmad.scoring.pools import PipelineConfig
-    from sdmad.scoring.run import Tally
+    from sdmad.scoring.tally import Tally
 
 Seeds = Annotated[
     str | None,

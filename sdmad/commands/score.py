@@ -79,7 +79,7 @@ def score(
     chosen = storage.resolve(decision) if decision else None
     options = (per_seed, backbone_weights, accept_changes, prune, chosen)
     if archive is not None:
-        from sdmad.scoring.run import score_archive
+        from sdmad.scoring.images import score_archive
 
         source = storage.resolve(archive)
         storage.check_readable(source, "archive")

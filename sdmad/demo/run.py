@@ -18,8 +18,8 @@ from sdmad.method.probe import ProbeConfig
 from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import write_archive
 from sdmad.report.run import Evaluated, evaluate_run
+from sdmad.scoring.images import score_archive
 from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
 from sdmad.words import counted
 

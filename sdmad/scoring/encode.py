@@ -29,7 +29,8 @@ from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import Kind, plan_uri, read_plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import read_and_decode
-from sdmad.scoring.run import Tally, Task, run_task
+from sdmad.scoring.run import Task, run_task
+from sdmad.scoring.tally import Tally
 from sdmad.storage import run_record
 
 JOB = "encode_archive"

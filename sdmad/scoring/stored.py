@@ -27,13 +27,15 @@ from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import Resources
 from sdmad.scoring import tables
 from sdmad.scoring.actor import ModelActor
+from sdmad.scoring.images import described
 from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import SCORING, Source, read_plan
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import chained
-from sdmad.scoring.run import Tally, Task, described, run_task
+from sdmad.scoring.run import Task, run_task
 from sdmad.scoring.status import JOB
 from sdmad.scoring.tables import ScoreColumns, score_rows
+from sdmad.scoring.tally import Tally
 from sdmad.storage import StoredObject, run_record
 
 DETECTOR_SHARE = 0.75

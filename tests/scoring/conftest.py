@@ -9,8 +9,10 @@ import pytest
 
 from sdmad import storage
 from sdmad.commands.score import score
+from sdmad.method.learner import LearnerConfig
 from sdmad.runtime.cluster import Resources
 from sdmad.scoring import actor
+from sdmad.scoring import images as scoring_images
 from sdmad.scoring import run as scoring_run
 from tests.archive.test_dicom import dataset, saved
 from tests.helpers import CRASH, HANG, encoded, run_command, write_tar
@@ -70,7 +72,7 @@ def scored(tmp_path, monkeypatch) -> ScoredFolder:
     """Two shards and three loose images, scored without Ray and without a detector."""
     detector = SimpleNamespace(
         catalog=SimpleNamespace(category_names=["one"], digest="c"),
-        provenance=SimpleNamespace(backbone="none"),
+        provenance=SimpleNamespace(backbone="none", learner=LearnerConfig()),
         backbone=SimpleNamespace(fingerprint="0"),
         num_seeds=1,
         seeds=[0],
@@ -83,7 +85,7 @@ def scored(tmp_path, monkeypatch) -> ScoredFolder:
             helpers.commit(output, unit)
             tally.units += 1
 
-    monkeypatch.setattr(scoring_run.Detector, "load", lambda *_, **__: detector)
+    monkeypatch.setattr(scoring_images.Detector, "load", lambda *_, **__: detector)
     monkeypatch.setattr(scoring_run, "_stream", stream)
     made = ScoredFolder(tmp_path / "archive", tmp_path / "scores")
     for k in range(2):

@@ -19,9 +19,9 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
 from sdmad.commands.score import score
 from sdmad.scoring import tables as written
+from sdmad.scoring.images import score_archive
 from sdmad.scoring.plan import IDENTITY, make_plan, plan_uri
 from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.run import score_archive
 from sdmad.scoring.verify import verify_scores
 from sdmad.storage import s3 as s3_access
 from tests.archive.test_dicom import SECRET, dataset, saved

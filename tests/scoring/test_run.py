@@ -16,9 +16,10 @@ from PIL import Image
 from sdmad import Detector, storage
 from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
+from sdmad.scoring.images import score_archive
 from sdmad.scoring.plan import read_plan
 from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.run import Tally, score_archive
+from sdmad.scoring.tally import Tally
 from sdmad.scoring.verify import verify_scores
 from tests.helpers import ROOT, write_tar
 from tests.scoring.helpers import (

@@ -12,9 +12,9 @@ from sdmad.archive.units import WorkUnit
 from sdmad.commands.status import status
 from sdmad.scoring import status as module
 from sdmad.scoring.plan import encode_plan
-from sdmad.scoring.run import Tally
 from sdmad.scoring.status import Failures, lines, read_status
 from sdmad.scoring.tables import FAILURES, commit_unit, empty_failures
+from sdmad.scoring.tally import Tally
 from sdmad.storage import run_record
 from tests.helpers import run_command
 from tests.scoring.helpers import record
