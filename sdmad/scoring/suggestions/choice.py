@@ -1,0 +1,107 @@
+"""Which images to label next, as pure arrays.
+
+    picks = choose(Pool(logits, scores, features, known, thresholds, labelled, found), count=50)
+    picks[0].row, picks[0].category, picks[0].reason
+
+Each category gets a share of `count`, larger where fewer images are labelled. Half of it are
+likely positives, those with the highest logits, and half are uncertain: their scores are nearest
+to the threshold of a finding. Categories with the fewest labels, or else findings, choose first.
+
+Images that look alike are asked once. Of the first `OVERSAMPLE` times as many images as are
+wanted, those are taken that are farthest from what is labelled or chosen already: greedy k-centre
+(Sener & Savarese 2018, Active Learning for Convolutional Neural Networks: A Core-Set Approach).
+
+Shapes: N images, K labelled images, C categories, F features.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LIKELY, UNCERTAIN = "likely", "uncertain"
+REASONS = (LIKELY, UNCERTAIN)
+OVERSAMPLE = 3
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that can be asked.
+
+    `logits` and `scores` are (N, C), `thresholds` (C,) those of findings. `features` (N, F) are
+    compared by Euclidean distance, `known` (K, F) are those of labelled images. `labelled` (C,) are
+    numbers of labelled images, `found` (C,) of findings in all images of the run.
+    """
+
+    logits: np.ndarray
+    scores: np.ndarray
+    features: np.ndarray
+    known: np.ndarray
+    thresholds: np.ndarray
+    labelled: np.ndarray
+    found: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A row of the pool, the category that it is asked for, and why."""
+
+    row: int
+    category: int
+    reason: str
+
+
+def keys(reason: str, logits: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """What the images (N,) are ranked by for one category, highest first."""
+    return logits if reason == LIKELY else -np.abs(scores - threshold)
+
+
+def depth(count: int) -> int:
+    """How many images of each category and reason `choose` looks at, at most."""
+    return (OVERSAMPLE + 1) * count
+
+
+def rarest_first(labelled: np.ndarray, found: np.ndarray) -> list[int]:
+    """Categories by labelled images, then findings, then the order of the catalog."""
+    return [int(c) for c in np.lexsort((found, labelled))]
+
+
+def shares(count: int, labelled: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """How many of `count` images each category gets (C,).
+
+    One after the other goes to the category that then has the fewest, labelled or asked.
+    """
+    given = np.zeros(len(labelled), int)
+    order = rarest_first(labelled, found)
+    for _ in range(count):
+        given[min(order, key=lambda c: labelled[c] + given[c])] += 1
+    return given
+
+
+def choose(pool: Pool, count: int) -> list[Pick]:
+    """At most `count` images to label, in the order in which they are chosen."""
+    wanted = shares(count, pool.labelled, pool.found)
+    order = rarest_first(pool.labelled, pool.found)
+    free = np.ones(len(pool.logits), bool)
+    distance = nearest(pool.features, pool.known)
+    picks: list[Pick] = []
+    for reason in REASONS:
+        for c in order:
+            number = -(-wanted[c] // 2) if reason == LIKELY else wanted[c] // 2
+            ranks = keys(reason, pool.logits[:, c], pool.scores[:, c], float(pool.thresholds[c]))
+            rows = np.argsort(-ranks, kind="stable")
+            rows = rows[free[rows]][: OVERSAMPLE * number]
+            for _ in range(min(number, len(rows))):
+                row = int(rows[np.argmax(distance[rows])])
+                picks.append(Pick(row, c, reason))
+                free[row] = False
+                rows = rows[rows != row]
+                distance = np.minimum(distance, nearest(pool.features, pool.features[[row]]))
+    return picks
+
+
+def nearest(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The distance (N,) of each image to the nearest of `others` (K, F); infinite without any."""
+    found = np.full(len(features), np.inf)
+    for other in others:
+        np.minimum(found, np.linalg.norm(features - other, axis=1), out=found)
+    return found
