@@ -99,7 +99,9 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class _Run:
+class ScoredRun:
+    """What is finished of a scoring run: ids of units, and how many are not, and failures."""
+
     metadata: dict[str, str]
     categories: list[str]
     units: list[str]
@@ -107,14 +109,14 @@ class _Run:
     failures: int
 
     @staticmethod
-    def open(scores: str, ranking: Ranking) -> "_Run":
+    def open(scores: str) -> "ScoredRun":
+        """Raises `UserError` if there is no run."""
         metadata, planned = open_plan(scores)
         categories = metadata["categories"].split(";")
-        ranking.check(categories)
         ids, done = [unit.id for unit in planned], tables.done_units(scores)
         units = [unit for unit in ids if unit in done]
         failures = _failures(scores, units)
-        return _Run(metadata, categories, units, len(ids) - len(units), failures)
+        return ScoredRun(metadata, categories, units, len(ids) - len(units), failures)
 
     def notices(self, scores: str) -> list[str]:
         """What is missing in the tables."""
@@ -159,7 +161,8 @@ def _failures(scores: str, units: list[str]) -> int:
 
 def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
     """The `top` images of a scoring run. Raises `UserError` when there is no run or no image."""
-    run = _Run.open(scores, ranking)
+    run = ScoredRun.open(scores)
+    ranking.check(run.categories)
     kept: pa.Table | None = None
     keys, images = np.zeros(0), 0
     for part in run.parts(scores):
@@ -177,7 +180,8 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
 
 def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: str) -> Ranked:
     """The `top` groups of a scoring run by their highest image."""
-    run = _Run.open(scores, ranking)
+    run = ScoredRun.open(scores)
+    ranking.check(run.categories)
     table = load_groups(groups_uri, by, run.metadata["archive"])
     matcher = Matcher(scores, table)
     best = np.full((len(table), 1, 1), -np.inf)

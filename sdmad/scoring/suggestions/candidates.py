@@ -1,0 +1,178 @@
+"""The candidates of a scoring run: the images that could be asked, from its tables, read once.
+
+    candidates = collect(scores, run, size, labelled)
+    candidates.table["uri"], candidates.logits
+
+For each category the most likely positives are kept and those nearest to the threshold, so memory
+does not grow with the number of images. Images that are labelled already are set apart.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdmad.inputs.groups import GroupTable
+from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.matching import NameIndex
+from sdmad.method.threshold import FINDING_THRESHOLD
+from sdmad.scoring import tables
+from sdmad.scoring.ranking import ScoredRun
+from sdmad.scoring.suggestions.choice import REASONS, keys
+
+NAMES = ("uri", "archive", "member")
+
+
+@dataclass
+class Highest:
+    """The rows of a stream with the highest keys, at most `size`; of equal ones the first."""
+
+    size: int
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    rows: pa.Table | None = None
+
+    def better(self, keys: np.ndarray) -> np.ndarray:
+        """Which of further rows (N,) would be kept."""
+        return keys > (self.keys[-1] if len(self.keys) == self.size else -np.inf)
+
+    def add(self, keys: np.ndarray, part: pa.Table) -> None:
+        """Add the rows of `part` with `keys` (N,)."""
+        few = np.flatnonzero(self.better(keys))
+        if not len(few):
+            return
+        few = few[np.argsort(-keys[few], kind="stable")[: self.size]]
+        every = np.concatenate([self.keys, keys[few]])
+        order = np.argsort(-every, kind="stable")[: self.size]
+        some = part.take(pa.array(few))
+        both = some if self.rows is None else pa.concat_tables([self.rows, some])
+        self.keys, self.rows = every[order], both.take(pa.array(order)).combine_chunks()
+
+
+class Known:
+    """The images that must not be asked: labelled ones, and those of patients in the test split.
+
+    `patients` says whose the images are; without it only labelled images are known.
+    """
+
+    def __init__(self, labels: LabelTable | None, patients: GroupTable | None) -> None:
+        self.labels, self.patients = labels, patients
+        names = [] if labels is None else zip(labels.archive, labels.member, strict=True)
+        self._index = NameIndex(names)
+        self._members = pa.array({member for _, member in self._index.alike}, pa.string())
+        self._patients = NameIndex([] if patients is None else patients.names)
+        self._tested = set() if labels is None else set(labels.patient[labels.split == "test"])
+
+    def labelled(self, part: pa.Table) -> np.ndarray:
+        """Which rows (N,) of a score table are in the label table."""
+        found = np.zeros(part.num_rows, bool)
+        if not len(self._members):
+            return found
+        members = pc.utf8_normalize(part["member"], "NFC")
+        members = pc.replace_substring_regex(members, r"^(\./+)+", "")
+        for row in np.flatnonzero(pc.is_in(members, self._members).to_numpy()):
+            name = part["archive"][row].as_py(), part["member"][row].as_py()
+            found[row] = self._index.find(name) is not None
+        return found
+
+    def patient(self, name: tuple[str, str]) -> str:
+        """The patient of an image (archive, member); empty if not known."""
+        row = self._patients.find(name)
+        if row is None or self.patients is None:
+            return ""
+        group = int(self.patients.of_image[row])
+        return self.patients.groups[group] if group >= 0 else ""
+
+    def tested(self, part: pa.Table) -> np.ndarray:
+        """Which rows (N,) are of patients in the test split."""
+        found = np.zeros(part.num_rows, bool)
+        if self._tested and self.patients is not None:
+            names = zip(part["archive"].to_pylist(), part["member"].to_pylist(), strict=True)
+            found[:] = [self.patient(name) in self._tested for name in names]
+        return found
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates in `table`, labelled images in `known`, with the same columns.
+
+    `images` are all scored ones, `found` (C,) the findings in them, `not_asked` images of patients
+    in the test split that would have been candidates.
+    """
+
+    table: pa.Table
+    known: pa.Table
+    categories: list[str]
+    thresholds: np.ndarray
+    images: int
+    found: np.ndarray
+    not_asked: int
+
+    def logits(self, table: pa.Table) -> np.ndarray:
+        """Logits (N, C) of the rows of a table."""
+        return values(table, "logit", self.categories)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores (N, C) of the candidates."""
+        return values(self.table, "score", self.categories)
+
+
+def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
+    """Read the tables of a run; `size` candidates are kept of each category and reason."""
+    names = run.categories
+    given = run.metadata.get("thresholds")
+    thresholds = np.array(given.split(";") if given else [FINDING_THRESHOLD] * len(names), float)
+    kept = {(c, reason): Highest(size) for c in range(len(names)) for reason in REASONS}
+    columns = [*NAMES, *(f"{kind}_{name}" for kind in ("score", "logit") for name in names)]
+    labelled: list[pa.Table] = []
+    images, not_asked, found = 0, 0, np.zeros(len(names), int)
+    empty = pa.schema([(name, pa.string() if name in NAMES else pa.float32()) for name in columns])
+    for part in tables.read_parts(scores, "scores", run.units, [*columns, "findings"]):
+        images += part.num_rows
+        found += tables.finding_matrix(part["findings"], names).sum(axis=0)
+        part = part.select(columns).cast(empty)
+        mask = known.labelled(part)
+        if mask.any():
+            labelled.append(part.filter(pa.array(mask)))
+            part = part.filter(pa.array(~mask))
+        ranks = _ranks(part, names, thresholds)
+        wanted = np.any([kept[key].better(values) for key, values in ranks.items()], axis=0)
+        rows = np.flatnonzero(wanted)
+        tested = known.tested(part.take(pa.array(rows)))
+        not_asked += int(tested.sum())
+        rows = rows[~tested]
+        part = part.take(pa.array(rows))
+        for key, values_of_key in ranks.items():
+            kept[key].add(values_of_key[rows], part)
+    every = [best.rows for best in kept.values() if best.rows is not None]
+    table = pa.concat_tables(every) if every else empty.empty_table()
+    _, first = np.unique(np.array(table["uri"].to_pylist(), object).astype(str), return_index=True)
+    seen = pa.concat_tables(labelled) if labelled else empty.empty_table()
+    return Candidates(
+        table.take(pa.array(first)).combine_chunks(),
+        seen.combine_chunks(),
+        names,
+        thresholds,
+        images,
+        found,
+        not_asked,
+    )
+
+
+def _ranks(
+    part: pa.Table, names: list[str], thresholds: np.ndarray
+) -> dict[tuple[int, str], np.ndarray]:
+    """What rows (N,) are ranked by, for each category and reason."""
+    logits, scores = values(part, "logit", names), values(part, "score", names)
+    return {
+        (c, reason): keys(reason, logits[:, c], scores[:, c], float(thresholds[c]))
+        for c in range(len(names))
+        for reason in REASONS
+    }
+
+
+def values(table: pa.Table, kind: str, names: list[str]) -> np.ndarray:
+    """The columns `kind` of all categories (N, C), `score` or `logit`."""
+    columns = [table[f"{kind}_{name}"].to_numpy() for name in names]
+    return np.stack(columns, axis=1).astype(float)
