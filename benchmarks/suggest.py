@@ -14,8 +14,8 @@ labels.csv, with the pool and the test images of its table.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ from sdmad.inputs.support import draw_support, eligible_rows
 from sdmad.method.adapter import AdapterConfig
 from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.learner import LearnerConfig, fit_batch
-from sdmad.method.model import SignModel
+from sdmad.method.model import DecisionRule, SignModel
 from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.method.views import IMAGES_AT_ONCE, EncodedViews, SupportCache
 from sdmad.phantoms.task import CATEGORIES, draw_example
@@ -114,27 +114,40 @@ class Bench:
             for part in parts
         ]
 
-    def fit(self, labelled: list[list[int]], seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Logits of the pool (S, P, C) and of the test images, of fits to `labelled` rows."""
+    def fit(
+        self, labelled: list[list[int]], seeds: list[int], choosing: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fits to `labelled` rows: logits (S, T, C) of the test images, and of the pool, for the
+        first `choosing` fits."""
         supports = [self._support(rows, s) for rows, s in zip(labelled, seeds, strict=True)]
         model, rule = fit_batch(
             self.backbone, self.catalog, supports, self.learner, encoder=self._cached
         )
         with torch.inference_mode():
-            signs = model.sign_embeddings()
-            step, views = 2 * IMAGES_AT_ONCE, self.learner.augment.views
+            test = self._logits(model, rule, self.frozen)
+            if not choosing:
+                return test, test[:0]
+            some = DecisionRule(**{f.name: getattr(rule, f.name)[:choosing] for f in fields(rule)})
+            return test, self._logits(model.part(slice(choosing)), some, self._pool())
 
-            def logits(activations: Activations, frozen: torch.Tensor) -> np.ndarray:
-                found = rule.evidence(model, model.read(activations, frozen, signs), self.learner)
-                return found.logits.numpy()
+    def _logits(
+        self,
+        model: SignModel,
+        rule: DecisionRule,
+        images: Iterable[tuple[Activations, torch.Tensor]],
+    ) -> np.ndarray:
+        signs = model.sign_embeddings()
+        read = (model.read(activations, frozen, signs) for activations, frozen in images)
+        parts = [rule.evidence(model, readings, self.learner).logits for readings in read]
+        return torch.cat(parts, dim=1).numpy()
 
-            pool = []
-            for start in range(0, len(self.pool), step):
-                rows = torch.arange(start, min(start + step, len(self.pool)))[None] * views
-                one = self.views.take(rows.expand(len(seeds), -1))
-                pool.append(logits(one, self.views.frozen[rows[0]]))
-            test = [logits(*part) for part in self.frozen]
-        return np.concatenate(pool, axis=1), np.concatenate(test, axis=1)
+    def _pool(self) -> Iterator[tuple[Activations, torch.Tensor]]:
+        """The images of the pool as they are: of all views the first."""
+        for rows in torch.arange(len(self.pool)).split(IMAGES_AT_ONCE):
+            first = rows * self.learner.augment.views
+            taken = self.views.take(first[None])
+            one = taken.of_images(taken.f_in[0], taken.f_frozen[0], taken.patches[0])
+            yield one, self.views.frozen[first]
 
     def _support(self, rows: list[int], seed: int) -> SupportImages:
         labels = self.table.labels[rows]
@@ -190,7 +203,11 @@ def run(bench: Bench, shots: int, count: int, rounds: int, seeds: list[int]) -> 
     print(f"{len(bench.test):,} test images, per cent, mean of {len(seeds)} seeds (95 % interval)")
     print(f"{'labels':>12s} {'suggest':>21s} {'random':>21s} {'difference':>24s}   with {name}")
     for number in range(rounds + 1):
-        pool, test = bench.fit(labelled, every)
+        # Both arms start with the same fits, and only one looks at what they say of the pool.
+        fits = len(seeds) if number == 0 else len(every)
+        choosing = len(seeds) if number < rounds else 0
+        test, pool = bench.fit(labelled[:fits], every[:fits], choosing)
+        test = np.concatenate([test] * (len(every) // fits))
         for k, logits in enumerate(test):
             auroc[number, k // len(seeds), k % len(seeds)] = bench.auroc(logits)
         spent = np.array([len(rows) for rows in labelled]).reshape(len(ARMS), -1)
@@ -206,7 +223,7 @@ def run(bench: Bench, shots: int, count: int, rounds: int, seeds: list[int]) -> 
         if number < rounds:
             for k, seed in enumerate(every):
                 arm = ARMS[k // len(seeds)]
-                labelled[k] += bench.next(arm, labelled[k], pool[k], count, seed)
+                labelled[k] += bench.next(arm, labelled[k], pool[k % len(pool)], count, seed)
 
 
 def shown(values: np.ndarray, sign: str = "") -> str:
@@ -231,7 +248,7 @@ def main(
     catalog = load_catalog("fundus" if data else "phantoms")
     pixels, table = fundus(data, catalog, loaded) if data else phantoms()
     bench = Bench(loaded, learner.chosen_signs(catalog), learner, pixels, table)
-    print(f"encoded in {time.monotonic() - begin:.0f} s")
+    print(f"encoded in {time.monotonic() - begin:.0f} s", flush=True)
     run(bench, shots, count, rounds, list(range(seeds)))
     print(f"{time.monotonic() - begin:.0f} s")
 
