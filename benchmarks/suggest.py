@@ -22,6 +22,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from sdmad.archive.selected import decode_members
@@ -117,8 +118,8 @@ class Bench:
     def fit(
         self, labelled: list[list[int]], seeds: list[int], choosing: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Fits to `labelled` rows: logits (S, T, C) of the test images, and of the pool, for the
-        first `choosing` fits."""
+        """Fits to `labelled` rows: logits (S, T, C + 1) of the test images, and of the pool, for
+        the first `choosing` fits; any anomaly last."""
         supports = [self._support(rows, s) for rows, s in zip(labelled, seeds, strict=True)]
         model, rule = fit_batch(
             self.backbone, self.catalog, supports, self.learner, encoder=self._cached
@@ -138,7 +139,8 @@ class Bench:
     ) -> np.ndarray:
         signs = model.sign_embeddings()
         read = (model.read(activations, frozen, signs) for activations, frozen in images)
-        parts = [rule.evidence(model, readings, self.learner).logits for readings in read]
+        found = (rule.evidence(model, readings, self.learner) for readings in read)
+        parts = [torch.cat([one.logits, one.anomaly[..., None]], dim=-1) for one in found]
         return torch.cat(parts, dim=1).numpy()
 
     def _pool(self) -> Iterator[tuple[Activations, torch.Tensor]]:
@@ -163,7 +165,7 @@ class Bench:
         return SupportCache(self.views, config.views, images)
 
     def auroc(self, logits: np.ndarray) -> float:
-        """Macro AUROC of logits (N, C) of the test images, per cent."""
+        """Macro AUROC of logits (N, C + 1) of the test images, per cent."""
         truth = self.table.labels[self.test]
         columns = range(truth.shape[1])
         return 100 * float(np.mean([roc_auc_score(truth[:, c], logits[:, c]) for c in columns]))
@@ -176,15 +178,16 @@ class Bench:
             rng = np.random.default_rng([seed, len(labelled)])
             return self.pool[rng.choice(free, count, replace=False)].tolist()
         embeddings = self.views.frozen[:: self.learner.augment.views].numpy()
-        scores = 1 / (1 + np.exp(-logits))
-        categories = logits.shape[1]
+        scores = expit(logits.astype(float))
+        scores[:, -1] = 1 - scores[:, -1]
+        labels = self.table.labels[labelled]
         pool = Pool(
-            logits=logits[free],
+            evidence=np.column_stack([logits[free, :-1], scores[free, -1]]),
             scores=scores[free],
             features=embeddings[free],
             known=embeddings[known],
-            thresholds=np.full(categories, FINDING_THRESHOLD),
-            labelled=self.table.labels[labelled].sum(axis=0),
+            thresholds=np.full(scores.shape[1], FINDING_THRESHOLD),
+            labelled=np.append(labels.sum(axis=0), (~labels.any(axis=1)).sum()),
             found=(scores > FINDING_THRESHOLD).sum(axis=0),
         )
         return self.pool[free[[pick.row for pick in choose(pool, count)]]].tolist()

@@ -1,7 +1,7 @@
 """The candidates of a scoring run: the images that could be asked, from its tables, read once.
 
-    candidates = collect(scores, run, size, labelled)
-    candidates.table["uri"], candidates.logits
+    candidates = collect(scores, run, size, known)
+    candidates.table["uri"], evidence(candidates.table, run.categories)
 
 For each category the most likely positives are kept and those nearest to the threshold, so memory
 does not grow with the number of images. Images that are labelled already are set apart.
@@ -22,6 +22,7 @@ from sdmad.scoring.ranking import ScoredRun
 from sdmad.scoring.suggestions.choice import REASONS, keys
 
 NAMES = ("uri", "archive", "member")
+ANOMALY = "anomaly_score"
 
 
 @dataclass
@@ -96,26 +97,17 @@ class Known:
 class Candidates:
     """Candidates in `table`, labelled images in `known`, with the same columns.
 
-    `images` are all scored ones, `found` (C,) the findings in them, `not_asked` images of patients
-    in the test split that would have been candidates.
+    `thresholds` (C + 1,) are those of findings, normal last. `images` are all scored ones, `found`
+    (C + 1,) those with each finding and without any, `not_asked` images of patients in the test
+    split that would have been candidates.
     """
 
     table: pa.Table
     known: pa.Table
-    categories: list[str]
     thresholds: np.ndarray
     images: int
     found: np.ndarray
     not_asked: int
-
-    def logits(self, table: pa.Table) -> np.ndarray:
-        """Logits (N, C) of the rows of a table."""
-        return values(table, "logit", self.categories)
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Scores (N, C) of the candidates."""
-        return values(self.table, "score", self.categories)
 
 
 def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
@@ -123,14 +115,20 @@ def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
     names = run.categories
     given = run.metadata.get("thresholds")
     thresholds = np.array(given.split(";") if given else [FINDING_THRESHOLD] * len(names), float)
-    kept = {(c, reason): Highest(size) for c in range(len(names)) for reason in REASONS}
-    columns = [*NAMES, *(f"{kind}_{name}" for kind in ("score", "logit") for name in names)]
+    thresholds = np.append(thresholds, FINDING_THRESHOLD)
+    kept = {(c, reason): Highest(size) for c in range(len(thresholds)) for reason in REASONS}
+    columns = [
+        *NAMES,
+        ANOMALY,
+        *(f"{kind}_{name}" for kind in ("score", "logit") for name in names),
+    ]
     labelled: list[pa.Table] = []
-    images, not_asked, found = 0, 0, np.zeros(len(names), int)
+    images, not_asked, found = 0, 0, np.zeros(len(thresholds), int)
     empty = pa.schema([(name, pa.string() if name in NAMES else pa.float32()) for name in columns])
     for part in tables.read_parts(scores, "scores", run.units, [*columns, "findings"]):
         images += part.num_rows
-        found += tables.finding_matrix(part["findings"], names).sum(axis=0)
+        findings = tables.finding_matrix(part["findings"], names)
+        found += np.column_stack([findings, ~findings.any(axis=1)]).sum(axis=0)
         part = part.select(columns).cast(empty)
         mask = known.labelled(part)
         if mask.any():
@@ -152,7 +150,6 @@ def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
     return Candidates(
         table.take(pa.array(first)).combine_chunks(),
         seen.combine_chunks(),
-        names,
         thresholds,
         images,
         found,
@@ -164,12 +161,25 @@ def _ranks(
     part: pa.Table, names: list[str], thresholds: np.ndarray
 ) -> dict[tuple[int, str], np.ndarray]:
     """What rows (N,) are ranked by, for each category and reason."""
-    logits, scores = values(part, "logit", names), values(part, "score", names)
+    likely, scores = evidence(part, names), all_scores(part, names)
     return {
-        (c, reason): keys(reason, logits[:, c], scores[:, c], float(thresholds[c]))
-        for c in range(len(names))
+        (c, reason): keys(reason, likely[:, c], scores[:, c], float(thresholds[c]))
+        for c in range(len(thresholds))
         for reason in REASONS
     }
+
+
+def evidence(table: pa.Table, names: list[str]) -> np.ndarray:
+    """What likely positives are ranked by (N, C + 1): the logit of a category, and for normal the
+    anomaly score, negative."""
+    anomaly = table[ANOMALY].to_numpy().astype(float)
+    return np.column_stack([values(table, "logit", names), -anomaly])
+
+
+def all_scores(table: pa.Table, names: list[str]) -> np.ndarray:
+    """Scores (N, C + 1); that of normal is 1 - the anomaly score."""
+    anomaly = table[ANOMALY].to_numpy().astype(float)
+    return np.column_stack([values(table, "score", names), 1 - anomaly])
 
 
 def values(table: pa.Table, kind: str, names: list[str]) -> np.ndarray:

@@ -1,17 +1,18 @@
 """Which images to label next, as pure arrays.
 
-    picks = choose(Pool(logits, scores, features, known, thresholds, labelled, found), count=50)
+    picks = choose(Pool(evidence, scores, features, known, thresholds, labelled, found), count=50)
     picks[0].row, picks[0].category, picks[0].reason
 
-Each category gets a share of `count`, larger where fewer images are labelled. Half of it are
-likely positives, those with the highest logits, and half are uncertain: their scores are nearest
-to the threshold of a finding. Categories with the fewest labels, or else findings, choose first.
+Each category gets a share of `count`, larger where fewer images are labelled, and so does normal:
+a support needs as many normal images as images of each category. Half of a share are likely
+positives, those with the highest evidence, and half are uncertain: their scores are nearest to
+the threshold of a finding. Categories with the fewest labels, or else findings, choose first.
 
 Images that look alike are asked once. Of the first `OVERSAMPLE` times as many images as are
 wanted, those are taken that are farthest from what is labelled or chosen already: greedy k-centre
 (Sener & Savarese 2018, Active Learning for Convolutional Neural Networks: A Core-Set Approach).
 
-Shapes: N images, K labelled images, C categories, F features.
+Shapes: N images, K labelled images, C categories with normal, F features.
 """
 
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ OVERSAMPLE = 3
 class Pool:
     """Images that can be asked.
 
-    `logits` and `scores` are (N, C), `thresholds` (C,) those of findings. `features` (N, F) are
-    compared by Euclidean distance, `known` (K, F) are those of labelled images. `labelled` (C,) are
-    numbers of labelled images, `found` (C,) of findings in all images of the run.
+    `evidence` and `scores` are (N, C), higher for images with the category; `thresholds` (C,) are
+    those of findings. `features` (N, F) are compared by Euclidean distance, `known` (K, F) are
+    those of labelled images. `labelled` (C,) are numbers of labelled images, `found` (C,) of images
+    of the run with the finding.
     """
 
-    logits: np.ndarray
+    evidence: np.ndarray
     scores: np.ndarray
     features: np.ndarray
     known: np.ndarray
@@ -50,9 +52,9 @@ class Pick:
     reason: str
 
 
-def keys(reason: str, logits: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+def keys(reason: str, evidence: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """What the images (N,) are ranked by for one category, highest first."""
-    return logits if reason == LIKELY else -np.abs(scores - threshold)
+    return evidence if reason == LIKELY else -np.abs(scores - threshold)
 
 
 def depth(count: int) -> int:
@@ -81,13 +83,13 @@ def choose(pool: Pool, count: int) -> list[Pick]:
     """At most `count` images to label, in the order in which they are chosen."""
     wanted = shares(count, pool.labelled, pool.found)
     order = rarest_first(pool.labelled, pool.found)
-    free = np.ones(len(pool.logits), bool)
+    free = np.ones(len(pool.evidence), bool)
     distance = nearest(pool.features, pool.known)
     picks: list[Pick] = []
     for reason in REASONS:
         for c in order:
             number = -(-wanted[c] // 2) if reason == LIKELY else wanted[c] // 2
-            ranks = keys(reason, pool.logits[:, c], pool.scores[:, c], float(pool.thresholds[c]))
+            ranks = keys(reason, pool.evidence[:, c], pool.scores[:, c], float(pool.thresholds[c]))
             rows = np.argsort(-ranks, kind="stable")
             rows = rows[free[rows]][: OVERSAMPLE * number]
             for _ in range(min(number, len(rows))):

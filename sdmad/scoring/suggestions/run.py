@@ -12,11 +12,19 @@ import pyarrow as pa
 
 from sdmad.errors import UserError
 from sdmad.inputs.groups import load_groups
-from sdmad.inputs.labels import load_labels
+from sdmad.inputs.label_studio import NORMAL
+from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.scoring.groups.run import fingerprint
 from sdmad.scoring.ranking import ScoredRun
 from sdmad.scoring.similar import Search
-from sdmad.scoring.suggestions.candidates import Candidates, Known, collect
+from sdmad.scoring.suggestions.candidates import (
+    Candidates,
+    Known,
+    all_scores,
+    collect,
+    evidence,
+    values,
+)
 from sdmad.scoring.suggestions.choice import Pool, choose, depth
 from sdmad.words import counted
 
@@ -25,7 +33,7 @@ from sdmad.words import counted
 class Asked:
     """An image to label, as its `row` in the score tables, and why.
 
-    `score` is that of `category`; `patient` is empty if not known.
+    `category` may be normal, whose `score` is 1 - the anomaly score; `patient` is empty if not known.
     """
 
     row: dict[str, Any]
@@ -90,23 +98,23 @@ def suggest(
         )
     if not candidates.table.num_rows:
         raise UserError(f"every image of {scores} is labelled already, or of a test patient")
-    candidates, features, theirs, more = _features(candidates, search, activations)
-    drawn = table.labels[table.split == "pool"].sum(axis=0) if table else None
+    candidates, features, theirs, more = _features(candidates, search, run.categories)
+    scored = all_scores(candidates.table, run.categories)
     pool = Pool(
-        logits=candidates.logits(candidates.table),
-        scores=candidates.scores,
+        evidence=evidence(candidates.table, run.categories),
+        scores=scored,
         features=features,
         known=theirs,
         thresholds=candidates.thresholds,
-        labelled=np.zeros(len(run.categories), int) if drawn is None else drawn,
+        labelled=_labelled(table, len(run.categories)),
         found=candidates.found,
     )
     asked = []
-    rows = candidates.table.to_pylist()
+    rows, categories = candidates.table.to_pylist(), [*run.categories, NORMAL]
     for pick in choose(pool, count):
-        row, category = rows[pick.row], run.categories[pick.category]
+        row, category = rows[pick.row], categories[pick.category]
         name = str(row["archive"]), str(row["member"])
-        score = float(row[f"score_{category}"])
+        score = float(scored[pick.row, pick.category])
         asked.append(Asked(row, category, pick.reason, score, known.patient(name)))
     if len(asked) < count:
         notices.append(f"only {counted(len(asked), 'image')} can be asked, not {count}")
@@ -123,6 +131,14 @@ def suggest(
     )
 
 
+def _labelled(table: LabelTable | None, categories: int) -> np.ndarray:
+    """The numbers of images in the pool (C + 1,) by category, and of normal ones."""
+    if table is None:
+        return np.zeros(categories + 1, int)
+    labels = table.labels[table.split == "pool"]
+    return np.append(labels.sum(axis=0), (~labels.any(axis=1)).sum())
+
+
 def _open(activations: str, archive: str, scores: str, weights: str | None) -> Search:
     search = Search.open(activations, weights)
     if search.stored.archive.rstrip("/") != archive.rstrip("/"):
@@ -134,7 +150,7 @@ def _open(activations: str, archive: str, scores: str, weights: str | None) -> S
 
 
 def _features(
-    candidates: Candidates, search: Search | None, activations: str | None
+    candidates: Candidates, search: Search | None, categories: list[str]
 ) -> tuple[Candidates, np.ndarray, np.ndarray, list[str]]:
     """What tells images apart: features (N, F) of candidates and (K, F) of labelled images.
 
@@ -146,14 +162,15 @@ def _features(
             "images are told apart by their scores, which are alike for many different images; "
             "give --activations to compare embeddings"
         )
-        return candidates, candidates.logits(table), candidates.logits(known), [told]
+        features, theirs = (values(some, "logit", categories) for some in (table, known))
+        return candidates, features, theirs, [told]
     uris = [*table["uri"].to_pylist(), *known["uri"].to_pylist()]
     found = search.embeddings(uris)
     there = np.isfinite(found).all(axis=1)
-    mine, theirs = there[: table.num_rows], there[table.num_rows :]
+    mine, also = there[: table.num_rows], there[table.num_rows :]
     if not mine.any():
         raise UserError(
-            f"the activations {activations} have none of these images; run `sdmad encode` again"
+            f"the activations {search.activations} have none of these images; run `sdmad encode` again"
         )
     notices = []
     if not mine.all():
@@ -161,4 +178,4 @@ def _features(
         notices.append(f"{lost} without activations are not asked; run `sdmad encode` again")
     features = found[: table.num_rows][mine]
     kept = replace(candidates, table=table.filter(pa.array(mine)))
-    return kept, features, found[table.num_rows :][theirs], notices
+    return kept, features, found[table.num_rows :][also], notices

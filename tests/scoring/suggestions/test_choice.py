@@ -18,7 +18,7 @@ def pool(
     count, categories = logits.shape
     features = np.eye(count) if features is None else features
     return Pool(
-        logits=logits,
+        evidence=logits,
         scores=expit(logits),
         features=features,
         known=features[:0] if known is None else known,
