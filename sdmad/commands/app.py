@@ -61,8 +61,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 labels = typer.Typer(no_args_is_help=True, help="Turn labels from elsewhere into a label table.")
-for name, command in LABEL_COMMANDS.items():
-    labels.command(name)(command)
+for verb, subcommand in LABEL_COMMANDS.items():
+    labels.command(verb)(subcommand)
 app.add_typer(labels, name="labels")
 
 

@@ -3,16 +3,17 @@
     picks = choose(Pool(evidence, scores, features, known, thresholds, labelled, found), count=50)
     picks[0].row, picks[0].category, picks[0].reason
 
-Each category gets a share of `count`, larger where fewer images are labelled, and so does normal:
-a support needs as many normal images as images of each category. Half of a share are likely
-positives, those with the highest evidence, and half are uncertain: their scores are nearest to
-the threshold of a finding. Categories with the fewest labels, or else findings, choose first.
+Each category gets a share of `count`, larger where fewer images are labelled. Half of it are
+likely positives, those with the highest evidence, and half are uncertain: their scores are nearest
+to the threshold of a finding. Categories with the fewest labels, or else findings, choose first.
+Normal images are asked for where they are fewer than those of every category, because a support
+needs as many of them.
 
 Images that look alike are asked once. Of the first `OVERSAMPLE` times as many images as are
 wanted, those are taken that are farthest from what is labelled or chosen already: greedy k-centre
 (Sener & Savarese 2018, Active Learning for Convolutional Neural Networks: A Core-Set Approach).
 
-Shapes: N images, K labelled images, C categories with normal, F features.
+Shapes: N images, K labelled images, C categories, the last of which is normal, F features.
 """
 
 from dataclasses import dataclass
@@ -70,11 +71,13 @@ def rarest_first(labelled: np.ndarray, found: np.ndarray) -> list[int]:
 def shares(count: int, labelled: np.ndarray, found: np.ndarray) -> np.ndarray:
     """How many of `count` images each category gets (C,).
 
-    One after the other goes to the category that then has the fewest, labelled or asked.
+    Normal gets what it lacks against the category with the fewest labels, its even share at most.
+    Then one after the other goes to the category that has the fewest, labelled or asked.
     """
     given = np.zeros(len(labelled), int)
-    order = rarest_first(labelled, found)
-    for _ in range(count):
+    given[-1] = min(max(0, labelled[:-1].min() - labelled[-1]), count // len(labelled))
+    order = rarest_first(labelled[:-1], found[:-1])
+    for _ in range(count - given[-1]):
         given[min(order, key=lambda c: labelled[c] + given[c])] += 1
     return given
 

@@ -33,7 +33,8 @@ from sdmad.words import counted
 class Asked:
     """An image to label, as its `row` in the score tables, and why.
 
-    `category` may be normal, whose `score` is 1 - the anomaly score; `patient` is empty if not known.
+    `category` may be normal, whose `score` is 1 - the anomaly score. `patient` is empty if not
+    known.
     """
 
     row: dict[str, Any]
@@ -170,7 +171,8 @@ def _features(
     mine, also = there[: table.num_rows], there[table.num_rows :]
     if not mine.any():
         raise UserError(
-            f"the activations {search.activations} have none of these images; run `sdmad encode` again"
+            f"the activations {search.activations} have none of these images; run `sdmad encode` "
+            "again"
         )
     notices = []
     if not mine.all():

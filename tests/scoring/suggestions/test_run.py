@@ -80,5 +80,12 @@ def test_categories_with_few_labels_are_asked_for_first(tmp_path) -> None:
     assert {one.category for one in found.asked} == {"one"}, "the test split is not for training"
     assert not {one.name[1] for one in found.asked} & {f"{k}.png" for k in range(15)}
     assert found.labelled == 15
+    few = [f"a.tar,{k}.png,p{k},pool,{'one;two' if k < 5 else ''}" for k in range(7)]
+    labels.write_text("\n".join(["archive,member,patient_id,split,labels", *few]) + "\n")
+    found = suggest(run, 9, labels=str(labels))
+    kinds = [one.category for one in found.asked]
+    assert [kinds.count(name) for name in ("one", "two", "normal")] == [3, 3, 3]
     for one in found.asked:
-        assert one.score == pytest.approx(scores[int(one.name[1][:-4]), 0, 0])
+        given = dict(zip(("one", "two"), scores[int(one.name[1][:-4]), :, 0], strict=True))
+        right = given.get(one.category, 1 - max(given.values()))
+        assert one.score == pytest.approx(right)
