@@ -113,60 +113,72 @@ class Candidates:
 def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
     """Read the tables of a run; `size` candidates are kept of each category and reason."""
     names = run.categories
-    given = run.metadata.get("thresholds")
-    thresholds = np.array(given.split(";") if given else [FINDING_THRESHOLD] * len(names), float)
-    thresholds = np.append(thresholds, FINDING_THRESHOLD)
-    kept = {(c, reason): Highest(size) for c in range(len(thresholds)) for reason in REASONS}
-    columns = [
-        *NAMES,
-        ANOMALY,
-        *(f"{kind}_{name}" for kind in ("score", "logit") for name in names),
-    ]
-    labelled: list[pa.Table] = []
-    images, not_asked, found = 0, 0, np.zeros(len(thresholds), int)
-    empty = pa.schema([(name, pa.string() if name in NAMES else pa.float32()) for name in columns])
-    for part in tables.read_parts(scores, "scores", run.units, [*columns, "findings"]):
-        images += part.num_rows
-        findings = tables.finding_matrix(part["findings"], names)
-        found += np.column_stack([findings, ~findings.any(axis=1)]).sum(axis=0)
-        part = part.select(columns).cast(empty)
-        mask = known.labelled(part)
-        if mask.any():
-            labelled.append(part.filter(pa.array(mask)))
-            part = part.filter(pa.array(~mask))
-        ranks = _ranks(part, names, thresholds)
-        wanted = np.any([kept[key].better(values) for key, values in ranks.items()], axis=0)
+    collected = _Collected(names, run.metadata.get("thresholds"), size, known)
+    for part in tables.read_parts(scores, "scores", run.units, [*collected.columns, "findings"]):
+        collected.add(part)
+    return collected.candidates()
+
+
+class _Collected:
+    """What is kept while the tables pass."""
+
+    def __init__(self, names: list[str], thresholds: str | None, size: int, known: Known) -> None:
+        self.names, self.known = names, known
+        given = thresholds.split(";") if thresholds else [FINDING_THRESHOLD] * len(names)
+        self.thresholds = np.array([*given, FINDING_THRESHOLD], float)
+        self.columns = [*NAMES, ANOMALY]
+        for kind in ("score", "logit"):
+            self.columns += [f"{kind}_{name}" for name in names]
+        kinds = [(name, pa.string() if name in NAMES else pa.float32()) for name in self.columns]
+        self.schema = pa.schema(kinds)
+        every = range(len(self.thresholds))
+        self.kept = {(c, reason): Highest(size) for c in every for reason in REASONS}
+        self.labelled: list[pa.Table] = []
+        self.images = self.not_asked = 0
+        self.found = np.zeros(len(self.thresholds), int)
+
+    def add(self, part: pa.Table) -> None:
+        """Add a score table."""
+        self.images += part.num_rows
+        findings = tables.finding_matrix(part["findings"], self.names)
+        self.found += np.column_stack([findings, ~findings.any(axis=1)]).sum(axis=0)
+        part = part.select(self.columns).cast(self.schema)
+        labelled = self.known.labelled(part)
+        if labelled.any():
+            self.labelled.append(part.filter(pa.array(labelled)))
+            part = part.filter(pa.array(~labelled))
+        ranks = self._ranks(part)
+        wanted = np.any([self.kept[key].better(rank) for key, rank in ranks.items()], axis=0)
         rows = np.flatnonzero(wanted)
-        tested = known.tested(part.take(pa.array(rows)))
-        not_asked += int(tested.sum())
+        tested = self.known.tested(part.take(pa.array(rows)))
+        self.not_asked += int(tested.sum())
         rows = rows[~tested]
         part = part.take(pa.array(rows))
-        for key, values_of_key in ranks.items():
-            kept[key].add(values_of_key[rows], part)
-    every = [best.rows for best in kept.values() if best.rows is not None]
-    table = pa.concat_tables(every) if every else empty.empty_table()
-    _, first = np.unique(np.array(table["uri"].to_pylist(), object).astype(str), return_index=True)
-    seen = pa.concat_tables(labelled) if labelled else empty.empty_table()
-    return Candidates(
-        table.take(pa.array(first)).combine_chunks(),
-        seen.combine_chunks(),
-        thresholds,
-        images,
-        found,
-        not_asked,
-    )
+        for key, rank in ranks.items():
+            self.kept[key].add(rank[rows], part)
 
+    def _ranks(self, part: pa.Table) -> dict[tuple[int, str], np.ndarray]:
+        """What the rows (N,) are ranked by, for each category and reason."""
+        likely, scores = evidence(part, self.names), all_scores(part, self.names)
+        return {
+            (c, reason): keys(reason, likely[:, c], scores[:, c], float(self.thresholds[c]))
+            for c, reason in self.kept
+        }
 
-def _ranks(
-    part: pa.Table, names: list[str], thresholds: np.ndarray
-) -> dict[tuple[int, str], np.ndarray]:
-    """What rows (N,) are ranked by, for each category and reason."""
-    likely, scores = evidence(part, names), all_scores(part, names)
-    return {
-        (c, reason): keys(reason, likely[:, c], scores[:, c], float(thresholds[c]))
-        for c in range(len(thresholds))
-        for reason in REASONS
-    }
+    def candidates(self) -> Candidates:
+        """Each candidate once, in the order of their URIs."""
+        every = [best.rows for best in self.kept.values() if best.rows is not None]
+        table = pa.concat_tables(every) if every else self.schema.empty_table()
+        _, first = np.unique(np.array(table["uri"].to_pylist(), str), return_index=True)
+        known = pa.concat_tables(self.labelled) if self.labelled else self.schema.empty_table()
+        return Candidates(
+            table=table.take(pa.array(first)).combine_chunks(),
+            known=known.combine_chunks(),
+            thresholds=self.thresholds,
+            images=self.images,
+            found=self.found,
+            not_asked=self.not_asked,
+        )
 
 
 def evidence(table: pa.Table, names: list[str]) -> np.ndarray:

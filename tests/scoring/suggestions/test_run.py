@@ -5,7 +5,6 @@ import pytest
 
 from sdmad.errors import UserError
 from sdmad.scoring import tables
-from sdmad.scoring.similar import Search
 from sdmad.scoring.suggestions.run import suggest
 from tests.evaluation.test_measure import write_run
 from tests.helpers import write_tar
@@ -32,22 +31,6 @@ def test_activations_tell_images_apart(store) -> None:
     without = suggest(str(store.scores), 6)
     assert without.spread == "scores"
     assert "give --activations to compare embeddings" in without.notices[-1]
-
-
-def test_embeddings_of_some_images_are_those_of_the_backbone(store, backbone) -> None:
-    assert store.encode().returncode == 0
-    search = Search.open(str(store.activations))
-    known = {
-        uri: e
-        for unit in search.units
-        for uris, some in search._batches(unit)
-        for uri, e in zip(uris.to_pylist(), some, strict=True)
-    }
-    wanted = [*sorted(known)[::-3], "nowhere.png"]
-    found = search.embeddings(wanted)
-    assert np.allclose(found[:-1], [known[uri] for uri in wanted[:-1]])
-    assert np.isnan(found[-1]).all()
-    assert np.isnan(search.embeddings(["nowhere.png"])).all()
 
 
 def test_mistakes_are_sentences(tmp_path, store) -> None:
