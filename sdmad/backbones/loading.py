@@ -29,14 +29,8 @@ from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
-from sdmad.backbones.towers import (
-    Activations,
-    ImageTower,
-    Tower,
-    check_towers,
-    image_tower,
-    text_tower,
-)
+from sdmad.backbones.towers import Activations, ImageTower, Tower
+from sdmad.backbones.towers.kinds import check_towers, image_tower, text_tower
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
 
@@ -74,12 +68,18 @@ class Backbone:
 
     def pixels(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 images (B, H, W, 3) -> the tower's normalised input (B, 3, H, W) on the device."""
-        writable = np.require(images, requirements=["C", "W"])  # PyTorch warns of others.
-        batch = torch.from_numpy(writable).to(self.device)
-        batch = batch.permute(0, 3, 1, 2).float() / 255
+        batch = self._on_device(np.asarray(images)).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(self.spec.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.spec.std, device=self.device).view(3, 1, 1)
         return (batch - mean) / std
+
+    def _on_device(self, images: np.ndarray) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
+        # From pinned memory the GPU copies while it computes.
+        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), images)
+        return pinned.to(self.device, non_blocking=True)
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
         """Token ids (P, L) on the device."""
