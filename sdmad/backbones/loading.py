@@ -27,6 +27,7 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones import folders, identity, published
 from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
+from sdmad.backbones.faster import UnfilledWeights, mapped
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
 from sdmad.backbones.towers import Activations, ImageTower, Tower
@@ -259,9 +260,10 @@ def _load(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
 
 def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
     folders.check_files(folder, shown)
-    clip, model_config = folders.create(folder, shown)
+    with UnfilledWeights():
+        clip, model_config = folders.create(folder, shown)
     check_towers(clip)
-    open_clip.load_checkpoint(clip, str(folders.find_weights(folder, shown)), weights_only=True)
+    load_weights(clip, folders.find_weights(folder, shown))
     return clip, folders.tokenizer_of(folder), model_config
 
 
@@ -270,13 +272,14 @@ def _load_named(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
     pretrained = str(config.pretrained)
     if pretrained in open_clip.list_pretrained_tags_by_model(config.model):
         facts = published.facts_of(config.model, pretrained)
-        clip = create_named(config.model, facts)
-        path = download_pretrained(get_pretrained_cfg(config.model, pretrained))
-        open_clip.load_checkpoint(clip, path, weights_only=not is_torchscript(Path(path)))
+        with UnfilledWeights():
+            clip = create_named(config.model, facts)
+        load_weights(clip, Path(download_pretrained(get_pretrained_cfg(config.model, pretrained))))
     else:
         path = folders.fetch(pretrained)
         facts = published.facts_of_file(config, is_openai(path))
-        clip = create_named(config.model, facts)
+        with UnfilledWeights():
+            clip = create_named(config.model, facts)
         _check_positions(clip, path, config)
         _load_file(clip, path)
     model_config = (open_clip.get_model_config(config.model) or {}) | {
@@ -295,12 +298,17 @@ def _tokenizer(model: str) -> Any:
         ) from error
 
 
+def load_weights(clip: Any, path: Path, strict: bool = True) -> Any:
+    """Give an open_clip model the weights of a file; the keys that do not match if not `strict`."""
+    scripted = is_torchscript(path)
+    with mapped(path, not scripted):
+        return open_clip.load_checkpoint(clip, str(path), strict=strict, weights_only=not scripted)
+
+
 def _load_file(clip: Any, path: Path) -> None:
     """Load a checkpoint file; OpenAI's state dicts also hold three numbers that are no weights."""
     numbers = is_openai(path) and not is_torchscript(path)
-    found = open_clip.load_checkpoint(
-        clip, str(path), strict=not numbers, weights_only=not is_torchscript(path)
-    )
+    found = load_weights(clip, path, strict=not numbers)
     if numbers and (found.missing_keys or set(found.unexpected_keys) - set(OPENAI_KEYS)):
         names = [*found.missing_keys, *found.unexpected_keys]
         raise UserError(
