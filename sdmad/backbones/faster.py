@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.serialization import config as serialization
 
-_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
+_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_} | {
+    getattr(nn.init, f"{name}_")
+    for name in (
+        *("normal", "uniform", "trunc_normal", "orthogonal"),
+        *("kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform"),
+    )
+}
 
 
 class UnfilledWeights(TorchFunctionMode):
@@ -23,9 +30,10 @@ class UnfilledWeights(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        given = kwargs or {}
         if func in _FILLS:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 @contextmanager
