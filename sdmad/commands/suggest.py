@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import Activations, Names, Scores
+from sdmad.commands.options import Activations, Scores
 
 
 def suggest(
@@ -43,7 +43,6 @@ def suggest(
         str | None,
         typer.Option(help="Checkpoint of the backbone of --activations. Default: as encoded."),
     ] = None,
-    names: Names = False,
 ) -> None:
     """Choose the images of a scoring run that are worth labelling next.
 
@@ -79,7 +78,7 @@ def suggest(
     if not patients:
         notices.append("patient_id is empty: fill it in before training, or give --patients")
     for notice in notices:
-        logs.notice(notice, names)
+        logs.notice(notice)
     asked = Counter((one.category, one.reason) for one in found.asked)
     typer.echo(
         f"{counted(len(found.asked), 'image')} to label, of {counted(found.images, 'scored image')}"

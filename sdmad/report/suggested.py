@@ -12,8 +12,6 @@ import io
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import numpy as np
-
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.selected import decode_members
@@ -33,6 +31,8 @@ scores."""
 SIDE = 384
 """Height and width of pictures, in pixels."""
 TITLE = b"<title>sdmad labelling: "
+AT_ONCE = 256
+"""Pictures that are decoded before they are encoded again, 113 MB."""
 START = 512  # Bytes of a file that tell what it is.
 
 
@@ -118,15 +118,19 @@ def read_pictures(found: Suggested) -> Pictures:
     """Read the images from their archive: whole, at most `SIDE` pixels high and wide."""
     base = found.metadata["archive"]
     names = {one.name: str(one.row["uri"]) for one in found.asked}
+    read: dict[str, str] = {}
     try:
         spec = ImageSpec.from_json(found.metadata.get("input", ""))
         whole = replace(spec, size=(SIDE, SIDE), resize_mode="longest", fill_color=0)
-        pixels, _ = decode_members(base, list(names), whole)
+        ordered = sorted(names)
+        for start in range(0, len(ordered), AT_ONCE):
+            pixels, _ = decode_members(base, ordered[start : start + AT_ONCE], whole)
+            read |= {names[name]: jpeg_uri(picture) for name, picture in pixels.items()}
     except (ValueError, UserError, FileNotFoundError):
         return Pictures({}, f"the archive {base} cannot be read, so there are no pictures")
-    lost = len(names) - len(pixels)
+    lost = len(names) - len(read)
     note = f"{lost} of {len(names)} pictures cannot be read from the archive" if lost else ""
-    return Pictures({names[name]: jpeg_uri(np.asarray(p)) for name, p in pixels.items()}, note)
+    return Pictures(read, note)
 
 
 def write_page(found: Suggested, shown: Pictures, uri: str) -> None:

@@ -16,7 +16,8 @@ from sdmad.commands.labels import import_labels
 from sdmad.commands.suggest import suggest
 from sdmad.errors import UserError
 from sdmad.inputs.labels import load_labels
-from sdmad.report.suggested import SIDE, check_outputs
+from sdmad.report.suggested import SIDE, check_outputs, read_pictures, write_page
+from sdmad.scoring.suggestions.run import suggest as choose
 from tests.helpers import Ended, run_command
 from tests.inputs.test_label_studio import annotation
 from tests.report.made import stored
@@ -127,6 +128,17 @@ def test_label_studio_gives_the_images_back(asked, tmp_path) -> None:
     assert ended.returncode == 0, ended.stderr
     names = {t["data"]["member"] for t in tasks}
     assert set(load_labels(str(output), ["tumour"]).member) == names
+
+
+def test_without_the_archive_the_page_has_no_pictures_and_says_so(run, tmp_path) -> None:
+    found = choose(run, 3)
+    metadata = found.metadata | {"archive": str(tmp_path / "gone")}
+    shown = read_pictures(replace(found, metadata=metadata))
+    assert not shown.uris
+    write_page(found, shown, str(tmp_path / "page.html"))
+    structure = Structure((tmp_path / "page.html").read_text())
+    assert structure.text.count("no picture ") == 3
+    assert "cannot be read, so there are no pictures" in structure.text
 
 
 def test_the_same_command_writes_the_same_table_but_never_over_labels(asked, run, tmp_path) -> None:

@@ -19,10 +19,12 @@ Shapes: N images, K labelled images, C categories, the last of which is normal, 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 LIKELY, UNCERTAIN = "likely", "uncertain"
 REASONS = (LIKELY, UNCERTAIN)
 OVERSAMPLE = 3
+BLOCK = 256  # Images that all others are compared with at once.
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def choose(pool: Pool, count: int) -> list[Pick]:
 def nearest(features: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The distance (N,) of each image to the nearest of `others` (K, F); infinite without any."""
     found = np.full(len(features), np.inf)
-    for other in others:
-        np.minimum(found, np.linalg.norm(features - other, axis=1), out=found)
+    for start in range(0, len(others), BLOCK):
+        distances = cdist(features, others[start : start + BLOCK])
+        np.minimum(found, distances.min(axis=1), out=found)
     return found
