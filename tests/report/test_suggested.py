@@ -138,7 +138,7 @@ def test_without_the_archive_the_page_has_no_pictures_and_says_so(run, tmp_path)
     write_page(found, shown, str(tmp_path / "page.html"))
     structure = Structure((tmp_path / "page.html").read_text())
     assert structure.text.count("no picture ") == 3
-    assert "cannot be read, so there are no pictures" in structure.text
+    assert "3 of 3 pictures cannot be read from the archive" in structure.text
 
 
 def test_the_same_command_writes_the_same_table_but_never_over_labels(asked, run, tmp_path) -> None:
