@@ -164,6 +164,9 @@ def main(
     model: Annotated[str, typer.Option(help="open_clip model.")] = "ViT-L-14-336",
     images: Annotated[int, typer.Option(help="Images, a multiple of 24.")] = 24_000,
     side: Annotated[int, typer.Option(help="Pixels of an image's side.")] = 512,
+    at_once: Annotated[
+        list[int] | None, typer.Option(help="Batches at once in the job; repeatable.")
+    ] = None,
     alone_of: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Compare a scoring run with its detector alone; print rates, seconds and ratios."""
@@ -187,7 +190,7 @@ def main(
         shown = ", ".join(f"{rates[str(calls)]:.0f} ({calls} at once)" for calls in CALLS)
         print(f"detector alone, {seeds} adapters: {shown} images/s; loads in {rates['load']:.1f} s")
         limit = limit or rates[str(CALLS[0])]
-    for calls in CALLS:
+    for calls in at_once or CALLS:
         report(job(archive, detectors / "1", calls), calls, limit)
 
 
