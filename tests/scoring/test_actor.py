@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from sdmad import Detector
+from sdmad.errors import UserError
 from sdmad.phantoms.task import draw_example
 from sdmad.scoring import actor
 from sdmad.scoring.actor import BusyTime, DetectorActor
@@ -80,3 +82,15 @@ def test_time_between_two_batches_does_not_count() -> None:
     time.sleep(SLOW)
     busy.begin()
     assert busy.end() < SLOW
+
+
+def test_too_little_memory_of_a_gpu_is_one_sentence(training_run, monkeypatch) -> None:
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(actor, "node_cpus", lambda: 1)
+    columns = ScoreColumns(["one"], 1, per_seed=False)
+    model = DetectorActor(str(training_run), None, columns, 1, False, "single")
+    monkeypatch.setattr(model, "rows", no_memory)
+    with pytest.raises(UserError, match=r"batches of 6 images; give a smaller --batch-size"):
+        model(batch(0, 6, broken=-1))
