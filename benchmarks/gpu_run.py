@@ -10,7 +10,8 @@ JPEGs in tars on local disk (a hundred different ones, repeated), random weights
 - for the whole job (jobs/score_archive.py, one detector) with one and with two batches at once:
   seconds to the first scores, images a second after these, the ratio of that to the detector alone,
   and busy seconds by part;
-- CPU time of the driver after the first scores, and how many images a second that allows.
+- the share of a core that the driver takes after the first scores (benchmarks/driver_cost.py
+  measures how many images a second a driver can take).
 
 Every measurement is in new processes. The detector alone gets the environment of a detector actor.
 """
@@ -147,7 +148,7 @@ def report(record: dict[str, Any], calls: int, limit: float) -> None:
     images = record["images"] - BATCH
     seconds = record["seconds"] - record["seconds_to_first_scores"]
     pace = images / seconds
-    driver = record["driver_cpu_seconds"] / images
+    driver = record["driver_cpu_seconds"] / seconds
     first = record["planned"] + record["seconds_to_first_scores"]
     busy = ", ".join(f"{name} {value:.1f}" for name, value in record["stage_seconds"].items())
     print(f"run, {calls} at once: {pace:.0f} images/s, {pace / limit:.3f} of the detector alone")
@@ -155,7 +156,7 @@ def report(record: dict[str, Any], calls: int, limit: float) -> None:
         f"    first scores after {first:.1f} s, {record['planned']:.1f} of them before Ray starts"
     )
     print(f"    busy seconds: {busy}; {record['readers']} readers, {seconds:.1f} s in all")
-    print(f"    driver: {1000 * driver:.3f} ms an image, at most {1 / driver:.0f} images/s")
+    print(f"    driver: {driver:.1%} of a core")
     in_model = record["images"] / record["stage_seconds"]["model"]
     print(f"    inside the detector's calls: {in_model:.0f} images/s", flush=True)
 
