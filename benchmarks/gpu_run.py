@@ -10,7 +10,8 @@ JPEGs in tars on local disk (a hundred different ones, repeated), random weights
 - for the whole job (jobs/score_archive.py, one detector) with one and with two batches at once:
   seconds to the first scores, images a second after these, the ratio of that to the detector alone,
   and busy seconds by part;
-- CPU time of the driver after the first scores, and how many images a second that allows.
+- the share of a core that the driver takes after the first scores (benchmarks/driver_cost.py
+  measures how many images a second a driver can take).
 
 Every measurement is in new processes. The detector alone gets the environment of a detector actor.
 """
@@ -147,7 +148,7 @@ def report(record: dict[str, Any], calls: int, limit: float) -> None:
     images = record["images"] - BATCH
     seconds = record["seconds"] - record["seconds_to_first_scores"]
     pace = images / seconds
-    driver = record["driver_cpu_seconds"] / images
+    driver = record["driver_cpu_seconds"] / seconds
     first = record["planned"] + record["seconds_to_first_scores"]
     busy = ", ".join(f"{name} {value:.1f}" for name, value in record["stage_seconds"].items())
     print(f"run, {calls} at once: {pace:.0f} images/s, {pace / limit:.3f} of the detector alone")
@@ -155,7 +156,7 @@ def report(record: dict[str, Any], calls: int, limit: float) -> None:
         f"    first scores after {first:.1f} s, {record['planned']:.1f} of them before Ray starts"
     )
     print(f"    busy seconds: {busy}; {record['readers']} readers, {seconds:.1f} s in all")
-    print(f"    driver: {1000 * driver:.3f} ms an image, at most {1 / driver:.0f} images/s")
+    print(f"    driver: {driver:.1%} of a core")
     in_model = record["images"] / record["stage_seconds"]["model"]
     print(f"    inside the detector's calls: {in_model:.0f} images/s", flush=True)
 
@@ -164,6 +165,9 @@ def main(
     model: Annotated[str, typer.Option(help="open_clip model.")] = "ViT-L-14-336",
     images: Annotated[int, typer.Option(help="Images, a multiple of 24.")] = 24_000,
     side: Annotated[int, typer.Option(help="Pixels of an image's side.")] = 512,
+    at_once: Annotated[
+        list[int] | None, typer.Option(help="Batches at once in the job; repeatable.")
+    ] = None,
     alone_of: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Compare a scoring run with its detector alone; print rates, seconds and ratios."""
@@ -187,7 +191,7 @@ def main(
         shown = ", ".join(f"{rates[str(calls)]:.0f} ({calls} at once)" for calls in CALLS)
         print(f"detector alone, {seeds} adapters: {shown} images/s; loads in {rates['load']:.1f} s")
         limit = limit or rates[str(CALLS[0])]
-    for calls in CALLS:
+    for calls in at_once or CALLS:
         report(job(archive, detectors / "1", calls), calls, limit)
 
 

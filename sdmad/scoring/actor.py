@@ -104,6 +104,11 @@ class ModelActor(ABC, Generic[Model]):
         try:
             with self._stream():
                 table = self.rows(batch, good)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"a GPU has too little memory for batches of {len(batch['unit'])} images; give a "
+                "smaller --batch-size, or --detector-calls 1"
+            ) from None
         finally:
             seconds = self._busy.end() / max(1, len(good))
         for name in ("unit", "stage", "reason", "member", "archive", "uri"):

@@ -61,7 +61,7 @@ def mixed(ray_cluster, s3, training_run, tmp_path_factory) -> ScoredArchive:
     output = f"{s3}/mixed-scores"
     result = run_command(
         *(score, "--archive", base, "--detector", training_run, "--output", output),
-        *("--batch-size", 4, "--decode-seconds", 3),
+        *("--batch-size", 4, "--decode-seconds", 3, "--detector-calls", 2),
     )
     assert result.returncode == 0, result.stderr
     return ScoredArchive(base, output, result.stdout + result.stderr)
