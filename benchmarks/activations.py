@@ -3,17 +3,17 @@
     python benchmarks/activations.py                      # phantoms
     python benchmarks/activations.py --data DIRECTORY     # tar shards, such as those of ODIR-5K
 
-A backbone with the shape of ViT-B/32 and random weights, and a detector with 8 seeds. Both sides
-score the same images in turns, as jobs with all their processes. Prints CPU milliseconds an image
-and their ratio (target 30), each with its range over turns, bytes an image, and the largest
-difference of a score.
+A backbone with the shape of ViT-B/32 and random weights, and a detector with 8 seeds. Takes turns:
 
-Start-up is excluded as in benchmarks/scoring_limit.py: each job runs on a few shards and on more,
-and the difference counts. Start-ups differ by seconds of CPU, so activations of many images are
-needed: those of the shards are written `--copies` times, under other names of shards.
+- images: this process calls the functions that the processes of a run call, from the shard to the
+  score tables. Ray and the driver are left out, so a run takes more.
+- activations, job: jobs/score_archive.py with all its processes. Start-up is excluded as in
+  benchmarks/scoring_limit.py: the job runs on one shard and on many, and the difference counts.
+- activations: this process, as for images.
 
-The same without Ray and driver is printed too: in this process, the functions that the processes of
-a run call, from the shard to the score tables.
+Prints CPU milliseconds an image on one core and the ratio of images to each of the other two
+(target 30), each with its range over turns, bytes an image, and the largest difference of a score.
+The activations of the images are repeated under other names until they fill shards of 1,000.
 """
 
 import json
@@ -21,6 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -58,6 +59,7 @@ from sdmad.scoring.tables import ScoreColumns
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "benchmark-activations"
 BATCH = 64
+SHARD_IMAGES = 1000
 DECODE_SECONDS = 120.0
 TIMEOUT = 3600.0
 Reader = Callable[..., Iterator[dict[str, np.ndarray]]]
@@ -79,8 +81,12 @@ def write_unit(
     rows = pa.concat_tables(map(actor, read(payload, rows=BATCH)))
     good = pa.array([stage == "" for stage in rows["stage"].to_pylist()])
     made = rows.filter(good).select(schema.names).cast(schema)
-    tables.commit_unit(output, unit.id, made, tables.empty_failures(), {}, table)
+    commit(output, unit, made, table)
     return made.num_rows
+
+
+def commit(output: str, unit: WorkUnit, rows: pa.Table, table: str) -> None:
+    tables.commit_unit(output, unit.id, rows, tables.empty_failures(), {}, table)
 
 
 def cpu(work: Callable[[WorkUnit], int], units: list[WorkUnit]) -> float:
@@ -90,10 +96,11 @@ def cpu(work: Callable[[WorkUnit], int], units: list[WorkUnit]) -> float:
     return 1000 * (time.process_time() - begin) / images
 
 
-def job(source: str, place: str, detector: Path, output: Path) -> tuple[float, int]:
-    """Run the scoring job on an archive or activations; its CPU seconds and number of images."""
+def job(activations: str, detector: Path) -> tuple[float, int]:
+    """Run the scoring job on activations; its CPU seconds and number of images."""
+    output = PLACE / "job"
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "jobs/score_archive.py", f"--{source}", place]
+    command = [sys.executable, "jobs/score_archive.py", "--activations", activations]
     command += ["--detector", str(detector), "--output", str(output)]
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
     log = PLACE / "score.log"
@@ -104,90 +111,84 @@ def job(source: str, place: str, detector: Path, output: Path) -> tuple[float, i
     return cost.cpu_seconds, json.loads((output / "run.json").read_text())["images"]
 
 
-def further(source: str, few: str, many: str, detector: Path) -> float:
-    """CPU milliseconds of each image that the second place has more than the first."""
-    (before, small), (after, large) = (
-        job(source, place, detector, PLACE / f"scores-{source}-{name}")
-        for name, place in (("few", few), ("many", many))
-    )
+def further(few: str, many: str, detector: Path) -> float:
+    """CPU milliseconds of each image that the second activations have more than the first."""
+    (before, small), (after, large) = (job(place, detector) for place in (few, many))
     return 1000 * (after - before) / (large - small)
 
 
-def write_copies(stored: Stored, units: list[WorkUnit], encoded: str, copies: int) -> str:
-    """Activations like those of `units`, so many times, under other names of shards."""
-    output = str(PLACE / f"activations-{copies}")
-    planned = []
-    for copy in range(copies):
-        for unit in units:
-            entry = unit.objects[0]
-            name = entry.uri if copy == 0 else f"{entry.uri}-{copy}.tar"
-            objects = [storage.StoredObject(name, entry.size, entry.etag)]
-            planned.append(WorkUnit.of("tar", stored.archive, objects))
-            rows = tables.read_part(encoded, tables.ACTIVATIONS, unit.id)
-            uris = [uri.replace(entry.uri, name) for uri in rows["uri"].to_pylist()]
-            field = rows.schema.field("uri")
-            rows = rows.set_column(rows.schema.get_field_index("uri"), field, pa.array(uris))
-            empty = tables.empty_failures()
-            tables.commit_unit(output, planned[-1].id, rows, empty, {}, tables.ACTIVATIONS)
-    storage.write_bytes(plan_uri(output), encode_plan(planned, stored.metadata()))
-    return output
+def write_shards(stored: Stored, rows: pa.Table, shards: int) -> tuple[str, list[WorkUnit]]:
+    """Activations of shards of `SHARD_IMAGES`, made of `rows` again and again."""
+    output = str(PLACE / f"activations-{shards}")
+    rows = rows.take(np.arange(SHARD_IMAGES) % len(rows))
+    units = []
+    for number in range(shards):
+        name = f"{number:04d}.tar"
+        entry = storage.StoredObject(f"{stored.archive}/{name}", 1, "")
+        units.append(WorkUnit.of("tar", stored.archive, [entry]))
+        members = [f"{k:05d}.png" for k in range(SHARD_IMAGES)]
+        names = {"uri": [f"{entry.uri}#{member}" for member in members], "member": members}
+        names["archive"] = [name] * SHARD_IMAGES
+        for key, values in names.items():
+            column = rows.schema.get_field_index(key)
+            rows = rows.set_column(column, rows.schema.field(key), pa.array(values))
+        commit(output, units[-1], rows, tables.ACTIVATIONS)
+    storage.write_bytes(plan_uri(output), encode_plan(units, stored.metadata()))
+    return output, units
 
 
-def largest_difference(units: list[WorkUnit], names: list[str]) -> float:
-    """The largest difference of a score of any seed between the runs on both sides."""
-    found = 0.0
-    outputs = [str(PLACE / f"scores-{source}-many") for source in ("archive", "activations")]
-    for unit in units:
-        columns = [
-            tables.read_part(output, tables.SCORES, unit.id).sort_by("uri") for output in outputs
-        ]
-        assert columns[0]["uri"] == columns[1]["uri"]
-        for name in names:
-            a, b = (part[name].combine_chunks().flatten().to_numpy() for part in columns)
-            found = max(found, float(np.abs(a - b).max()))
-    return found
+def largest_difference(one: str, other: str, unit: WorkUnit, names: list[str]) -> float:
+    """The largest difference of a score of any seed."""
+    parts = [tables.read_part(output, tables.SCORES, unit.id) for output in (one, other)]
+    assert parts[0]["uri"] == parts[1]["uri"]
+    pairs = [[part[name].combine_chunks().flatten().to_numpy() for part in parts] for name in names]
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 
-def make_archives(data: Path | None, shards: int) -> tuple[str, str]:
-    """Folders with half of `shards` shards and with all."""
-    few, many = PLACE / "few", PLACE / "many"
+def make_shard(data: Path | None, images: int) -> WorkUnit:
+    """A shard of so many images."""
     if data is None:
-        write_archive(str(PLACE / "phantoms"), pool=0, test=200 * shards)
+        write_archive(str(PLACE / "phantoms"), pool=0, test=images)
         data = PLACE / "phantoms"
-    tars = sorted(data.glob("*.tar"))[:shards]
-    for folder, content in ((few, tars[: len(tars) // 2]), (many, tars)):
-        folder.mkdir(parents=True)
-        for tar in content:
-            shutil.copyfile(tar, folder / tar.name)
-    return str(few), str(many)
+    archive = PLACE / "archive"
+    archive.mkdir()
+    with tarfile.open(archive / "first.tar", "w") as shard:
+        left = images
+        for path in sorted(data.glob("*.tar")):
+            with tarfile.open(path) as tar:
+                for member in tar.getmembers()[:left]:
+                    shard.addfile(member, tar.extractfile(member))
+                    left -= 1
+    [unit] = cut_units(str(archive), list_archive(str(archive)))
+    return unit
 
 
 def main(
     model: Annotated[str, typer.Option(help="open_clip model.")] = "ViT-B-32",
     seeds: Annotated[int, typer.Option(help="Seeds of the detector.")] = 8,
-    shards: Annotated[int, typer.Option(help="Shards to score; phantoms: of 200 images.")] = 4,
-    copies: Annotated[int, typer.Option(help="How often activations are written.")] = 40,
+    images: Annotated[int, typer.Option(help="Images to score.", max=SHARD_IMAGES)] = 128,
+    shards: Annotated[int, typer.Option(help="Shards that a job scores from activations.")] = 21,
     data: Annotated[Path | None, typer.Option(help="Folder with tar shards.")] = None,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
 ) -> None:
     """Score from images and from activations; print CPU time, ratio and bytes."""
     torch.set_num_threads(1)
     shutil.rmtree(PLACE, ignore_errors=True)
-    few, many = make_archives(data, shards)
+    unit = make_shard(data, images)
     checkpoint = random_checkpoint(PLACE, model)
     backbone = load_backbone(BackboneConfig(model=model, pretrained=str(checkpoint)), "cpu")
     learner = LearnerConfig(steps=2, augment=AugmentConfig(views=1))
     contents = list(fit_files(backbone, seeds, learner))
+    train = PLACE / "train"
     for seed, content in enumerate(contents):
-        storage.write_bytes(fit_uri(str(PLACE / "train"), 1, seed), content)
+        storage.write_bytes(fit_uri(str(train), 1, seed), content)
     detector = Detector(backbone, [deserialize(content, "") for content in contents], "single")
     layout = Layout.of(backbone)
-    stored = Stored(many, backbone.config, backbone.identity, detector.spec, layout)
+    stored = Stored(unit.base, backbone.config, backbone.identity, detector.spec, layout)
     columns = ScoreColumns(detector.catalog.category_names, seeds, per_seed=True)
 
-    encoded, scores = str(PLACE / "activations"), str(PLACE / "scores")
+    encoded, scores, again = (str(PLACE / name) for name in ("encoded", "scores", "again"))
     read = partial(read_and_decode, spec=detector.spec, decode_seconds=DECODE_SECONDS)
-    again = partial(read_stored, activations=encoded, layout=layout)
     encoder = actor_of(EncoderActor, detector.encoder, layout=layout)
     of_images = actor_of(DetectorActor, detector, columns=columns)
     of_stored = actor_of(StoredDetectorActor, detector, columns=columns, layout=layout)
@@ -198,41 +199,38 @@ def main(
     def score_images(unit: WorkUnit) -> int:
         return write_unit(unit, read, of_images, scores, columns.schema, tables.SCORES)
 
-    def score_stored(unit: WorkUnit) -> int:
-        return write_unit(unit, again, of_stored, scores, columns.schema, tables.SCORES)
+    def score_stored(unit: WorkUnit, activations: str) -> int:
+        from_there = partial(read_stored, activations=activations, layout=layout)
+        return write_unit(unit, from_there, of_stored, again, columns.schema, tables.SCORES)
 
-    units = list(cut_units(many, list_archive(many)))
-    first = units[: len(units) // 2]
-    encoding = cpu(encode, units)
-    places = [write_copies(stored, units, encoded, number) for number in (1, copies + 1)]
-    rows = [tables.read_part(encoded, tables.ACTIVATIONS, unit.id, ("uri",)) for unit in units]
-    images = sum(part.num_rows for part in rows)
-    cpu(score_stored, first)  # The first batches are slower.
+    encoding = cpu(encode, [unit])
+    rows = tables.read_part(encoded, tables.ACTIVATIONS, unit.id)
+    few, _ = write_shards(stored, rows, 1)
+    many, made = write_shards(stored, rows, shards)
     found: dict[str, list[float]] = {}
-
-    def note(name: str, slow: float, fast: float) -> None:
-        for kind, value in (("images", slow), ("activations", fast), ("ratio", slow / fast)):
-            found.setdefault(f"{name}{kind}", []).append(value)
-        print(f"  {name}{slow:.2f} and {fast:.3f} ms, {slow / fast:.1f} x", flush=True)
-
-    train = PLACE / "train"
     for turn in range(repeats):
-        print(f"turn {turn + 1}", flush=True)
-        slow = further("archive", few, many, train)
-        note("run: ", slow, further("activations", *places, train))
-        note("one process: ", cpu(score_images, first), cpu(score_stored, 5 * units))
+        slow = cpu(score_images, [unit])
+        fast = cpu(partial(score_stored, activations=many), made[:4])
+        whole = further(few, many, train)
+        values = {"images": slow, "activations, job": whole, "activations": fast}
+        values |= {"ratio to the job": slow / whole, "ratio": slow / fast}
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        print(f"turn {turn + 1}: {shown}", flush=True)
+    score_stored(unit, encoded)
 
-    print(f"{model}, {seeds} seeds, {images} images, CPU ms an image")
-    for name, values in found.items():
-        print(f"  {name:25s} {ranged(values)}")
-    print(f"  {'one process: encoding':25s} {encoding:.2f}")
-    files = sum(path.stat().st_size for path in Path(encoded, "activations").iterdir())
-    print(
-        f"  {files / images:.0f} bytes an image, vectors before compression: "
-        f"{layout.bytes_per_image}"
-    )
+    print(f"{model}, {seeds} seeds, CPU ms an image on one core")
+    for name, turns in found.items():
+        print(f"  {name:17s} {ranged(turns)}")
+    print(f"  {'encoding':17s} {encoding:.2f}")
+    [file] = Path(encoded, "activations").iterdir()
+    each = file.stat().st_size / rows.num_rows
+    vectors = layout.bytes_per_image
+    print(f"  {each:.0f} bytes an image, {vectors} of vectors before compression")
     names = [f"seeds_{name}" for name in columns.categories] + ["anomaly_seeds"]
-    print(f"  scores differ by up to {largest_difference(units, names):.0e}")
+    difference = largest_difference(scores, again, unit, names)
+    print(f"  scores of {rows.num_rows} images differ by up to {difference:.0e}")
 
 
 if __name__ == "__main__":
