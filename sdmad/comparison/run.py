@@ -154,8 +154,9 @@ def _open(config: CompareConfig, archive: str) -> EncodedArchive | None:
     check_archive(encoded, archive)
     deep = [name for name in config.names if name in READ_BLOCKS]
     if deep:
+        names = " and ".join(filter(None, (", ".join(deep[:-1]), deep[-1])))
         raise UserError(
-            f"{' and '.join(deep)} read{'s' * (len(deep) == 1)} earlier blocks of the image tower, "
+            f"{names} read{'s' * (len(deep) == 1)} earlier blocks of the image tower, "
             "and activations are those of the last one; leave out these methods, or leave out "
             "`activations` to read images"
         )

@@ -196,7 +196,7 @@ def test_what_needs_more_than_is_stored_is_refused(
 def test_a_comparison_refuses_methods_that_need_images(archive, activations, tmp_path) -> None:
     config = configured(tmp_path, archive, activations=activations)
     ended = run_command(compare, "--config", config, "--output", tmp_path / "compare")
-    refused(ended, "mvfa and aa_clip and clip_lora read earlier blocks", "leave out these methods")
+    refused(ended, "mvfa, aa_clip and clip_lora read earlier blocks", "leave out these methods")
 
 
 def test_a_training_run_reads_no_image(
