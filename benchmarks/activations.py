@@ -151,7 +151,7 @@ def make_shard(data: Path | None, images: int) -> WorkUnit:
         write_archive(str(PLACE / "phantoms"), pool=0, test=images)
         data = PLACE / "phantoms"
     archive = PLACE / "archive"
-    archive.mkdir()
+    archive.mkdir(parents=True)
     with tarfile.open(archive / "first.tar", "w") as shard:
         left = images
         for path in sorted(data.glob("*.tar")):
@@ -167,7 +167,7 @@ def main(
     model: Annotated[str, typer.Option(help="open_clip model.")] = "ViT-B-32",
     seeds: Annotated[int, typer.Option(help="Seeds of the detector.")] = 8,
     images: Annotated[int, typer.Option(help="Images to score.", max=SHARD_IMAGES)] = 128,
-    shards: Annotated[int, typer.Option(help="Shards that a job scores from activations.")] = 21,
+    shards: Annotated[int, typer.Option(help="Shards that a job scores from activations.")] = 41,
     data: Annotated[Path | None, typer.Option(help="Folder with tar shards.")] = None,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
 ) -> None:
