@@ -59,10 +59,8 @@ def make_fits(backbone: Backbone, seeds: int, learner: LearnerConfig | None = No
     return [deserialize(content, "") for content in fit_files(backbone, seeds, learner)]
 
 
-def fit_files(
-    backbone: Backbone, seeds: int, learner: LearnerConfig | None = None
-) -> Iterator[bytes]:
-    """The files of such fits, by seed."""
+def fit_files(backbone: Backbone, seeds: int, learner: LearnerConfig | None = None) -> list[bytes]:
+    """The files of such fits, of seeds 0, 1, ..."""
     catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
@@ -87,8 +85,8 @@ def fit_files(
         support_images=count,
         support_digest="",
     )
-    for seed in range(seeds):
-        yield serialize(fitted, rule, seed, about.model_copy(update={"seed": seed}))
+    provenances = [about.model_copy(update={"seed": seed}) for seed in range(seeds)]
+    return [serialize(fitted, rule, k, found) for k, found in enumerate(provenances)]
 
 
 def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:
