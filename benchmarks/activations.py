@@ -68,7 +68,7 @@ Reader = Callable[..., Iterator[dict[str, np.ndarray]]]
 def actor_of(kind: type[ModelActor], model: object, **attributes: object) -> ModelActor:
     """An actor with a model that is here already."""
     actor = kind.__new__(kind)
-    actor.mistake, actor.model, actor.threads = None, model, 1
+    ModelActor.__init__(actor, lambda: model, 1)
     vars(actor).update(attributes)
     return actor
 
@@ -190,7 +190,7 @@ def main(
     encoded, scores, again = (str(PLACE / name) for name in ("encoded", "scores", "again"))
     read = partial(read_and_decode, spec=detector.spec, decode_seconds=DECODE_SECONDS)
     encoder = actor_of(EncoderActor, detector.encoder, layout=layout)
-    of_images = actor_of(DetectorActor, detector, columns=columns)
+    of_images = actor_of(DetectorActor, detector, columns=columns, sliced=None)
     of_stored = actor_of(StoredDetectorActor, detector, columns=columns, layout=layout)
 
     def encode(unit: WorkUnit) -> int:
