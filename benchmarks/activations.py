@@ -170,6 +170,7 @@ def main(
     shards: Annotated[int, typer.Option(help="Shards that a job scores from activations.")] = 41,
     data: Annotated[Path | None, typer.Option(help="Folder with tar shards.")] = None,
     repeats: Annotated[int, typer.Option(help="Turns.")] = 3,
+    jobs: Annotated[bool, typer.Option(help="Measure the job, not only its functions.")] = True,
 ) -> None:
     """Score from images and from activations; print CPU time, ratio and bytes."""
     torch.set_num_threads(1)
@@ -211,9 +212,10 @@ def main(
     for turn in range(repeats):
         slow = cpu(score_images, [unit])
         fast = cpu(partial(score_stored, activations=many), made[:4])
-        whole = further(few, many, train)
-        values = {"images": slow, "activations, job": whole, "activations": fast}
-        values |= {"ratio to the job": slow / whole, "ratio": slow / fast}
+        values = {"images": slow, "activations": fast, "ratio": slow / fast}
+        if jobs:
+            whole = further(few, many, train)
+            values |= {"activations, job": whole, "ratio to the job": slow / whole}
         for name, value in values.items():
             found.setdefault(name, []).append(value)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
