@@ -37,7 +37,7 @@ RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 
 
 class Provenance(BaseModel):
-    """What a fit was made from."""
+    """What a fit was made from; `source` says what was read of the support."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: Literal[4] = FORMAT
@@ -51,6 +51,7 @@ class Provenance(BaseModel):
     seed: int
     support_images: int
     support_digest: str
+    source: Literal["images", "activations"] = "images"
 
     @staticmethod
     def of(backbone: "Backbone", **facts: Any) -> "Provenance":

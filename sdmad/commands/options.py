@@ -28,6 +28,13 @@ ConfiguredBackbone = Annotated[
     str | None,
     typer.Option(help="Backbone with its own weights, e.g. a folder. Default: as configured."),
 ]
+ConfiguredActivations = Annotated[
+    str | None,
+    typer.Option(
+        help="Activations (the --output of encode) in place of images, path or s3:// URI. "
+        "Default: as configured.",
+    ),
+]
 Scores = Annotated[
     str, typer.Option(help="Scoring run (the --output of score): path or s3:// URI.")
 ]
@@ -143,6 +150,7 @@ def configuration_changes(
     archive: str | None,
     labels: str | None,
     backbone: str | None,
+    activations: str | None,
 ) -> dict[str, Any]:
     """What these options replace in a configuration; None leaves a key as it is.
 
@@ -155,5 +163,6 @@ def configuration_changes(
         "shots": parse_numbers(shots, "shots") if shots else None,
         "archive": archive,
         "labels": labels,
+        "activations": activations,
         "backbone": {"model": backbone} if backbone else None,
     }

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import (
+    ConfiguredActivations,
     ConfiguredArchive,
     ConfiguredBackbone,
     ConfiguredLabels,
@@ -29,6 +30,7 @@ def train(
     archive: ConfiguredArchive = None,
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
+    activations: ConfiguredActivations = None,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.
 
@@ -40,8 +42,13 @@ def train(
     from sdmad.fitting.run import train_seeds
     from sdmad.words import counted
 
-    changes = configuration_changes(seeds, shots, archive, labels, backbone)
+    changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)
-    made = train_seeds(settings, target)
+    encoded = None
+    if settings.activations is not None:
+        from sdmad.scoring.chosen import EncodedArchive
+
+        encoded = EncodedArchive.open(storage.resolve(settings.activations))
+    made = train_seeds(settings, target, encoded)
     typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

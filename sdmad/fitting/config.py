@@ -74,6 +74,11 @@ class TrainConfig(BaseModel):
     backbone: BackboneConfig = BackboneConfig()
     input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
+    activations: str | None = Field(
+        default=None,
+        description="activations (the `--output` of `sdmad encode`) to fit to; then no image is "
+        "read ([activations.md](activations.md#fit))",
+    )
     shots: Shots = [4]
     seeds: Seeds = Field(
         default="0:8", description="`0:8` is seeds 0 to 7; or a list such as `0,3,5`"

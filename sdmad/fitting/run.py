@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -26,7 +27,8 @@ from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri, list_fits
 from sdmad.fitting.config import TrainConfig, parse_numbers
-from sdmad.fitting.reading import check_names, read_images
+from sdmad.fitting.encoded import CONFIGURATION, EncodedImages, check_archive, check_views
+from sdmad.fitting.reading import Image, check_names, read_images
 from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
@@ -46,9 +48,10 @@ from sdmad.storage.run_record import Heartbeat, now
 from sdmad.words import counted
 
 
-def train_seeds(config: TrainConfig, output: str) -> int:
+def train_seeds(config: TrainConfig, output: str, encoded: EncodedImages | None = None) -> int:
     """Make every fit that is missing at `output`; returns their number.
 
+    `encoded` are the activations that the configuration names, opened: then no image is read.
     Raises `UserError`, before any fitting, if configuration, data and output do not match.
     """
     started, begin = datetime.now(UTC), time.monotonic()
@@ -56,7 +59,13 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     catalog = load_catalog(config.catalog)
     config.learner.check(catalog.category_names)
     check_backbone(config.backbone)
-    storage.check_readable(archive, "archive")
+    if (encoded is None) != (config.activations is None):
+        raise AssertionError("whoever configures activations opens them")
+    if encoded is None:
+        storage.check_readable(archive, "archive")
+    else:
+        check_archive(encoded, archive)
+        check_views(config.learner)
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
@@ -67,7 +76,7 @@ def train_seeds(config: TrainConfig, output: str) -> int:
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     done = list_fits(output)
     missing = [s for s in supports if (s.shots, s.seed) not in done]
-    spec = _check_adapters(config, catalog) if missing else None
+    spec = _check_backbone(config, catalog, encoded) if missing else None
     record: dict[str, Any] = {
         "job": JOB,
         "status": "running",
@@ -92,9 +101,15 @@ def train_seeds(config: TrainConfig, output: str) -> int:
             with Heartbeat(output, so_far):
                 connect()
                 pool = labels.where(labels.split == "pool")
-                check_names(zip(pool.archive.tolist(), pool.member.tolist(), strict=True), archive)
-                chosen = config.learner.chosen_signs(catalog)
-                _fit_missing(missing, config, chosen, archive, output, spec)
+                names = list(zip(pool.archive.tolist(), pool.member.tolist(), strict=True))
+                images = {image for support in missing for image in support.images}
+                if encoded is None:
+                    check_names(names, archive)
+                    inputs = {"pixels": _pixels(images, archive, spec)}
+                else:
+                    inputs = {"pixels": {}, "encoded": _chosen(encoded, names, images)}
+                signs = config.learner.chosen_signs(catalog)
+                _fit_missing(missing, config, signs, output, inputs)
         _write_table(supports, output)
         record |= {"status": "finished", "fits_made": len(missing)}
     except BaseException as error:
@@ -117,11 +132,18 @@ def _identity(
         "backbone": str(config.backbone),
         "input": catalog.chosen_input(config.input).model_dump_json(),
         "learner": learner.hexdigest()[:16],
+        "source": "images" if config.activations is None else "activations",
     }
 
 
-def _check_adapters(config: TrainConfig, catalog: Catalog) -> ImageSpec:
-    """What is done to pixels; `UserError` if the backbone has fewer blocks than are adapted."""
+def _check_backbone(
+    config: TrainConfig, catalog: Catalog, encoded: EncodedImages | None
+) -> ImageSpec:
+    """What is done to pixels.
+
+    Raises `UserError` if the backbone has fewer blocks than are adapted, or if the activations are
+    of another backbone or do not suffice.
+    """
     backbone = load_backbone(config.backbone, "cpu")
     load_backbone.cache_clear()
     for name in ("image", "text"):
@@ -132,36 +154,52 @@ def _check_adapters(config: TrainConfig, catalog: Catalog) -> ImageSpec:
                 f"learner.adapter.{name}.blocks is {wanted}, but the {name} tower of "
                 f"{config.backbone} has {there} blocks; adapt at most {there}"
             )
-    return catalog.chosen_input(config.input).apply(backbone.spec)
+    spec = catalog.chosen_input(config.input).apply(backbone.spec)
+    if encoded is not None:
+        blocks = config.learner.adapter.image.blocks
+        encoded.stored.check(encoded.uri, backbone.identity, spec, blocks, CONFIGURATION)
+    return spec
+
+
+def _pixels(images: set[Image], archive: str, spec: ImageSpec) -> dict[Image, Any]:
+    """For `fitting.reading.fetch`; `UserError` for images that cannot be used."""
+    pixels, problems = read_images(images, archive, spec)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
+    return pixels
+
+
+def _chosen(encoded: EncodedImages, pool: list[Image], images: set[Image]) -> Any:
+    """A Ray reference to the activations of `images`; `UserError` for those that are missing."""
+    found = encoded.find(pool, images)
+    found.check(pool, "split pool", encoded.uri)
+    found.check_wanted(images)
+    return ray.put(found.chosen)
 
 
 def _fit_missing(
     missing: list[SupportRef],
     config: TrainConfig,
     catalog: Catalog,
-    archive: str,
     output: str,
-    spec: ImageSpec,
+    inputs: dict[str, Any],
 ) -> None:
+    """Make fits; `inputs` are the fields of `FitTask` with pixels or activations."""
     resources = connect()
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
     scaling = _scaling(config, resources, len(batches))
-    images = {image for support in missing for image in support.images}
-    pixels, problems = read_images(images, archive, spec)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
     device = None if scaling.use_gpu else "cpu"
     task = FitTask(
         batches=batches,
-        pixels=pixels,
         output=output,
         backbone=config.backbone,
         catalog=catalog,
         learner=config.learner,
         input=catalog.chosen_input(config.input),
         device=device,
+        **inputs,
     )
     trainer = TorchTrainer(
         fit_loop,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import torch
 
@@ -12,6 +13,7 @@ from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.fits import Provenance, fit_uri, list_fits, serialize
+from sdmad.fitting.encoded import Chosen
 from sdmad.fitting.reading import Image, fetch
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
@@ -47,6 +49,17 @@ class SupportRef:
             labels=self.labels,
         )
 
+    def with_activations(self, chosen: Chosen, backbone: Backbone) -> SupportImages:
+        """The support with stored activations; `chosen` has at least its images."""
+        return SupportImages(
+            shots=self.shots,
+            seed=self.seed,
+            keys=["\x1f".join(image) for image in self.images],
+            pixels=np.zeros((len(self.images), 0, 0, 3), np.uint8),
+            labels=self.labels,
+            encoded=chosen.restore(self.images, backbone.image, backbone.device),
+        )
+
     @property
     def digest(self) -> str:
         """That of `sdmad.inputs.support.support_digest`."""
@@ -55,7 +68,11 @@ class SupportRef:
 
 @dataclass(frozen=True)
 class FitTask:
-    """What every rank gets; `pixels` is for `fitting.reading.fetch`."""
+    """What every rank gets.
+
+    `pixels` is for `fitting.reading.fetch`; `encoded`, a Ray reference to `Chosen`, takes its place
+    where activations are stored.
+    """
 
     batches: list[list[SupportRef]]
     pixels: dict[Image, Any]
@@ -65,6 +82,7 @@ class FitTask:
     learner: LearnerConfig
     input: InputConfig
     device: str | None
+    encoded: Any = None
 
 
 def fit_loop(settings: dict[str, Any]) -> None:
@@ -90,8 +108,12 @@ def share_cores() -> None:
 
 
 def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) -> None:
-    pixels = fetch((image for support in todo for image in support.images), task.pixels)
-    supports = [support.with_pixels(pixels) for support in todo]
+    if task.encoded is None:
+        pixels = fetch((image for support in todo for image in support.images), task.pixels)
+        supports = [support.with_pixels(pixels) for support in todo]
+    else:
+        chosen = ray.get(task.encoded)
+        supports = [support.with_activations(chosen, backbone) for support in todo]
     model, rule = fit_batch(backbone, task.catalog, supports, task.learner)
     for index, support in enumerate(todo):
         provenance = Provenance.of(
@@ -103,6 +125,7 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
             seed=support.seed,
             support_images=len(support.images),
             support_digest=support.digest,
+            source="images" if task.encoded is None else "activations",
         )
         uri = fit_uri(task.output, support.shots, support.seed)
         storage.write_bytes(uri, serialize(model, rule, index, provenance))

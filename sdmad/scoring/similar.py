@@ -116,7 +116,8 @@ class Search:
             for uris, embeddings in self._all():
                 stop = start + len(uris)
                 if stop > block_start:
-                    cosines = embeddings @ block.T  # (rows, block)
+                    # Images of the block that stand before the last row: (rows, columns).
+                    cosines = embeddings @ block[: stop - block_start].T
                     for row, column in np.argwhere(cosines >= above):
                         # Each pair once: the row stands behind the image of the block.
                         if start + row > block_start + column:
