@@ -12,6 +12,7 @@ from sdmad.commands.options import (
     ConfiguredArchive,
     ConfiguredBackbone,
     ConfiguredLabels,
+    Names,
     Seeds,
     Shots,
     configuration_changes,
@@ -29,11 +30,13 @@ def train(
     archive: ConfiguredArchive = None,
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
+    names: Names = False,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.
 
     Fits that are already there are skipped, so the same command resumes an
-    interrupted run.
+    interrupted run. With a changed label table, only fits whose support has
+    changed are made again.
     """
     from sdmad import storage
     from sdmad.fitting.config import TrainConfig, load_config
@@ -43,5 +46,5 @@ def train(
     changes = configuration_changes(seeds, shots, archive, labels, backbone)
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)
-    made = train_seeds(settings, target)
+    made = train_seeds(settings, target, names)
     typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

@@ -39,9 +39,12 @@ class AugmentConfig(BaseModel):
 
 @dataclass(frozen=True)
 class SupportImages:
-    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image."""
+    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image.
 
-    shots: int
+    `shots` is their name, `sdmad.inputs.shots.key`: a number, or a text if categories differ.
+    """
+
+    shots: int | str
     seed: int
     keys: list[str]
     pixels: np.ndarray

@@ -25,7 +25,7 @@ MOST_IMAGES = 96
 """Support images that are read at most."""
 LEAST_IMAGES = 4
 """With fewer, their mean and deviation say nothing."""
-FITS = re.compile(r"/fits(/shots=\d+(/seed=\d+\.safetensors)?)?/?$")
+FITS = re.compile(r"/fits(/shots=[^/]+(/seed=\d+\.safetensors)?)?/?$")
 
 
 @dataclass(frozen=True)
