@@ -208,10 +208,10 @@ def prepare(
     keep_labels(labels, output)
     if changed:
         _say_labels(changes, names)
-        again = f"{counted(len(stale), 'fit')} of {len(stale) + len(kept)}"
         place = f"; the fits of before are at {earlier}" if earlier else ""
         logs.notice(
-            f"the supports of {again} have changed, and are fitted again{place}"
+            f"{len(stale)} of {counted(len(stale) + len(kept), 'fit')} made again, because the "
+            f"support has changed{place}"
             if stale
             else "no support has changed: all fits are kept"
         )
