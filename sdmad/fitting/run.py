@@ -28,6 +28,7 @@ from sdmad.fits import code_version, fit_uri
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.reading import check_names, read_images
 from sdmad.fitting.refit import prepare, replaced
+from sdmad.fitting.sight import say_sight
 from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
@@ -105,6 +106,7 @@ def train_seeds(config: TrainConfig, output: str, names: bool = False) -> int:
                 _fit_missing(missing, config, chosen, archive, output, spec, refit.stale)
         _write_table(supports, output)
         record |= {"status": "finished", "fits_made": len(missing)}
+        record["backbone_auroc"] = say_sight(output, digests)
     except BaseException as error:
         record |= ending(error)
         raise
