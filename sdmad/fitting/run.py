@@ -82,7 +82,9 @@ def train_seeds(config: TrainConfig, output: str, names: bool = False) -> int:
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         "identity": identity,
-        "config": config.model_dump(mode="json"),
+        # Places that do not depend on the working directory: reports read the supports again.
+        "config": config.model_dump(mode="json")
+        | {"archive": archive, "labels": storage.resolve(config.labels)},
         "code_version": code_version(),
         "shots": [key(shots) for shots in config.shots],
         "seeds": seeds,
