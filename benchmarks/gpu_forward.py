@@ -56,6 +56,11 @@ PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A
 
 def make_fits(backbone: Backbone, seeds: int, learner: LearnerConfig | None = None) -> list[Fit]:
     """Fits to random images; only their speed matters."""
+    return [deserialize(content, "") for content in fit_files(backbone, seeds, learner)]
+
+
+def fit_files(backbone: Backbone, seeds: int, learner: LearnerConfig | None = None) -> list[bytes]:
+    """The files of such fits, of seeds 0, 1, ..."""
     catalog = load_catalog("phantoms")
     count = len(catalog.categories) + 1
     rng = np.random.default_rng(0)
@@ -81,9 +86,7 @@ def make_fits(backbone: Backbone, seeds: int, learner: LearnerConfig | None = No
         support_digest="",
     )
     provenances = [about.model_copy(update={"seed": seed}) for seed in range(seeds)]
-    return [
-        deserialize(serialize(fitted, rule, k, found), "") for k, found in enumerate(provenances)
-    ]
+    return [serialize(fitted, rule, k, found) for k, found in enumerate(provenances)]
 
 
 def rates(detector: Detector, pixels: np.ndarray, batches: int) -> list[float]:

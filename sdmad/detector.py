@@ -11,7 +11,6 @@ prepacked weights (`sdmad.backbones.packed`) on CPUs where that is faster. Ray i
 
 import copy
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -19,7 +18,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from sdmad import storage
 from sdmad.archive.pictures import Picture, pictures
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.encoder import ImageEncoder
@@ -27,7 +25,7 @@ from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.precision import Precision
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
-from sdmad.fits import Fit, deserialize, find_detector, fits_digest, restore
+from sdmad.fits import Fit, fits_digest, load_fits, restore
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.shots import in_words
 from sdmad.method.calibration import undecided
@@ -102,7 +100,7 @@ class Detector:
     @property
     def spec(self) -> ImageSpec:
         """What is done to pixels: the backbone's input, as the fits changed it."""
-        return self.provenance.input.apply(self.backbone.spec)
+        return self.provenance.spec
 
     @property
     def categories(self) -> list[str]:
@@ -246,21 +244,3 @@ class Detector:
                 )
             )
         return evidence
-
-
-def load_fits(uri: str) -> list[Fit]:
-    """Read the fits of a detector; `UserError` if they do not belong together."""
-    uris = find_detector(uri)
-    with ThreadPoolExecutor(8) as pool:
-        contents = list(pool.map(storage.read_bytes, uris))
-    fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
-    first = fits[0].provenance
-    for fit, fit_uri in zip(fits, uris, strict=True):
-        for field in ("identity", "input", "catalog", "learner"):
-            if getattr(fit.provenance, field) != getattr(first, field):
-                raise UserError(
-                    f"the fits at {uri} do not belong together: {fit_uri} has another "
-                    f"{field.replace('_', ' ')} than {uris[0]}; keep each training run in its own "
-                    "folder"
-                )
-    return fits

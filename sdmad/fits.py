@@ -6,8 +6,9 @@ backbone, catalog, learner configuration and support. The same fit has the same 
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -15,10 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from sdmad import storage
-from sdmad.archive.preprocess import InputConfig
+from sdmad.archive.preprocess import ImageSpec, InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
-from sdmad.backbones.loading import Backbone
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.shots import Shots, in_order
@@ -29,6 +29,9 @@ from sdmad.storage.fit_files import EARLIER, Key, fit_key
 from sdmad.storage.fit_files import fit_uri as fit_uri
 from sdmad.storage.fit_files import list_fits as list_fits
 from sdmad.words import code_version as code_version
+
+if TYPE_CHECKING:
+    from sdmad.backbones.loading import Backbone
 
 FORMAT: Literal[4] = 4
 HEADER_BLOCK = 1 << 16
@@ -53,7 +56,7 @@ class Provenance(BaseModel):
     support_digest: str
 
     @staticmethod
-    def of(backbone: Backbone, **facts: Any) -> "Provenance":
+    def of(backbone: "Backbone", **facts: Any) -> "Provenance":
         """The provenance of a fit on `backbone`; `facts` are the other fields."""
         return Provenance(
             code_version=code_version(),
@@ -61,6 +64,11 @@ class Provenance(BaseModel):
             identity=backbone.identity,
             **facts,
         )
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What is done to pixels: the backbone's input, as the configuration changed it."""
+        return self.input.apply(self.identity.input)
 
 
 @dataclass(frozen=True)
@@ -157,3 +165,21 @@ def find_detector(uri: str) -> list[str]:
         numbers = " and ".join(map(str, shots))
         raise UserError(f"{uri} has fits with {numbers} shots; choose one of {choices}")
     return [found[key] for key in sorted(found, key=lambda key: key[1])]
+
+
+def load_fits(uri: str) -> list[Fit]:
+    """Read the fits of a detector; `UserError` if they do not belong together."""
+    uris = find_detector(uri)
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(storage.read_bytes, uris))
+    fits = [deserialize(content, uri) for content, uri in zip(contents, uris, strict=True)]
+    first = fits[0].provenance
+    for fit, place in zip(fits, uris, strict=True):
+        for field in ("identity", "input", "catalog", "learner"):
+            if getattr(fit.provenance, field) != getattr(first, field):
+                raise UserError(
+                    f"the fits at {uri} do not belong together: {place} has another "
+                    f"{field.replace('_', ' ')} than {uris[0]}; keep each training run in its own "
+                    "folder"
+                )
+    return fits

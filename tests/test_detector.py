@@ -13,8 +13,8 @@ from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
 from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
-from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.fits import load_fits
 from sdmad.method.calibration import TEMPER
 from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sdmad.detector import Detector, load_fits
+from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.fits import deserialize, find_detector, list_fits
+from sdmad.fits import deserialize, find_detector, list_fits, load_fits
 
 
 def test_a_fit_is_read_as_it_was_written(training_run, fitted, catalog) -> None:

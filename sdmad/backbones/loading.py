@@ -27,16 +27,11 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones import folders, identity, published
 from sdmad.backbones.architectures import check_config
 from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
+from sdmad.backbones.faster import UnfilledWeights, mapped
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
-from sdmad.backbones.towers import (
-    Activations,
-    ImageTower,
-    Tower,
-    check_towers,
-    image_tower,
-    text_tower,
-)
+from sdmad.backbones.towers import Activations, ImageTower, Tower
+from sdmad.backbones.towers.kinds import check_towers, image_tower, text_tower
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
 
@@ -74,12 +69,18 @@ class Backbone:
 
     def pixels(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 images (B, H, W, 3) -> the tower's normalised input (B, 3, H, W) on the device."""
-        writable = np.require(images, requirements=["C", "W"])  # PyTorch warns of others.
-        batch = torch.from_numpy(writable).to(self.device)
-        batch = batch.permute(0, 3, 1, 2).float() / 255
+        batch = self._on_device(np.asarray(images)).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(self.spec.mean, device=self.device).view(3, 1, 1)
         std = torch.tensor(self.spec.std, device=self.device).view(3, 1, 1)
         return (batch - mean) / std
+
+    def _on_device(self, images: np.ndarray) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
+        # From pinned memory the GPU copies while it computes.
+        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned.numpy(), images)
+        return pinned.to(self.device, non_blocking=True)
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
         """Token ids (P, L) on the device."""
@@ -259,9 +260,10 @@ def _load(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
 
 def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
     folders.check_files(folder, shown)
-    clip, model_config = folders.create(folder, shown)
+    with UnfilledWeights():
+        clip, model_config = folders.create(folder, shown)
     check_towers(clip)
-    open_clip.load_checkpoint(clip, str(folders.find_weights(folder, shown)), weights_only=True)
+    load_weights(clip, folders.find_weights(folder, shown))
     return clip, folders.tokenizer_of(folder), model_config
 
 
@@ -270,13 +272,14 @@ def _load_named(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
     pretrained = str(config.pretrained)
     if pretrained in open_clip.list_pretrained_tags_by_model(config.model):
         facts = published.facts_of(config.model, pretrained)
-        clip = create_named(config.model, facts)
-        path = download_pretrained(get_pretrained_cfg(config.model, pretrained))
-        open_clip.load_checkpoint(clip, path, weights_only=not is_torchscript(Path(path)))
+        with UnfilledWeights():
+            clip = create_named(config.model, facts)
+        load_weights(clip, Path(download_pretrained(get_pretrained_cfg(config.model, pretrained))))
     else:
         path = folders.fetch(pretrained)
         facts = published.facts_of_file(config, is_openai(path))
-        clip = create_named(config.model, facts)
+        with UnfilledWeights():
+            clip = create_named(config.model, facts)
         _check_positions(clip, path, config)
         _load_file(clip, path)
     model_config = (open_clip.get_model_config(config.model) or {}) | {
@@ -295,12 +298,17 @@ def _tokenizer(model: str) -> Any:
         ) from error
 
 
+def load_weights(clip: Any, path: Path, strict: bool = True) -> Any:
+    """Give an open_clip model the weights of a file; the keys that do not match if not `strict`."""
+    scripted = is_torchscript(path)
+    with mapped(path, not scripted):
+        return open_clip.load_checkpoint(clip, str(path), strict=strict, weights_only=not scripted)
+
+
 def _load_file(clip: Any, path: Path) -> None:
     """Load a checkpoint file; OpenAI's state dicts also hold three numbers that are no weights."""
     numbers = is_openai(path) and not is_torchscript(path)
-    found = open_clip.load_checkpoint(
-        clip, str(path), strict=not numbers, weights_only=not is_torchscript(path)
-    )
+    found = load_weights(clip, path, strict=not numbers)
     if numbers and (found.missing_keys or set(found.unexpected_keys) - set(OPENAI_KEYS)):
         names = [*found.missing_keys, *found.unexpected_keys]
         raise UserError(

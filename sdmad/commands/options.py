@@ -61,6 +61,14 @@ DetectorCpus = Annotated[
         min=0.1,
     ),
 ]
+DetectorCalls = Annotated[
+    int | None,
+    typer.Option(
+        help="Batches that each of these actors works on at once. Default: 2 on GPUs, so that one "
+        "is copied while the other is computed; 1 on CPUs.",
+        min=1,
+    ),
+]
 DecodeSeconds = Annotated[
     float,
     typer.Option(help="Seconds to decode one image; slower ones become failures.", min=1),
@@ -101,6 +109,7 @@ def pipeline(
     detectors: str | None,
     detector_gpus: float | None,
     detector_cpus: float | None,
+    detector_calls: int | None,
     decode_seconds: float,
     precision: Literal["auto", "single", "half"],
 ) -> "PipelineConfig":
@@ -112,6 +121,7 @@ def pipeline(
         detectors=parse_pool(detectors) if detectors else None,
         detector_gpus=detector_gpus,
         detector_cpus=detector_cpus,
+        detector_calls=detector_calls,
         decode_seconds=decode_seconds,
         precision=precision,
     )

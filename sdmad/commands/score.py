@@ -13,6 +13,7 @@ from sdmad.commands.options import (
     Activations,
     BatchSize,
     DecodeSeconds,
+    DetectorCalls,
     DetectorCpus,
     DetectorGpus,
     Detectors,
@@ -45,6 +46,7 @@ def score(
     detectors: Detectors = None,
     detector_gpus: DetectorGpus = None,
     detector_cpus: DetectorCpus = None,
+    detector_calls: DetectorCalls = None,
     decode_seconds: DecodeSeconds = 120,
     precision: Precision = "auto",
     accept_changes: AcceptChanges = False,
@@ -74,7 +76,13 @@ def score(
         raise UserError("give either --archive, to score images, or --activations")
     target = storage.resolve(output)
     config = pipeline(
-        batch_size, detectors, detector_gpus, detector_cpus, decode_seconds, precision
+        batch_size,
+        detectors,
+        detector_gpus,
+        detector_cpus,
+        detector_calls,
+        decode_seconds,
+        precision,
     )
     chosen = storage.resolve(decision) if decision else None
     options = (per_seed, backbone_weights, accept_changes, prune, chosen)

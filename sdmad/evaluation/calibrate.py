@@ -14,12 +14,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from sdmad import storage
-from sdmad.detector import load_fits
 from sdmad.errors import UserError
 from sdmad.evaluation.measure import ScoredTest, join_scores
 from sdmad.evaluation.platt import fit_probabilities
 from sdmad.evaluation.thresholds import LEAST_EACH, Target, choose, exact_interval
-from sdmad.fits import code_version, fits_digest
+from sdmad.fits import code_version, fits_digest, load_fits
 from sdmad.inputs.labels import VALIDATION, LabelTable, load_labels
 from sdmad.inputs.matching import NameIndex
 from sdmad.inputs.support import draw_support, support_digest

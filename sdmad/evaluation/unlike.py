@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdmad.archive.selected import decode_members
-from sdmad.detector import load_fits
 from sdmad.errors import UserError
+from sdmad.fits import load_fits
 from sdmad.fitting.supports import draw_again
 from sdmad.scoring.similar import THREADS, Search
 

@@ -8,11 +8,11 @@ the names of its images, so a fit does not depend on the other fits in its batch
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 
-from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.inputs.catalog import Catalog
 from sdmad.method import losses, memory
@@ -26,6 +26,9 @@ from sdmad.method.probe import ProbeConfig, fit_probe, with_any
 from sdmad.method.selection import pairwise_auc, reliability_weights
 from sdmad.method.standard import Standard, fit_standard
 from sdmad.method.views import SupportCache, encode, groups_in_memory
+
+if TYPE_CHECKING:
+    from sdmad.backbones.loading import Backbone
 
 
 class LearnerConfig(EvidenceConfig):
@@ -67,7 +70,7 @@ def _schedule(
 
 
 def fit_batch(
-    backbone: Backbone,
+    backbone: "Backbone",
     catalog: Catalog,
     supports: list[SupportImages],
     config: LearnerConfig,

@@ -5,7 +5,7 @@ Shapes: S seeds, B images, M signs, P prompts, C categories, E embedding width, 
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
@@ -23,6 +22,9 @@ from sdmad.method.calibration import Prevalence, decided
 from sdmad.method.probe import probe_evidence
 from sdmad.method.selection import SelectionConfig
 from sdmad.method.standard import Standard
+
+if TYPE_CHECKING:
+    from sdmad.backbones.loading import Backbone
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class SignModel(nn.Module):
     owner: torch.Tensor
 
     def __init__(
-        self, backbone: Backbone, catalog: Catalog, config: AdapterConfig, seeds: int
+        self, backbone: "Backbone", catalog: Catalog, config: AdapterConfig, seeds: int
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -18,13 +18,12 @@ from sdmad.backbones.encoder import ImageEncoder
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.backbones.precision import Precision
-from sdmad.detector import load_fits
 from sdmad.errors import UserError
-from sdmad.fits import code_version
+from sdmad.fits import code_version, load_fits
 from sdmad.fitting.config import TrainConfig, load_config
 from sdmad.inputs.catalog import load_catalog
 from sdmad.scoring import tables
-from sdmad.scoring.actor import ModelActor
+from sdmad.scoring.actor import ModelActor, some
 from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import Kind, plan_uri, read_plan
 from sdmad.scoring.pools import PipelineConfig
@@ -38,7 +37,7 @@ ENCODING = Kind(tables.ACTIVATIONS, ("archive", "input", "backbone_digest"))
 
 
 class EncoderActor(ModelActor[ImageEncoder]):
-    """A frozen image tower. `device` None lets it choose."""
+    """A frozen image tower on a GPU, or on the CPUs."""
 
     def __init__(
         self,
@@ -46,19 +45,21 @@ class EncoderActor(ModelActor[ImageEncoder]):
         identity: BackboneIdentity,
         layout: Layout,
         threads: int,
-        device: str | None,
+        gpu: bool,
         precision: Precision,
     ) -> None:
         def load() -> ImageEncoder:
-            loaded = load_backbone(backbone, device)
+            loaded = load_backbone(backbone, None if gpu else "cpu")
             if difference := identity.difference(loaded.identity):
                 raise UserError(
                     f"a worker loads another backbone {backbone} than the driver: {difference}; "
                     "every node must see the same files"
                 )
-            return ImageEncoder(loaded, precision)
+            encoder = ImageEncoder(loaded, precision)
+            _ = encoder.fast  # Created here, before several threads ask for it.
+            return encoder
 
-        super().__init__(load, threads)
+        super().__init__(load, threads, gpu)
         self.layout = layout
 
     def rows(self, batch: dict[str, np.ndarray], good: np.ndarray) -> pa.Table:
@@ -68,7 +69,7 @@ class EncoderActor(ModelActor[ImageEncoder]):
             for name, nothing in self.layout.blank().items()
         }
         if len(good):
-            found = self.layout.columns_of(*self.model(batch["pixels"][good]))
+            found = self.layout.columns_of(*self.model(some(batch["pixels"], good)))
             for name, values in found.items():
                 columns[name][good] = values
         wanted = self.layout.schema
@@ -116,7 +117,6 @@ def encode_archive(
     }
 
     def operators(filled: PipelineConfig) -> Operators:
-        device = None if filled.detector_gpus else "cpu"
         return Operators(
             read_and_decode,
             {"spec": stored.spec, "decode_seconds": filled.decode_seconds},
@@ -126,7 +126,7 @@ def encode_archive(
                 stored.identity,
                 stored.layout,
                 filled.detector_threads,
-                device,
+                bool(filled.detector_gpus),
                 filled.precision,
             ),
         )

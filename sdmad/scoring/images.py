@@ -5,9 +5,7 @@ score_archive("s3://bucket/archive", "s3://bucket/train", "s3://bucket/scores", 
 
 from dataclasses import dataclass
 
-from sdmad.backbones.loading import load_backbone
-from sdmad.detector import Detector
-from sdmad.fits import code_version
+from sdmad.fits import Fit, code_version, fits_digest, load_fits
 from sdmad.method.decision import Decision
 from sdmad.scoring.actor import DetectorActor
 from sdmad.scoring.decisions import read_decision
@@ -35,19 +33,18 @@ def score_archive(
 ) -> Tally:
     """Score the unfinished work units of an archive and write `run.json`; URIs must be resolved.
 
-    `accept_changes` and `prune` are those of `make_plan`; a decision file gives probabilities and
-    findings. Raises `UserError` before any work starts when archive, detector and output do not
+    `backbone` is the new place of the backbone's weights, `accept_changes` and `prune` are those of
+    `make_plan`; a decision file gives probabilities and findings. Only the detectors load the
+    backbone. Raises `UserError` before any image is read when archive, detector and output do not
     match.
     """
     run_record.read_earlier(output, JOB)
-    detector = Detector.load(detector_uri, device="cpu", backbone=backbone)
-    made = described(archive, detector_uri, detector, per_seed, decision_uri)
-    spec = detector.spec
-    del detector
-    load_backbone.cache_clear()
+    fits = load_fits(detector_uri)
+    made = described(archive, detector_uri, fits, per_seed, decision_uri)
+    spec = fits[0].provenance.spec
+    del fits
 
     def operators(filled: PipelineConfig) -> Operators:
-        device = None if filled.detector_gpus else "cpu"
         return Operators(
             read_and_decode,
             {"spec": spec, "decode_seconds": filled.decode_seconds},
@@ -57,7 +54,7 @@ def score_archive(
                 backbone,
                 made.columns,
                 filled.detector_threads,
-                device,
+                bool(filled.detector_gpus),
                 filled.precision,
                 made.decision,
             ),
@@ -79,31 +76,32 @@ class Described:
 
 
 def described(
-    archive: str, uri: str, detector: Detector, per_seed: bool, decision_uri: str | None
+    archive: str, uri: str, fits: list[Fit], per_seed: bool, decision_uri: str | None
 ) -> Described:
-    """The scores of images by a detector, read from `uri`.
+    """The scores of images by the detector of these fits, read from `uri`.
 
     Raises `UserError` for a decision file that is not for this detector.
     """
-    columns = ScoreColumns(detector.catalog.category_names, detector.num_seeds, per_seed)
+    known, digest = fits[0].provenance, fits_digest(fits)
+    columns = ScoreColumns(known.catalog.category_names, len(fits), per_seed)
     metadata = {
         "archive": archive,
         "source": "images",
-        "detector": detector.digest,
+        "detector": digest,
         "detector_uri": uri,
-        "backbone": f"{detector.provenance.backbone} {detector.backbone.fingerprint}",
-        "input": detector.spec.to_json(),
-        "catalog": detector.catalog.digest,
+        "backbone": f"{known.backbone} {known.identity.weights}",
+        "input": known.spec.to_json(),
+        "catalog": known.catalog.digest,
         "categories": ";".join(columns.categories),
-        "seeds": ";".join(map(str, detector.seeds)),
+        "seeds": ";".join(str(fit.provenance.seed) for fit in fits),
         "per_seed": str(per_seed).lower(),
         "code_version": code_version(),
     }
-    stated = detector.provenance.learner.stated(columns.categories)
+    stated = known.learner.stated(columns.categories)
     if stated is not None:
         metadata["prevalence"] = ";".join(f"{share:g}" for share in stated.categories.tolist())
     if not decision_uri:
         return Described(columns, metadata, None)
     read = read_decision(decision_uri)
-    read.check(detector.digest, uri, columns.categories)
+    read.check(digest, uri, columns.categories)
     return Described(columns, metadata | read.metadata, read.decision)

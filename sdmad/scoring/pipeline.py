@@ -116,7 +116,12 @@ def _compute(
         batch_size=config.batch_size,
         batch_format="numpy",
         fn_constructor_args=operators.arguments,
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            max_concurrent_calls_per_actor=config.detector_calls,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,
         runtime_env={"env_vars": DETECTOR_ENVIRONMENT},

@@ -26,6 +26,9 @@ class PipelineConfig(BaseModel):
     detector_cpus: float | None = Field(default=None, gt=0)
     detector_gpus: float | None = Field(default=None, ge=0)
     detector_threads: int | None = Field(default=None, ge=1)
+    detector_calls: int | None = Field(
+        default=None, ge=1, description="batches that a detector has in work at once"
+    )
     reader_cpus: float | None = Field(default=None, gt=0)
     decode_seconds: float = Field(default=120, gt=0, description="longest time to decode one image")
     precision: Precision = "auto"
@@ -54,6 +57,8 @@ class PipelineConfig(BaseModel):
             detector_cpus=self.detector_cpus or (0.5 if small else 1.0),
             detector_gpus=gpus,
             detector_threads=self.detector_threads or threads,
+            # While a GPU computes one batch, the next is copied and rows are made of the last.
+            detector_calls=self.detector_calls or (2 if gpus else 1),
             reader_cpus=self.reader_cpus or (0.5 if small else 1.0),
             decode_seconds=self.decode_seconds,
             precision=self.precision,

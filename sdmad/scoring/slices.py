@@ -5,21 +5,24 @@ end. benchmarks/thread_waits.py measures the difference.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from sdmad.detector import Detector
 from sdmad.scores import Scores, concatenate
+
+if TYPE_CHECKING:
+    from sdmad.detector import Detector
 
 
 class SlicedDetector:
     """Scores batches in `threads` threads; sets PyTorch to one thread for each operation."""
 
-    def __init__(self, detector: Detector, threads: int) -> None:
+    def __init__(self, detector: "Detector", threads: int) -> None:
         self.detector, self.threads = detector, threads
         torch.set_num_threads(1)
-        _ = detector.encoder.fast  # Created here, before several threads ask for it.
+        _ = detector.scorer  # Created here, before several threads ask for it.
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def score_pixels(self, pixels: np.ndarray) -> Scores:

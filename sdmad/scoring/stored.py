@@ -9,7 +9,7 @@ run that reads the archive.
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,8 @@ from sdmad import storage
 from sdmad.activations import KEYS, Layout, Stored, from_arrow
 from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.units import WorkUnit
-from sdmad.backbones.loading import load_backbone
-from sdmad.detector import Detector, load_fits
 from sdmad.errors import UserError
-from sdmad.fits import Provenance
+from sdmad.fits import Provenance, load_fits
 from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import Resources
 from sdmad.scoring import tables
@@ -37,6 +35,9 @@ from sdmad.scoring.status import JOB
 from sdmad.scoring.tables import ScoreColumns, score_rows
 from sdmad.scoring.tally import Tally
 from sdmad.storage import StoredObject, run_record
+
+if TYPE_CHECKING:
+    from sdmad.detector import Detector
 
 DETECTOR_SHARE = 0.75
 """Share of the CPUs that score; the others read."""
@@ -93,7 +94,7 @@ def damaged(uri: str) -> UserError:
     )
 
 
-class StoredDetectorActor(ModelActor[Detector]):
+class StoredDetectorActor(ModelActor["Detector"]):
     """A detector that scores activations, on CPUs."""
 
     def __init__(
@@ -105,7 +106,11 @@ class StoredDetectorActor(ModelActor[Detector]):
         threads: int,
         decision: Decision | None = None,
     ) -> None:
-        def load() -> Detector:
+        def load() -> "Detector":
+            # Here, because a driver does without open_clip.
+            from sdmad.backbones.loading import load_backbone
+            from sdmad.detector import Detector
+
             load_backbone.cache_clear()
             detector = Detector.load(uri, "cpu", backbone, "single")
             detector.decision = decision
@@ -146,12 +151,11 @@ def score_activations(
     units, facts = read_plan(activations, tables.ACTIVATIONS)
     stored = Stored.of(facts, activations)
     check_complete(activations, units)
-    check_fits(load_fits(detector_uri)[0].provenance, detector_uri, stored, activations)
-    detector = Detector.load(detector_uri, "cpu", backbone, "single")
-    made = described(stored.archive, detector_uri, detector, per_seed, decision_uri)
+    fits = load_fits(detector_uri)
+    check_fits(fits[0].provenance, detector_uri, stored, activations)
+    made = described(stored.archive, detector_uri, fits, per_seed, decision_uri)
     metadata = made.metadata | {"source": "activations", "activations": activations}
-    del detector
-    load_backbone.cache_clear()
+    del fits
 
     def operators(filled: PipelineConfig) -> Operators:
         return Operators(

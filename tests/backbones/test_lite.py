@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import sdmad.backbones.lite  # noqa: F401 - registers the architecture
-from sdmad.backbones.towers import image_tower
+from sdmad.backbones.towers.kinds import image_tower
 
 
 @pytest.fixture(scope="module")

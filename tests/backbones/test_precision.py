@@ -5,9 +5,8 @@ import torch
 from sdmad import Detector
 from sdmad.backbones.packed import can_pack, packing_pays
 from sdmad.backbones.precision import half_type
-from sdmad.detector import load_fits
 from sdmad.errors import UserError
-from sdmad.fits import deserialize, serialize
+from sdmad.fits import deserialize, load_fits, serialize
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.phantoms.task import draw_example

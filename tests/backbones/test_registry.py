@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from sdmad.backbones import architectures
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.packed import can_pack
-from sdmad.backbones.towers import Tower, image_tower, text_tower
+from sdmad.backbones.towers import Tower
+from sdmad.backbones.towers.kinds import image_tower, text_tower
 from sdmad.errors import UserError
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig, TowerAdapters
 from sdmad.method.augment import AugmentConfig

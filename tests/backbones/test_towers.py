@@ -12,8 +12,9 @@ from timm.models.eva import EvaAttention
 from torch import nn
 
 from sdmad.backbones.packed import can_pack, pack
-from sdmad.backbones.towers import Tower, image_tower, text_tower
+from sdmad.backbones.towers import Tower
 from sdmad.backbones.towers.hugging_face import HuggingFaceTextTower
+from sdmad.backbones.towers.kinds import image_tower, text_tower
 from sdmad.backbones.towers.open_clip import OpenClipImageTower, OpenClipTextTower
 from sdmad.backbones.towers.timm import TimmImageTower
 from sdmad.errors import UserError

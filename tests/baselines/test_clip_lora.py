@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sdmad.backbones.identity import fingerprint
-from sdmad.backbones.towers import Tower, image_tower, text_tower
+from sdmad.backbones.towers import Tower
+from sdmad.backbones.towers.kinds import image_tower, text_tower
 from sdmad.baselines import BaselineConfig, SupportViews, clip_lora, fit
 from sdmad.baselines.clip_lora import AdaptedTower, LowRank, attention_weights
 from sdmad.baselines.texts import ClassTexts, text_evidence

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdmad.backbones.towers import Activations, image_tower
+from sdmad.backbones.towers import Activations
+from sdmad.backbones.towers.kinds import image_tower
 from sdmad.baselines import BASELINES, BaselineConfig, fit
 from sdmad.baselines.aa_clip import AdaptedTower, ResidualAdapter
 from sdmad.baselines.coop import CONTEXT, PromptLearner

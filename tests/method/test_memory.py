@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sdmad.backbones.towers import Activations, Tower, image_tower, text_tower
+from sdmad.backbones.towers import Activations, Tower
+from sdmad.backbones.towers.kinds import image_tower, text_tower
 from sdmad.method import memory
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig, TowerAdapters
 from sdmad.method.augment import AugmentConfig

@@ -61,7 +61,7 @@ def mixed(ray_cluster, s3, training_run, tmp_path_factory) -> ScoredArchive:
     output = f"{s3}/mixed-scores"
     result = run_command(
         *(score, "--archive", base, "--detector", training_run, "--output", output),
-        *("--batch-size", 4, "--decode-seconds", 3),
+        *("--batch-size", 4, "--decode-seconds", 3, "--detector-calls", 2),
     )
     assert result.returncode == 0, result.stderr
     return ScoredArchive(base, output, result.stdout + result.stderr)
@@ -70,22 +70,22 @@ def mixed(ray_cluster, s3, training_run, tmp_path_factory) -> ScoredArchive:
 @pytest.fixture
 def scored(tmp_path, monkeypatch) -> ScoredFolder:
     """Two shards and three loose images, scored without Ray and without a detector."""
-    detector = SimpleNamespace(
+    provenance = SimpleNamespace(
         catalog=SimpleNamespace(category_names=["one"], digest="c"),
-        provenance=SimpleNamespace(backbone="none", learner=LearnerConfig()),
-        backbone=SimpleNamespace(fingerprint="0"),
-        num_seeds=1,
-        seeds=[0],
-        digest="d",
+        backbone="none",
+        identity=SimpleNamespace(weights="0"),
+        learner=LearnerConfig(),
+        seed=0,
         spec=TINY,
     )
+    fits = [SimpleNamespace(provenance=provenance, digest="d")]
 
     def stream(plan, task, config, output, tally, record) -> None:
         for unit in plan.todo:
             helpers.commit(output, unit)
             tally.units += 1
 
-    monkeypatch.setattr(scoring_images.Detector, "load", lambda *_, **__: detector)
+    monkeypatch.setattr(scoring_images, "load_fits", lambda _: fits)
     monkeypatch.setattr(scoring_run, "_stream", stream)
     made = ScoredFolder(tmp_path / "archive", tmp_path / "scores")
     for k in range(2):

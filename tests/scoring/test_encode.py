@@ -17,9 +17,9 @@ from sdmad.backbones.config import BackboneConfig
 from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
 from sdmad.commands.score import score
-from sdmad.detector import Detector, load_fits
+from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.fits import deserialize
+from sdmad.fits import deserialize, load_fits
 from sdmad.inputs.catalog import load_catalog
 from sdmad.scoring import tables as written
 from sdmad.scoring.encode import chosen_backbone

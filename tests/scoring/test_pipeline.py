@@ -66,7 +66,7 @@ def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(tmp_path, capfd, wh
     message = "there is no detector at"
     columns = ScoreColumns(["one"], 1, per_seed=False)
     actor: type = DetectorActor
-    arguments: tuple = (str(tmp_path / "no"), None, columns, 1, "cpu", "auto")
+    arguments: tuple = (str(tmp_path / "no"), None, columns, 1, False, "auto")
     if who == "reader":
         actor, arguments = light_detector(), ()
         path.write_bytes(path.read_bytes() + bytes(512))
