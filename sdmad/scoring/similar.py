@@ -90,7 +90,7 @@ class Search:
 
         def of_unit(unit: str) -> list[Found]:
             best: list[Found] = []
-            for uris, embeddings in self._batches(unit):
+            for uris, embeddings in self.batches(unit):
                 cosines = embeddings @ query
                 few = np.argsort(-cosines, kind="stable")[: top + 1]
                 if len(few) > top:  # Equal cosines at the end are told apart by their URIs.
@@ -149,9 +149,9 @@ class Search:
 
     def _all(self) -> Iterator[tuple[pa.Array, np.ndarray]]:
         for unit in self.units:
-            yield from self._batches(unit)
+            yield from self.batches(unit)
 
-    def _batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    def batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """URIs and unit embeddings (n, E) of a unit, `ROWS` at a time."""
         layout, tower = self.stored.layout, self.backbone.image
         uri = storage.join(self.activations, tables.ACTIVATIONS, tables.part_name(unit))
