@@ -123,26 +123,28 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class _Run:
-    ranking: Ranking
+class ScoredRun:
+    """What is finished of a scoring run: ids of units, and how many are not, and failures.
+
+    `decision` changes findings and scores as the tables are read.
+    """
+
     metadata: dict[str, str]
     categories: list[str]
     units: list[str]
     unfinished: int
     failures: int
+    decision: ReadDecision | None = None
 
     @staticmethod
-    def open(scores: str, ranking: Ranking) -> "_Run":
+    def open(scores: str) -> "ScoredRun":
+        """Raises `UserError` if there is no run."""
         metadata, planned = open_plan(scores)
         categories = metadata["categories"].split(";")
-        ranking = ranking.of_tables(metadata, scores)
-        ranking.check(categories)
-        if ranking.decision:
-            metadata = metadata | ranking.decision.metadata
         ids, done = [unit.id for unit in planned], tables.done_units(scores)
         units = [unit for unit in ids if unit in done]
         failures = _failures(scores, units)
-        return _Run(ranking, metadata, categories, units, len(ids) - len(units), failures)
+        return ScoredRun(metadata, categories, units, len(ids) - len(units), failures)
 
     def notices(self, scores: str) -> list[str]:
         """What is missing in the tables."""
@@ -167,7 +169,7 @@ class _Run:
 
     @property
     def columns(self) -> list[str]:
-        kinds = ("score", "logit", *(["spread"] if self.ranking.decision else []))
+        kinds = ("score", "logit", *(["spread"] if self.decision else []))
         names = [f"{kind}_{name}" for name in self.categories for kind in kinds]
         lists = ["findings", "uncertain", "signs", "evidence"]
         return ["uri", "archive", "member", "anomaly_score", *lists, *names]
@@ -176,9 +178,8 @@ class _Run:
         return map(self.decided, tables.read_parts(scores, "scores", self.units, self.columns))
 
     def decided(self, part: pa.Table) -> pa.Table:
-        """A part of the tables with the decision of the ranking, if it has one."""
-        decision = self.ranking.decision
-        return apply_to_rows(decision.decision, part) if decision else part
+        """A part of the tables with the decision of the run, if it has one."""
+        return apply_to_rows(self.decision.decision, part) if self.decision else part
 
 
 def _failures(scores: str, units: list[str]) -> int:
@@ -190,10 +191,20 @@ def _failures(scores: str, units: list[str]) -> int:
     return sum(len(part) for part in tables.read_parts(scores, "failures", units, ("stage",)))
 
 
+def _opened(scores: str, ranking: Ranking) -> tuple[ScoredRun, Ranking]:
+    """The run, and the ranking with the decision of its tables if it has none of its own."""
+    run = ScoredRun.open(scores)
+    ranking = ranking.of_tables(run.metadata, scores)
+    ranking.check(run.categories)
+    if ranking.decision:
+        metadata = run.metadata | ranking.decision.metadata
+        run = replace(run, metadata=metadata, decision=ranking.decision)
+    return run, ranking
+
+
 def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
     """The `top` images of a scoring run. Raises `UserError` when there is no run or no image."""
-    run = _Run.open(scores, ranking)
-    ranking = run.ranking
+    run, ranking = _opened(scores, ranking)
     kept: pa.Table | None = None
     keys, images = np.zeros(0), 0
     for part in run.parts(scores):
@@ -211,8 +222,7 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
 
 def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: str) -> Ranked:
     """The `top` groups of a scoring run by their highest image."""
-    run = _Run.open(scores, ranking)
-    ranking = run.ranking
+    run, ranking = _opened(scores, ranking)
     table = load_groups(groups_uri, by, run.metadata["archive"])
     matcher = Matcher(scores, table)
     best = np.full((len(table), 1, 1), -np.inf)

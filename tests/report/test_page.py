@@ -42,7 +42,9 @@ def page(scored, archive, tmp_path_factory) -> Path:
 class Structure(HTMLParser):
     """Counts elements, collects text and attributes, checks that each element is closed."""
 
-    VOID = frozenset(("meta", "img", "br", "path", "use", "rect", "image", "circle", "line"))
+    VOID = frozenset(
+        ("meta", "img", "br", "input", "path", "use", "rect", "image", "circle", "line")
+    )
 
     def __init__(self, page: str) -> None:
         super().__init__()
