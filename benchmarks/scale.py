@@ -17,7 +17,9 @@ import typer
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 IMAGES = (10**6, 10**8)
+SECOND = 10**8  # Images that a second catalog scores from activations.
 IMAGES_PER_SHARD = 1000
+STORAGE_DOLLARS = 0.023  # A GB in S3 standard storage for a month.
 HEAD_DOLLARS = 0.2016  # An hour of an m7i.xlarge, for the driver of each job.
 
 
@@ -66,6 +68,10 @@ CPU_FLEETS = (
     Fleet(4, "m7a.4xlarge", 16, 6.25, 0.92736),
     Fleet(20, "m7a.4xlarge", 16, 6.25, 0.92736),
 )
+STORED_FLEETS = (
+    Fleet(1, "m7a.4xlarge", 16, 6.25, 0.92736),
+    Fleet(4, "m7a.4xlarge", 16, 6.25, 0.92736, jobs=4),
+)
 GPU_FLEETS = (
     Fleet(8, "g6.2xlarge", 8, 2.5, 0.9776, gpus=1, peak=121),
     Fleet(2, "g6e.12xlarge", 48, 100, 10.49264, gpus=4, peak=362),
@@ -105,6 +111,28 @@ def table(kilobytes: float, fleets: dict[Fleet, Pace]) -> None:
             print(row(images, fleet, kilobytes, pace))
 
 
+def stored_row(stored_bytes: float, stored_ms: float, fleet: Fleet, busy: Pace) -> str:
+    """Scoring 10^8 images again, from activations."""
+    pace = busy.model_copy(update={"read": 1e-9, "decode": 1e-9, "model": stored_ms / 1000})
+    archive = Archive(
+        images=SECOND // fleet.jobs,
+        bytes_per_image=stored_bytes,
+        images_per_object=IMAGES_PER_SHARD,
+    )
+    each = estimate(archive, pace, fleet.cluster(pace))
+    gigabytes = SECOND * stored_bytes / 1e9
+    cells = (
+        str(fleet),
+        f"{each.hours:,.1f}",
+        f"{fleet.jobs * each.images_per_second:,.0f}",
+        each.limit if each.limit in ("driver", "network") else "cores",
+        f"{gigabytes / 1000:,.2f}",
+        f"{fleet.jobs * (each.node_dollars + each.request_dollars):,.1f}",
+        f"{gigabytes * STORAGE_DOLLARS:,.0f}",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
 def main(
     read_ms: Annotated[float, typer.Option(help="Read, a core: scoring_limit.py decode.")] = 0.39,
     decode_ms: Annotated[float, typer.Option(help="Decode, a core: the same.")] = 2.79,
@@ -119,6 +147,12 @@ def main(
         float, typer.Option(help="Share of a GPU's peak in a run: docs/scale.md.")
     ] = 0.29,
     kilobytes: Annotated[float, typer.Option(help="Size of an encoded image.")] = 250.0,
+    stored_bytes: Annotated[
+        float, typer.Option(help="Activations of an image, ViT-B/32: activations.py.")
+    ] = 4319.0,
+    stored_ms: Annotated[
+        float, typer.Option(help="Score them with 8 seeds, a core: the same, less the driver.")
+    ] = 1.66,
 ) -> None:
     """Print the tables of docs/scale.md."""
     busy = {"read": read_ms / 1000, "decode": decode_ms / 1000, "driver": driver_ms / 1000}
@@ -130,6 +164,11 @@ def main(
         fleet: Pace(model=gflop / (fleet.peak * 1000 * utilisation), **busy) for fleet in GPU_FLEETS
     }
     table(kilobytes, fleets)
+    print("\n10^8 images again, with another catalog and 8 seeds, from activations of ViT-B/32\n")
+    heads = ("workers", "hours", "a second", "limit", "TB", "$", "$ a month to store")
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    for fleet in STORED_FLEETS:
+        print(stored_row(stored_bytes, stored_ms, fleet, cpu))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class Layout(BaseModel):
         """The columns from which `embeddings` are made."""
         return ["scale", "embedding" if self.embedding else "f_frozen"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embeddings(
         self, columns: dict[str, np.ndarray], tower: ImageTower, device: torch.device
     ) -> torch.Tensor:
@@ -179,6 +179,20 @@ def _values(part: pa.FixedSizeBinaryArray, length: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class User:
+    """What computes from activations, in the words of messages.
+
+    `name`, as in "the configuration"; what it can be encoded with, as in "its backbone" and by
+    which `option` of `sdmad encode`; and what can be done `instead`.
+    """
+
+    name: str
+    backbone: str
+    option: str
+    instead: str
+
+
+@dataclass(frozen=True)
 class Stored:
     """The facts of all activations in one place, from the metadata of their plan."""
 
@@ -198,6 +212,36 @@ class Stored:
             "input": self.spec.to_json(),
             "layout": self.layout.model_dump_json(),
         }
+
+    def check(
+        self, uri: str, identity: BackboneIdentity, spec: ImageSpec, blocks: int, user: User
+    ) -> None:
+        """Raise `UserError` if these activations, at `uri`, do not serve `user`.
+
+        It has a backbone of this identity, takes its input as in `spec`, and adapts so many blocks
+        of the image tower.
+        """
+        if difference := self.identity.difference(identity):
+            raise UserError(
+                f"{user.name} has another backbone than the activations {uri}: {difference}; "
+                f"encode the archive with {user.backbone}, or {user.instead}"
+            )
+        if self.spec != spec:
+            raise UserError(
+                f"{user.name} takes its input in another way than the activations {uri} were made "
+                "(resize, windows or stretch differ); encode the archive with "
+                f"`{user.option}`, or {user.instead}"
+            )
+        if blocks > 1:
+            raise UserError(
+                f"{user.name} adapts {blocks} blocks of the image tower, and activations are those "
+                f"of one; {user.instead}"
+            )
+        if not self.layout.tokens:
+            raise UserError(
+                f"the activations {uri} have no tokens, because the head of the backbone reads all "
+                f"tokens of an image; {user.instead}"
+            )
 
     @staticmethod
     def of(metadata: dict[str, str], uri: str) -> "Stored":

@@ -33,7 +33,15 @@ from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import SupportImages, random_generator
 
-__all__ = ["BASELINES", "BaselineConfig", "FrozenImages", "Scorer", "SupportViews", "fit"]
+__all__ = [
+    "BASELINES",
+    "READ_BLOCKS",
+    "BaselineConfig",
+    "FrozenImages",
+    "Scorer",
+    "SupportViews",
+    "fit",
+]
 
 BASELINES: dict[str, Callable[[Task], Scorer]] = {
     "zero_shot_names": zero_shot.fit_names,
@@ -51,6 +59,9 @@ BASELINES: dict[str, Callable[[Task], Scorer]] = {
     "aa_clip": aa_clip.fit,
     "clip_lora": clip_lora.fit,
 }
+READ_BLOCKS = ("mvfa", "aa_clip", "clip_lora")
+"""The baselines that need outputs of earlier blocks of the image tower; the others need only
+embeddings."""
 
 
 def fit(

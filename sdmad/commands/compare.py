@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import (
+    ConfiguredActivations,
     ConfiguredArchive,
     ConfiguredBackbone,
     ConfiguredLabels,
@@ -27,6 +28,7 @@ def compare(
     archive: ConfiguredArchive = None,
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
+    activations: ConfiguredActivations = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(
@@ -49,7 +51,7 @@ def compare(
     from sdmad.comparison.run import compare
     from sdmad.fitting.config import load_config
 
-    changes = configuration_changes(seeds, shots, archive, labels, backbone)
+    changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
     changes |= {"bootstrap": bootstrap}
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)

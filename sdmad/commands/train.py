@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import (
+    ConfiguredActivations,
     ConfiguredArchive,
     ConfiguredBackbone,
     ConfiguredLabels,
+    Names,
     Seeds,
     Shots,
     configuration_changes,
@@ -29,19 +31,27 @@ def train(
     archive: ConfiguredArchive = None,
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
+    activations: ConfiguredActivations = None,
+    names: Names = False,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.
 
     Fits that are already there are skipped, so the same command resumes an
-    interrupted run.
+    interrupted run. With a changed label table, only fits whose support has
+    changed are made again.
     """
     from sdmad import storage
     from sdmad.fitting.config import TrainConfig, load_config
     from sdmad.fitting.run import train_seeds
     from sdmad.words import counted
 
-    changes = configuration_changes(seeds, shots, archive, labels, backbone)
+    changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
     settings = load_config(config, changes, TrainConfig)
     target = storage.resolve(output)
-    made = train_seeds(settings, target)
+    encoded = None
+    if settings.activations is not None:
+        from sdmad.scoring.chosen import EncodedArchive
+
+        encoded = EncodedArchive.open(storage.resolve(settings.activations))
+    made = train_seeds(settings, target, encoded, names)
     typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

@@ -22,11 +22,16 @@ from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
 
 @dataclass(frozen=True)
 class TestImages:
-    """The test split: uint8 pixels (N, height, width, 3) at the backbone's size, truth (N, C)."""
+    """The test split: uint8 pixels (N, height, width, 3) at the backbone's size, truth (N, C).
+
+    `encoded` is what the frozen image tower makes of the images, where that is stored: activations
+    (N, T, D) for one adapted block, and unit embeddings (N, E). Then `pixels` is (N, 0, 0, 3).
+    """
 
     __test__ = False
     pixels: np.ndarray
     truth: np.ndarray
+    encoded: tuple[Activations, torch.Tensor] | None = None
 
 
 class Scored(NamedTuple):
@@ -62,8 +67,8 @@ class Bench:
         self.learner, self.budget = learner, budget
         self._images: FrozenImages | None = None
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
-        self._views: tuple[tuple[int, int], SupportViews] | None = None
-        self._cache: tuple[tuple[int, int, int, AugmentConfig], SupportCache] | None = None
+        self._views: tuple[tuple[int | str, int], SupportViews] | None = None
+        self._cache: tuple[tuple[int | str, int, int, AugmentConfig], SupportCache] | None = None
 
     def score(self, method: str, variant: Variant | None, support: SupportImages) -> Scored:
         """What one method makes of the test images, fitted to `support`.
@@ -77,13 +82,14 @@ class Bench:
     def _baseline(self, name: str, support: SupportImages) -> Scored:
         key = (support.shots, support.seed)
         if self._views is None or self._views[0] != key:
-            known = self._known_views(support)
+            known = support.encoded[1][:, None] if support.encoded else self._known_views(support)
             views = SupportViews.of(self.backbone, support, self.budget.augment, known)
             self._views = (key, views)
         scorer = baselines.fit(name, self.backbone, self.catalog, self._views[1], self.budget)
         if self._images is None:
             some = next(iter(self._prefixes.values()), None)
             known = None if some is None else torch.cat([frozen for _, frozen in some])
+            known = self.test.encoded[1] if self.test.encoded else known
             self._images = FrozenImages(self.backbone, self.test.pixels, known)
         scores = scorer.scores(self._images)
         return Scored(scores, scorer.anomaly(scores))
@@ -131,6 +137,8 @@ class Bench:
     @torch.no_grad()
     def _prefix(self, model: SignModel) -> list[tuple[Activations, torch.Tensor]]:
         blocks = model.config.image.blocks
+        if self.test.encoded:
+            return _batches(*self.test.encoded)
         if blocks not in self._prefixes:
             pixels = self.test.pixels
             self._prefixes[blocks] = [
@@ -140,6 +148,15 @@ class Bench:
                 for start in range(0, len(pixels), IMAGES_AT_ONCE)
             ]
         return self._prefixes[blocks]
+
+
+def _batches(
+    activations: Activations, frozen: torch.Tensor
+) -> list[tuple[Activations, torch.Tensor]]:
+    names = ("f_in", "f_frozen", "patches")
+    parts = zip(*(getattr(activations, name).split(IMAGES_AT_ONCE) for name in names), strict=True)
+    of_images = [activations.of_images(*tensors) for tensors in parts]
+    return list(zip(of_images, frozen.split(IMAGES_AT_ONCE), strict=True))
 
 
 def metrics(

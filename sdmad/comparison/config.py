@@ -50,6 +50,9 @@ class CompareConfig(BaseModel):
     backbone: BackboneConfig = BackboneConfig()
     input: InputConfig | None = None
     learner: LearnerConfig = LearnerConfig()
+    activations: str | None = Field(
+        default=None, description="activations to use in place of images; then no image is read"
+    )
     shots: Shots = [1, 2, 4, 8, 16]
     seeds: Seeds = "0:8"
     methods: list[str] = Field(default=[SD_MAD, *BASELINES], min_length=1)

@@ -20,16 +20,19 @@ import torch
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
+from sdmad.baselines import BASELINES, READ_BLOCKS
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.comparison.scores import SUFFIX, write_scores, write_test
 from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.fitting.config import parse_numbers
+from sdmad.fitting.encoded import CONFIGURATION, Chosen, check_archive, check_views
 from sdmad.fitting.reading import Image, fetch, read_images
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.method.learner import LearnerConfig
 from sdmad.runtime.cluster import (
     THREADS_SLEEP,
     Resources,
@@ -39,6 +42,7 @@ from sdmad.runtime.cluster import (
     node_cpus,
 )
 from sdmad.runtime.progress import Tracker
+from sdmad.scoring.chosen import EncodedArchive
 from sdmad.storage import parquet, run_record
 
 RESTARTS = 3
@@ -57,7 +61,9 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     for name in config.names:
         config.variants.get(name, Variant()).changed(config.learner).check(catalog.category_names)
     check_backbone(config.backbone)
-    storage.check_readable(archive, "archive")
+    encoded = _open(config, archive)
+    if encoded is None:
+        storage.check_readable(archive, "archive")
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     if not (labels.split == "test").any():
@@ -67,7 +73,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
     names = {method: stored_name(config, method) for method in config.names}
-    wanted = {(name, s.shots, s.seed) for s in supports for name in names.values()}
+    wanted = {(name, int(s.shots), s.seed) for s in supports for name in names.values()}
     done = list_cells(output) & wanted
     record: dict[str, Any] = {
         "job": "compare",
@@ -87,7 +93,9 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     ]
     todo = [(support, methods) for support, methods in todo if methods]
     if todo:
-        record["test_images"] = _measure_missing(todo, config, catalog, labels, archive, output)
+        record["test_images"] = _measure_missing(
+            todo, config, catalog, labels, archive, output, encoded
+        )
     results = _collect(output, wanted)
     _write(results, storage.join(output, "results.parquet"))
     record |= {
@@ -131,11 +139,43 @@ def _identity(
         "catalog": catalog.digest[:16],
         "backbone": str(config.backbone),
         "input": catalog.chosen_input(config.input).model_dump_json(),
+        "source": "images" if config.activations is None else "activations",
     }
+
+
+def _open(config: CompareConfig, archive: str) -> EncodedArchive | None:
+    """The activations that take the place of images, if there are.
+
+    Raises `UserError` if they are those of another archive, or if a method needs more.
+    """
+    if config.activations is None:
+        return None
+    encoded = EncodedArchive.open(storage.resolve(config.activations))
+    check_archive(encoded, archive)
+    deep = [name for name in config.names if name in READ_BLOCKS]
+    if deep:
+        names = " and ".join(filter(None, (", ".join(deep[:-1]), deep[-1])))
+        raise UserError(
+            f"{names} read{'s' * (len(deep) == 1)} earlier blocks of the image tower, "
+            "and activations are those of the last one; leave out these methods, or leave out "
+            "`activations` to read images"
+        )
+    check_views(config.learner)
+    for name, learner in _learners(config).items():
+        check_views(learner, f"the method {name}")
+    return encoded
+
+
+def _learners(config: CompareConfig) -> dict[str, LearnerConfig]:
+    """The learners of SD-MAD and its variants, by name."""
+    names = [name for name in config.names if name not in BASELINES]
+    return {n: config.variants.get(n, Variant()).changed(config.learner) for n in names}
 
 
 class Comparer:
     """An actor with all test images: it measures methods on supports and writes the cells.
+
+    `chosen` are the stored activations of all images, in the place of pixels.
 
     A `UserError` while the backbone loads is raised at the first call, as in
     `sdmad.scoring.actor.DetectorActor`.
@@ -151,26 +191,34 @@ class Comparer:
         output: str,
         threads: int,
         device: str | None,
+        chosen: Chosen | None = None,
     ) -> None:
         torch.set_num_threads(min(threads, node_cpus()))
-        self.config, self.pixels, self.output = config, pixels, output
-        images = fetch(test, pixels)
-        stacked = np.stack([images[name] for name in test])
+        self.config, self.pixels, self.output, self.chosen = config, pixels, output, chosen
+        stacked = np.zeros((len(test), 0, 0, 3), np.uint8)
+        if chosen is None:
+            images = fetch(test, pixels)
+            stacked = np.stack([images[name] for name in test])
         self.mistake: UserError | None = None
         try:
             backbone = load_backbone(config.backbone, device)
         except UserError as mistake:
             self.mistake = mistake
             return
-        self.bench = Bench(
-            backbone, catalog, config.learner, config.budget, TestImages(stacked, truth)
-        )
+        encoded = None
+        if chosen is not None:
+            encoded = chosen.restore(test, backbone.image, backbone.device)
+        images_of_test = TestImages(stacked, truth, encoded)
+        self.bench = Bench(backbone, catalog, config.learner, config.budget, images_of_test)
 
     def measure(self, support: SupportRef, methods: list[str]) -> int:
         """Compute the cells of `methods` on one support, each written at once; their number."""
         if self.mistake:
             raise self.mistake
-        images = support.with_pixels(fetch(support.images, self.pixels))
+        if self.chosen is None:
+            images = support.with_pixels(fetch(support.images, self.pixels))
+        else:
+            images = support.with_activations(self.chosen, self.bench.backbone)
         for method in methods:
             variant = self.config.variants.get(method)
             scored = self.bench.score(method, variant, images)
@@ -181,7 +229,7 @@ class Comparer:
             ]
             columns = ["method", "shots", "seed", "protocol", "metric", "value"]
             stored = stored_name(self.config, method)
-            uri = cell_uri(self.output, stored, support.shots, support.seed)
+            uri = cell_uri(self.output, stored, int(support.shots), support.seed)
             write_scores(uri, self.bench.catalog.category_names, *scored)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)
@@ -194,20 +242,28 @@ def _measure_missing(
     labels: LabelTable,
     archive: str,
     output: str,
+    encoded: EncodedArchive | None,
 ) -> int:
     """Compute missing cells on as many actors as the cluster has room for.
 
     Returns the number of test images.
     """
     resources = connect()
-    spec = _spec(config, catalog)
+    spec = _spec(config, catalog, encoded)
     test = labels.where(labels.split == "test")
     named = list(zip(test.archive.tolist(), test.member.tolist(), strict=True))
     wanted = {image for support, _ in todo for image in support.images} | set(named)
-    pixels, problems = read_images(wanted, archive, spec)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
+    chosen, pixels = None, dict[Image, Any]()
+    if encoded is None:
+        pixels, problems = read_images(wanted, archive, spec)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise UserError(problems[0] + more)
+    else:
+        found = encoded.find(wanted, wanted)
+        found.check(wanted, "the supports and split test", encoded.uri)
+        found.check_wanted(sorted(wanted))
+        chosen = ray.put(found.chosen)
     actors, gpus = _actors(resources, len(todo))
     device = None if gpus else "cpu"
     threads = max(1, int(resources.cpus) // actors)
@@ -218,7 +274,7 @@ def _measure_missing(
         max_task_retries=-1,
         runtime_env={"env_vars": THREADS_SLEEP},
     )(Comparer)
-    arguments = (config, catalog, named, test.labels, pixels, output, threads, device)
+    arguments = (config, catalog, named, test.labels, pixels, output, threads, device, chosen)
     pool = [remote.remote(*arguments) for _ in range(actors)]
     waiting, made = list(todo), 0
     working: dict[Any, Any] = {}
@@ -244,10 +300,16 @@ def _actors(resources: Resources, supports: int) -> tuple[int, float]:
     return min(room, supports), gpus
 
 
-def _spec(config: CompareConfig, catalog: Catalog) -> ImageSpec:
-    spec = load_backbone(config.backbone, "cpu").spec
+def _spec(config: CompareConfig, catalog: Catalog, encoded: EncodedArchive | None) -> ImageSpec:
+    """What is done to pixels; `UserError` if the activations are others or do not suffice."""
+    backbone = load_backbone(config.backbone, "cpu")
     load_backbone.cache_clear()
-    return catalog.chosen_input(config.input).apply(spec)
+    spec = catalog.chosen_input(config.input).apply(backbone.spec)
+    if encoded is not None:
+        blocks = [learner.adapter.image.blocks for learner in _learners(config).values()]
+        most = max(blocks, default=1)
+        encoded.stored.check(encoded.uri, backbone.identity, spec, most, CONFIGURATION)
+    return spec
 
 
 def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdmad.backbones.towers import Activations
+
 
 class AugmentConfig(BaseModel):
     """Light changes that medicine allows; `views` of each image are made once and cached."""
@@ -39,13 +41,21 @@ class AugmentConfig(BaseModel):
 
 @dataclass(frozen=True)
 class SupportImages:
-    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image."""
+    """The support of one fit: uint8 pixels (N, H, W, 3), labels (N, C), a key for each image.
 
-    shots: int
+    `encoded` is what the frozen image tower makes of the images, where that is stored: activations
+    (N, T, D) for one adapted block, and unit embeddings (N, E). Then there are no pixels, `pixels`
+    is (N, 0, 0, 3), and the only view is the image itself.
+
+    `shots` is their name, `sdmad.inputs.shots.key`: a number, or a text if categories differ.
+    """
+
+    shots: int | str
     seed: int
     keys: list[str]
     pixels: np.ndarray
     labels: np.ndarray
+    encoded: tuple[Activations, torch.Tensor] | None = None
 
 
 def random_generator(*parts: object) -> torch.Generator:

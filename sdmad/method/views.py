@@ -90,11 +90,27 @@ class EncodedViews:
         return self._model.backbone.pixels(self._pixels(numbers))
 
 
+class StoredViews:
+    """Views of which all that is asked for is stored, as `EncodedViews`."""
+
+    def __init__(self, activations: Activations, frozen: torch.Tensor) -> None:
+        """`activations` are (V, T, D), `frozen` unit embeddings (V, E)."""
+        self._activations = activations
+        self.frozen = frozen
+        none = activations.f_in[:0]
+        self.like = replace(activations, f_in=none, f_frozen=none)
+
+    def take(self, rows: torch.Tensor) -> Activations:
+        """Activations (S, B, T, D) of the views with numbers `rows` (S, B)."""
+        every = self._activations
+        return every.of_images(every.f_in[rows], every.f_frozen[rows], every.patches[rows])
+
+
 @dataclass(frozen=True)
 class SupportCache:
     """All views of all support images of some fits, and the images (N,) of each fit among them."""
 
-    views: EncodedViews
+    views: EncodedViews | StoredViews
     of_image: int
     images: list[torch.Tensor]
 
@@ -105,6 +121,9 @@ class SupportCache:
 
 def encode(model: SignModel, supports: list[SupportImages], config: AugmentConfig) -> SupportCache:
     """Encode all views of all images of the supports; images that they share once."""
+    stored = [support.encoded for support in supports if support.encoded is not None]
+    if stored:
+        return _stored(stored, supports, config)
     unique: dict[str, np.ndarray] = {}
     for support in supports:
         unique.update(zip(support.keys, support.pixels, strict=True))
@@ -122,11 +141,37 @@ def encode(model: SignModel, supports: list[SupportImages], config: AugmentConfi
     )
 
 
+def _stored(
+    stored: list[tuple[Activations, torch.Tensor]],
+    supports: list[SupportImages],
+    config: AugmentConfig,
+) -> SupportCache:
+    if config.views > 1 or len(stored) < len(supports):
+        raise ValueError("only the unchanged view of images is stored")
+    keys = [key for support in supports for key in support.keys]
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    position, rows = {key: k for k, key in enumerate(first)}, list(first.values())
+
+    def gathered(name: str) -> torch.Tensor:
+        return torch.cat([getattr(activations, name) for activations, _ in stored])[rows]
+
+    names = ("f_in", "f_frozen", "patches")
+    activations = stored[0][0].of_images(*map(gathered, names))
+    frozen = torch.cat([embeddings for _, embeddings in stored])[rows]
+    return SupportCache(
+        views=StoredViews(activations, frozen),
+        of_image=1,
+        images=[torch.tensor([position[key] for key in s.keys]) for s in supports],
+    )
+
+
 def groups_in_memory(
     model: SignModel, supports: list[SupportImages], config: AugmentConfig
 ) -> list[slice]:
     """Fits that share a cache: as many in a row as it holds, at least one."""
     first = supports[0]
+    if first.encoded is not None:
+        return [slice(0, len(supports))]
     one, _ = model.image_activations(model.backbone.pixels(first.pixels[:1]))
     room = memory.CACHE // (2 * one.f_in.nbytes * config.views)
     groups, start, images = [], 0, set(first.keys)

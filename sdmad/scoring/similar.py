@@ -92,7 +92,7 @@ class Search:
 
         def of_unit(unit: str) -> list[Found]:
             best: list[Found] = []
-            for uris, embeddings in self._batches(unit):
+            for uris, embeddings in self.batches(unit):
                 cosines = embeddings @ query
                 few = np.argsort(-cosines, kind="stable")[: top + 1]
                 if len(few) > top:  # Equal cosines at the end are told apart by their URIs.
@@ -118,7 +118,8 @@ class Search:
             for uris, embeddings in self._all():
                 stop = start + len(uris)
                 if stop > block_start:
-                    cosines = embeddings @ block.T  # (rows, block)
+                    # Images of the block that stand before the last row: (rows, columns).
+                    cosines = embeddings @ block[: stop - block_start].T
                     for row, column in np.argwhere(cosines >= above):
                         # Each pair once: the row stands behind the image of the block.
                         if start + row > block_start + column:
@@ -178,9 +179,9 @@ class Search:
 
     def _all(self) -> Iterator[tuple[pa.Array, np.ndarray]]:
         for unit in self.units:
-            yield from self._batches(unit)
+            yield from self.batches(unit)
 
-    def _batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    def batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """URIs and unit embeddings (n, E) of a unit, `ROWS` at a time."""
         layout, tower = self.stored.layout, self.backbone.image
         columns = ["uri", *layout.embedding_columns]

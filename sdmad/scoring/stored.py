@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from sdmad import storage
-from sdmad.activations import KEYS, Layout, Stored, from_arrow
+from sdmad.activations import KEYS, Layout, Stored, User, from_arrow
 from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
@@ -213,28 +213,15 @@ def check_complete(activations: str, units: list[WorkUnit]) -> None:
 
 def check_fits(known: Provenance, uri: str, stored: Stored, activations: str) -> None:
     """Raise `UserError` if the fits at `uri` cannot score these activations."""
-    if difference := stored.identity.difference(known.identity):
-        raise UserError(
-            f"the detector {uri} has another backbone than the activations {activations}: "
-            f"{difference}; encode the archive with the detector's backbone, or score its images "
-            "with --archive"
-        )
-    if stored.spec != known.input.apply(known.identity.input):
-        raise UserError(
-            f"the detector {uri} takes its input in another way than the activations {activations} "
-            "were made (resize, windows or stretch differ); encode the archive with `--detector`, "
-            "or score its images with --archive"
-        )
-    if (blocks := known.learner.adapter.image.blocks) > 1:
-        raise UserError(
-            f"the detector {uri} adapts {blocks} blocks of the image tower, and activations are "
-            "those of one; score the images with --archive"
-        )
-    if not stored.layout.tokens:
-        raise UserError(
-            f"the activations {activations} have no tokens, because the head of the backbone reads "
-            "all tokens of an image; score the images with --archive"
-        )
+    spec = known.input.apply(known.identity.input)
+    blocks = known.learner.adapter.image.blocks
+    user = User(
+        f"the detector {uri}",
+        "the detector's backbone",
+        "--detector",
+        "score images with --archive",
+    )
+    stored.check(activations, known.identity, spec, blocks, user)
 
 
 def units_of(activations: str, units: list[WorkUnit], output: str) -> Source:
