@@ -1,4 +1,4 @@
-"""Time and memory of `sdmad aggregate` and `sdmad worklist` as the number of scored images grows.
+"""Time and memory of `sdmad aggregate`, `worklist` and `suggest` as the number of images grows.
 
     python benchmarks/groups.py
 
@@ -24,6 +24,7 @@ from sdmad.scoring.groups.pooling import Pooling
 from sdmad.scoring.groups.run import aggregate_scores, write_groups
 from sdmad.scoring.plan import encode_plan, plan_uri
 from sdmad.scoring.ranking import Ranking, rank_images
+from sdmad.scoring.suggestions.run import suggest
 from sdmad.scoring.tables import ScoreColumns, commit_unit, empty_failures
 from sdmad.storage import StoredObject, write_bytes
 
@@ -67,8 +68,10 @@ def one(command: str, output: str) -> None:
         write_groups(found, f"{output}/groups")
         if found.images != LISTED:
             raise AssertionError(f"{found.images} images are in groups, not {LISTED}")
-    else:
+    elif command == "worklist":
         rank_images(output, Ranking(), 50)
+    else:
+        suggest(output, 50)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"seconds": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024}))
 
@@ -79,11 +82,11 @@ def main(
     command: Annotated[str, typer.Option(hidden=True)] = "",
     output: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
-    """Aggregate and rank a small and a large run."""
+    """Aggregate and rank a small and a large run, and choose what to label."""
     if command:
         one(command, output)
         return
-    found: dict[str, list[dict[str, float]]] = {"aggregate": [], "worklist": []}
+    found: dict[str, list[dict[str, float]]] = {"aggregate": [], "worklist": [], "suggest": []}
     for count in (images, times * images):
         with tempfile.TemporaryDirectory() as folder:
             write_run(folder, count)

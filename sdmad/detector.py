@@ -27,6 +27,7 @@ from sdmad.backbones.towers import Activations
 from sdmad.errors import UserError
 from sdmad.fits import Fit, fits_digest, load_fits, restore
 from sdmad.inputs.catalog import Catalog
+from sdmad.inputs.shots import in_words
 from sdmad.method.calibration import undecided
 from sdmad.method.decision import Decision
 from sdmad.method.model import Evidence, SignModel
@@ -115,7 +116,7 @@ class Detector:
         known, seeds = self.provenance, ", ".join(map(str, self.seeds))
         return (
             f"<Detector of {len(self.categories)} categories ({', '.join(self.categories)}) by "
-            f"{len(self.signs)} signs; {known.shots} shots, seeds {seeds}; {known.backbone} on "
+            f"{len(self.signs)} signs; {in_words(known.shots)}, seeds {seeds}; {known.backbone} on "
             f"{self.backbone.device}>"
         )
 

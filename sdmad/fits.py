@@ -6,7 +6,6 @@ backbone, catalog, learner configuration and support. The same fit has the same 
 
 import hashlib
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +21,11 @@ from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.errors import UserError
 from sdmad.inputs.catalog import Catalog
+from sdmad.inputs.shots import Shots, in_order
 from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
+from sdmad.storage.fit_files import EARLIER, Key, fit_key
 from sdmad.storage.fit_files import fit_uri as fit_uri
 from sdmad.storage.fit_files import list_fits as list_fits
 from sdmad.words import code_version as code_version
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from sdmad.backbones.loading import Backbone
 
 FORMAT: Literal[4] = 4
+HEADER_BLOCK = 1 << 16
+LONGEST_HEADER = 1 << 24
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
 
 
@@ -47,7 +50,7 @@ class Provenance(BaseModel):
     input: InputConfig = InputConfig()
     catalog: Catalog
     learner: LearnerConfig
-    shots: int
+    shots: Shots
     seed: int
     support_images: int
     support_digest: str
@@ -106,6 +109,17 @@ def deserialize(content: bytes, uri: str) -> Fit:
     return Fit(tensors, provenance, hashlib.sha256(content).hexdigest())
 
 
+def read_provenance(uri: str) -> Provenance | None:
+    """The provenance in the header of a fit, without its tensors; None if the file is not a fit."""
+    try:
+        with storage.open_read(uri, block_size=HEADER_BLOCK) as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(min(length, LONGEST_HEADER)))
+        return Provenance.model_validate_json(header["__metadata__"]["sdmad"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
 def restore(fits: list[Fit], model: SignModel) -> DecisionRule:
     """Copy the adapters of `fits` into `model`, one seed each, and return their decision rule."""
     with torch.no_grad():
@@ -135,24 +149,23 @@ def find_detector(uri: str) -> list[str]:
         if not storage.exists(uri):
             raise UserError(f"there is no fit at {uri}")
         return [uri]
-    found: dict[tuple[int, int], str] = {}
+    found: dict[Key, str] = {}
     for entry in storage.list_objects(uri):
-        match = re.search(r"shots=(\d+)/seed=(\d+)\.safetensors$", entry.uri)
-        if match:
-            key = int(match[1]), int(match[2])
+        key = fit_key(entry.uri)
+        if key and EARLIER not in storage.relative(entry.uri, uri).split("/"):
             if key in found:
                 raise UserError(
                     f"{uri} holds several training runs ({found[key]}, {entry.uri}); choose one"
                 )
             found[key] = entry.uri
-    shots = sorted({s for s, _ in found})
+    shots = in_order([s for s, _ in found])
     if not found:
         raise UserError(f"there is no detector at {uri}; make one with `sdmad train`")
     if len(shots) > 1:
         choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
         numbers = " and ".join(map(str, shots))
         raise UserError(f"{uri} has fits with {numbers} shots; choose one of {choices}")
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found, key=lambda key: key[1])]
 
 
 def load_fits(uri: str) -> list[Fit]:

@@ -114,14 +114,18 @@ def map_strength(heat: np.ndarray, logit_scale: float) -> np.ndarray:
     return np.clip(logits / max(float(logits.max()), LEAST_LOGITS), 0, 1)
 
 
-def overlay(pixels: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3); returns (H, W, 3) uint8."""
+def overlay(pixels: np.ndarray, strength: np.ndarray, outline: bool = True) -> np.ndarray:
+    """Heat (H, W) in [0, 1] over the grey values of an image (H, W, 3); returns (H, W, 3) uint8.
+
+    `outline` encloses places with at least half of the full colour.
+    """
     grey = pixels.astype(float).mean(-1, keepdims=True).repeat(3, axis=-1)
     colour = 255 * mpl.colormaps["inferno"](0.4 + 0.5 * strength)[..., :3]
     opacity = OPACITY * strength[..., None]
     mixed = 0.8 * grey * (1 - opacity) + colour * opacity
-    inside = strength >= 0.5
-    mixed[inside & ~binary_erosion(inside, border_value=1)] = 255
+    if outline:
+        inside = strength >= 0.5
+        mixed[inside & ~binary_erosion(inside, border_value=1)] = 255
     return (mixed + 0.5).astype(np.uint8)
 
 

@@ -181,7 +181,7 @@ class SupportViews:
             labels=labels.repeat_interleave(config.views, dim=0),
             image=torch.arange(len(order)).repeat_interleave(config.views),
             num_views=config.views,
-            shots=support.shots,
+            shots=int(support.shots),
             seed=support.seed,
         )
 

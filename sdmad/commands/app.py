@@ -17,12 +17,14 @@ from sdmad.commands.convert import convert
 from sdmad.commands.demo import demo
 from sdmad.commands.encode import encode
 from sdmad.commands.evaluate import evaluate
+from sdmad.commands.labels import import_labels
 from sdmad.commands.plan import plan
 from sdmad.commands.pretrain_backbone import pretrain_backbone
 from sdmad.commands.save_backbone import save_backbone
 from sdmad.commands.score import score
 from sdmad.commands.similar import similar
 from sdmad.commands.status import status
+from sdmad.commands.suggest import suggest
 from sdmad.commands.summary import summary
 from sdmad.commands.train import train
 from sdmad.commands.verify import verify
@@ -43,6 +45,7 @@ COMMANDS = (
     aggregate,
     evaluate,
     summary,
+    suggest,
     calibrate,
     apply,
     compare,
@@ -51,10 +54,16 @@ COMMANDS = (
     save_backbone,
     pretrain_backbone,
 )
+LABEL_COMMANDS = {"import": import_labels}
+"""The commands under `sdmad labels`."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+labels = typer.Typer(no_args_is_help=True, help="Turn labels from elsewhere into a label table.")
+for verb, subcommand in LABEL_COMMANDS.items():
+    labels.command(verb)(subcommand)
+app.add_typer(labels, name="labels")
 
 
 def _version(wanted: bool) -> None:

@@ -35,6 +35,6 @@ def convert(
     storage.check_writable(target)
     check_empty(target)
     tally = write_archive(chosen.records(source), target, chosen.name)
-    print_tally(tally, load_catalog(chosen.name))
+    print_tally(tally, load_catalog(chosen.catalog_name))
     images = counted(sum(tally.images.values()), "image")
     typer.echo(f"wrote {images} in {counted(tally.shards, 'shard')} to {target}")

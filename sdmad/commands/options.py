@@ -14,7 +14,10 @@ Seeds = Annotated[
 ]
 Shots = Annotated[
     str | None,
-    typer.Option(help="Labelled images per category, e.g. 1,2,4,8. Default: as configured."),
+    typer.Option(
+        help="Labelled images per category: 1,2,4,8; train also takes all, or "
+        "malignant=40,default=16. Default: as configured."
+    ),
 ]
 ConfiguredArchive = Annotated[
     str | None,
@@ -154,13 +157,13 @@ def configuration_changes(
 ) -> dict[str, Any]:
     """What these options replace in a configuration; None leaves a key as it is.
 
-    Raises `UserError` for shots that are neither a range nor a list of different numbers.
+    Raises `UserError` for shots that are none of the forms of `sdmad.inputs.shots`.
     """
-    from sdmad.fitting.config import parse_numbers
+    from sdmad.inputs.shots import parse_shots
 
     return {
         "seeds": seeds,
-        "shots": parse_numbers(shots, "shots") if shots else None,
+        "shots": parse_shots(shots) if shots else None,
         "archive": archive,
         "labels": labels,
         "activations": activations,

@@ -1,4 +1,4 @@
-"""Tell how far a scoring or training run is, from any machine.
+"""Tell how far a scoring, encoding or training run is, from any machine.
 
 sdmad status --output s3://bucket/scores
 """
@@ -9,13 +9,15 @@ import typer
 
 
 def status(
-    output: Annotated[str, typer.Option(help="The --output of score or train: path or s3:// URI.")],
+    output: Annotated[
+        str, typer.Option(help="The --output of score, encode or train: path or s3:// URI.")
+    ],
     names: Annotated[
         bool, typer.Option("--names", help="Also name the images in the examples of failures.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell how far a scoring or training run is, from any machine.
+    """Tell how far a scoring, encoding or training run is, from any machine.
 
     While it works or after it: what is done, rate, time left, whether it is
     alive, the bottleneck, and failures by reason. Reads listings, run.json and
@@ -32,7 +34,7 @@ def status(
 
     target = storage.resolve(output)
     job = run_record.read_record(target).get("job")
-    if job == scoring.JOB:
+    if job in scoring.TABLE:
         found = scoring.read_status(target)
         content, shown = asdict(found), scoring.lines(found, names)
         if not names:
@@ -45,7 +47,7 @@ def status(
     else:
         raise UserError(
             f"{target} holds the results of another job ({job or 'unknown'}); give the --output of "
-            "`sdmad score` or `sdmad train`"
+            "`sdmad score`, `sdmad encode` or `sdmad train`"
         )
     if json:
         typer.echo(dumps({"job": job} | content, indent=2))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdmad.commands.options import Scores
+from sdmad.commands.options import Activations, Scores
 
 
 def summary(
@@ -33,12 +33,13 @@ def summary(
             min=1,
         ),
     ] = None,
+    activations: Activations = None,
 ) -> None:
     """Summarise a scored bucket without labels, as one page.
 
     Writes summary.html: findings by category, which occur together, folders that
     differ, the most anomalous, the most uncertain and random images, and
-    failures by reason.
+    failures by reason; with --activations, images unlike the support.
     """
     from sdmad import logs, storage
     from sdmad.report.summary import sentences, summarise_run
@@ -51,9 +52,11 @@ def summary(
         storage.resolve(archive) if archive else None,
         storage.resolve(detector) if detector else None,
         depth,
+        storage.resolve(activations) if activations else None,
     )
     for notice in result.notices:
         logs.notice(notice)
-    for sentence in sentences(result.overview, result.overview.groups.compared(depth)):
+    groups = result.overview.groups.compared(depth)
+    for sentence in sentences(result.overview, groups, result.unlike):
         typer.echo(sentence)
     typer.echo(f"summary: {result.page}")

@@ -13,6 +13,7 @@ from sdmad.commands.options import (
     ConfiguredArchive,
     ConfiguredBackbone,
     ConfiguredLabels,
+    Names,
     Seeds,
     Shots,
     configuration_changes,
@@ -31,11 +32,13 @@ def train(
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
     activations: ConfiguredActivations = None,
+    names: Names = False,
 ) -> None:
     """Fit Shift Adapters: one fit for each number of shots and each seed.
 
     Fits that are already there are skipped, so the same command resumes an
-    interrupted run.
+    interrupted run. With a changed label table, only fits whose support has
+    changed are made again.
     """
     from sdmad import storage
     from sdmad.fitting.config import TrainConfig, load_config
@@ -50,5 +53,5 @@ def train(
         from sdmad.scoring.chosen import EncodedArchive
 
         encoded = EncodedArchive.open(storage.resolve(settings.activations))
-    made = train_seeds(settings, target, encoded)
+    made = train_seeds(settings, target, encoded, names)
     typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

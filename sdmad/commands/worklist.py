@@ -29,6 +29,12 @@ def worklist(
         str | None,
         typer.Option(help="Table of images and their groups, CSV or Parquet: path or s3:// URI."),
     ] = None,
+    decision: Annotated[
+        str | None,
+        typer.Option(
+            help="Decision file of calibrate: its findings come first, by calibrated probability."
+        ),
+    ] = None,
     names: Names = False,
     pictures: Annotated[
         bool, typer.Option(help="Show the images on the page; reads them from the archive.")
@@ -37,18 +43,21 @@ def worklist(
     """List the most anomalous images or groups of a scoring run, as CSV and as a page.
 
     Ranked by the anomaly score; with --without by the highest score of the
-    other categories. Needs no labels and no detector.
+    other categories. With --decision, and for tables of apply, images with
+    findings come first, by probability. Needs no labels and no detector.
     """
     from sdmad import logs, storage
     from sdmad.errors import UserError
     from sdmad.report.worklist import Source, check_output, headline, write_worklist
+    from sdmad.scoring.decisions import read_decision
     from sdmad.scoring.ranking import Ranking, rank_groups, rank_images
 
     if bool(by) != bool(groups):
         raise UserError("--by and --groups belong together; give both or neither")
     source, target = storage.resolve(scores), storage.resolve(output)
     check_output(target, by or "")
-    ranking = Ranking(tuple(without or ()))
+    read = read_decision(storage.resolve(decision)) if decision else None
+    ranking = Ranking(tuple(without or ()), read)
     if by and groups:
         found = rank_groups(source, ranking, top, storage.resolve(groups), by)
     else:

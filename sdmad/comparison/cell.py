@@ -67,8 +67,8 @@ class Bench:
         self.learner, self.budget = learner, budget
         self._images: FrozenImages | None = None
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
-        self._views: tuple[tuple[int, int], SupportViews] | None = None
-        self._cache: tuple[tuple[int, int, int, AugmentConfig], SupportCache] | None = None
+        self._views: tuple[tuple[int | str, int], SupportViews] | None = None
+        self._cache: tuple[tuple[int | str, int, int, AugmentConfig], SupportCache] | None = None
 
     def score(self, method: str, variant: Variant | None, support: SupportImages) -> Scored:
         """What one method makes of the test images, fitted to `support`.

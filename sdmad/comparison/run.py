@@ -73,7 +73,7 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
     seeds = parse_numbers(config.seeds, "seeds")
     supports = [SupportRef.draw(labels, shots, seed) for shots in config.shots for seed in seeds]
     names = {method: stored_name(config, method) for method in config.names}
-    wanted = {(name, s.shots, s.seed) for s in supports for name in names.values()}
+    wanted = {(name, int(s.shots), s.seed) for s in supports for name in names.values()}
     done = list_cells(output) & wanted
     record: dict[str, Any] = {
         "job": "compare",
@@ -229,7 +229,7 @@ class Comparer:
             ]
             columns = ["method", "shots", "seed", "protocol", "metric", "value"]
             stored = stored_name(self.config, method)
-            uri = cell_uri(self.output, stored, support.shots, support.seed)
+            uri = cell_uri(self.output, stored, int(support.shots), support.seed)
             write_scores(uri, self.bench.catalog.category_names, *scored)
             _write(pd.DataFrame(rows, columns=columns), uri)
         return len(methods)

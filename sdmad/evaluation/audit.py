@@ -21,6 +21,7 @@ import torch
 from sdmad import storage
 from sdmad.detector import Detector
 from sdmad.evaluation import audit_tables
+from sdmad.fitting.sight import signs_auroc
 from sdmad.method.augment import SupportImages
 from sdmad.method.selection import pairwise_auc
 
@@ -47,12 +48,17 @@ class SignAudit:
     `cosine` of their prototypes, `apart` (see `audit`), `test_confused` (share of test images with
     `category` alone in which `other` is found and `category` is not) and `test_confused_back` (the
     reverse).
+
+    `backbone_auroc` is the mean AUC of the signs of the catalog on the support, before adaptation,
+    over categories and seeds. Near 0.5 the backbone does not see what the
+    signs say, and nothing in these tables says whether a sign is right.
     """
 
     signs: pd.DataFrame
     categories: pd.DataFrame
     pairs: pd.DataFrame
     num_seeds: int
+    backbone_auroc: float = float("nan")
 
     def to_frames(self) -> dict[str, pd.DataFrame]:
         """The tables by name, as in the file names of `write_audit`."""
@@ -102,6 +108,7 @@ def audit(
         categories=audit_tables.of_categories(catalog, found, carried),
         pairs=audit_tables.of_pairs(catalog, weights, detector.sign_embeddings.cpu(), found, truth),
         num_seeds=detector.num_seeds,
+        backbone_auroc=signs_auroc(catalog, detector.rule.support_auc.cpu().numpy()),
     )
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.audit_tables import CLOSE_COSINE, CLOSE_OVERLAP
+from sdmad.fitting.sight import NEAR_CHANCE
 
 LEAST_FINDINGS = 20
 MOSTLY = 0.5
@@ -42,14 +43,24 @@ def remarks(result: SignAudit) -> list[Remark]:
     - `shared`: a category has no sign of its own, more than half of its findings name none, or one
       sign comes first in at least half of the findings of several categories.
     - `alike`: the signs of two categories do not separate them (`sdmad.evaluation.audit.audit`).
+
+    When the backbone hardly sees the signs (`advice_withheld`), only the most frequent signs are
+    listed: then the backbone is at fault, and advice would be to delete the signs of a textbook.
     """
     found = [_carries(result, row) for _, row in result.categories.iterrows()]
+    if advice_withheld(result):
+        return found
     for _, row in result.signs.iterrows():
         found += _on_sign(row, result.num_seeds)
     found += [_shared(row) for _, row in result.categories.iterrows() if _rests_on_shared(row)]
     found += _leading_several(result)
     found += [_alike(row) for _, row in result.pairs.iterrows() if not row.apart]
     return found
+
+
+def advice_withheld(result: SignAudit) -> bool:
+    """Whether the backbone's AUC with the signs is so near to chance that no sign can be judged."""
+    return result.backbone_auroc < NEAR_CHANCE
 
 
 def _words(name: str) -> str:

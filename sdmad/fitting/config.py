@@ -3,12 +3,20 @@
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+)
 
 from sdmad import storage
 from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
+from sdmad.inputs import shots as shots_forms
 from sdmad.inputs.validation import explain
 from sdmad.method.learner import LearnerConfig
 
@@ -34,10 +42,31 @@ def parse_numbers(text: str, what: str) -> list[int]:
     return numbers
 
 
-def _shots(shots: list[int]) -> list[int]:
+def _numbers(shots: Any) -> Any:
+    if shots == shots_forms.ALL or isinstance(shots, dict):
+        shots = [shots]
+    if isinstance(shots, list) and not all(isinstance(one, int) for one in shots):
+        raise ValueError(
+            "a comparison takes numbers of shots, as in [1, 4]; `all` and shots by category are "
+            "for `sdmad train`"
+        )
+    return shots
+
+
+def _at_least_one(shots: list[int]) -> list[int]:
     if min(shots) < 1:
         raise ValueError(f"shots must be 1 or more, not {min(shots)}")
     return shots
+
+
+def _forms(shots: Any) -> list[shots_forms.Shots]:
+    found = [shots_forms.checked(one) for one in (shots if isinstance(shots, list) else [shots])]
+    if not found:
+        raise ValueError("shots are empty; give a number, as in [4]")
+    keys = [shots_forms.key(one) for one in found]
+    if len(set(keys)) < len(keys):
+        raise ValueError("the same shots are listed twice")
+    return found
 
 
 def _seeds(seeds: str) -> str:
@@ -45,7 +74,11 @@ def _seeds(seeds: str) -> str:
     return seeds
 
 
-Shots = Annotated[list[int], Field(min_length=1), AfterValidator(_shots)]
+Shots = Annotated[
+    list[int], Field(min_length=1), BeforeValidator(_numbers), AfterValidator(_at_least_one)
+]
+TrainShots = Annotated[list[Any], PlainValidator(_forms)]
+"""A list of `sdmad.inputs.shots.Shots`; one of them need not be in a list."""
 Seeds = Annotated[str, AfterValidator(_seeds)]
 
 
@@ -79,7 +112,7 @@ class TrainConfig(BaseModel):
         description="activations (the `--output` of `sdmad encode`) to fit to; then no image is "
         "read ([activations.md](activations.md#fit))",
     )
-    shots: Shots = [4]
+    shots: TrainShots = [4]
     seeds: Seeds = Field(
         default="0:8", description="`0:8` is seeds 0 to 7; or a list such as `0,3,5`"
     )

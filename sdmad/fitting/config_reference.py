@@ -43,7 +43,8 @@ MEANINGS = {
     "archive": "folder or `s3://` prefix of the images (shards or single files)",
     "labels": "label table, CSV or Parquet; README.md lists its columns",
     "catalog": "sign catalog: a YAML file, or a [shipped one](signs.md#shipped-catalogs) by name",
-    "shots": "images of each category, and of normal, in a support; one detector for each value",
+    "shots": "images of each category, and of normal, in a support: numbers, `all`, or numbers by "
+    "category such as `{malignant: 40, default: 16}`; one detector for each value",
     "backbone.model": "`phantom` (embedded), an open_clip model, `hf-hub:organisation/name` or a "
     "folder: a path or an `s3://` URI ([backbones.md](backbones.md))",
     "backbone.pretrained": "weights of an open_clip model: one of its tags (`openai`) or a "

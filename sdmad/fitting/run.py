@@ -2,7 +2,7 @@
 
 The driver draws the supports, and readers decode their images, each shard once. Each rank fits
 several seeds in one batch and writes a fit when it is done. Restarted workers, and the same command
-run again, make only the missing fits.
+run again, make only the fits that are missing or were made from another support.
 """
 
 import hashlib
@@ -25,14 +25,17 @@ from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.errors import UserError
-from sdmad.fits import code_version, fit_uri, list_fits
+from sdmad.fits import code_version, fit_uri
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.encoded import CONFIGURATION, EncodedImages, check_archive, check_views
 from sdmad.fitting.reading import Image, check_names, read_images
+from sdmad.fitting.refit import prepare, replaced
+from sdmad.fitting.sight import say_sight
 from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
+from sdmad.inputs.shots import key
 from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import (
     THREADS_SLEEP,
@@ -44,14 +47,23 @@ from sdmad.runtime.cluster import (
 )
 from sdmad.runtime.progress import Tracker
 from sdmad.storage import run_record
+from sdmad.storage.fit_files import Key
+from sdmad.storage.objects import StoredObject
 from sdmad.storage.run_record import Heartbeat, now
 from sdmad.words import counted
 
 
-def train_seeds(config: TrainConfig, output: str, encoded: EncodedImages | None = None) -> int:
-    """Make every fit that is missing at `output`; returns their number.
+def train_seeds(
+    config: TrainConfig,
+    output: str,
+    encoded: EncodedImages | None = None,
+    names: bool = False,
+) -> int:
+    """Make every fit that is missing at `output`, or whose support has changed since; returns
+    their number.
 
-    `encoded` are the activations that the configuration names, opened: then no image is read.
+    `encoded` are the activations that the configuration names, opened: then no image is read. With
+    another label table than before, notices say what has changed, with `names` of images.
     Raises `UserError`, before any fitting, if configuration, data and output do not match.
     """
     started, begin = datetime.now(UTC), time.monotonic()
@@ -69,26 +81,30 @@ def train_seeds(config: TrainConfig, output: str, encoded: EncodedImages | None 
     storage.check_writable(output)
     labels = load_labels(storage.resolve(config.labels), catalog.category_names, archive)
     identity = _identity(config, archive, catalog, labels)
-    run_record.read_earlier(output, JOB)
-    run_record.check_identity(output, identity, "fits")
+    before = run_record.read_earlier(output, JOB)
+    same = {key: value for key, value in identity.items() if key != "labels"}
+    run_record.check_identity(output, same, "fits")
     seeds = parse_numbers(config.seeds, "seeds")
     grid = [(shots, seed) for shots in config.shots for seed in seeds]
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
-    done = list_fits(output)
-    missing = [s for s in supports if (s.shots, s.seed) not in done]
+    digests = {(s.shots, s.seed): s.digest for s in supports}
+    refit = prepare(output, before, labels, digests, names)
+    missing = [s for s in supports if (s.shots, s.seed) not in refit.kept]
     spec = _check_backbone(config, catalog, encoded) if missing else None
     record: dict[str, Any] = {
         "job": JOB,
         "status": "running",
         "started": started.isoformat(timespec="seconds"),
         "identity": identity,
-        "config": config.model_dump(mode="json"),
+        # Places that do not depend on the working directory: reports read the supports again.
+        "config": config.model_dump(mode="json")
+        | {"archive": archive, "labels": storage.resolve(config.labels)},
         "code_version": code_version(),
-        "shots": config.shots,
+        "shots": [key(shots) for shots in config.shots],
         "seeds": seeds,
         "fits_total": len(grid),
         "fits_skipped": len(grid) - len(missing),
-    }
+    } | refit.to_json()
     if spec:
         record["input"] = json.loads(spec.to_json())
 
@@ -101,17 +117,18 @@ def train_seeds(config: TrainConfig, output: str, encoded: EncodedImages | None 
             with Heartbeat(output, so_far):
                 connect()
                 pool = labels.where(labels.split == "pool")
-                names = list(zip(pool.archive.tolist(), pool.member.tolist(), strict=True))
+                pooled = list(zip(pool.archive.tolist(), pool.member.tolist(), strict=True))
                 images = {image for support in missing for image in support.images}
                 if encoded is None:
-                    check_names(names, archive)
+                    check_names(pooled, archive)
                     inputs = {"pixels": _pixels(images, archive, spec)}
                 else:
-                    inputs = {"pixels": {}, "encoded": _chosen(encoded, names, images)}
+                    inputs = {"pixels": {}, "encoded": _chosen(encoded, pooled, images)}
                 signs = config.learner.chosen_signs(catalog)
-                _fit_missing(missing, config, signs, output, inputs)
+                _fit_missing(missing, config, signs, output, inputs, refit.stale)
         _write_table(supports, output)
         record |= {"status": "finished", "fits_made": len(missing)}
+        record["backbone_auroc"] = say_sight(output, digests)
     except BaseException as error:
         record |= ending(error)
         raise
@@ -184,6 +201,7 @@ def _fit_missing(
     catalog: Catalog,
     output: str,
     inputs: dict[str, Any],
+    stale: dict[Key, StoredObject],
 ) -> None:
     """Make fits; `inputs` are the fields of `FitTask` with pixels or activations."""
     resources = connect()
@@ -215,9 +233,9 @@ def _fit_missing(
             worker_runtime_env={"env_vars": THREADS_SLEEP},
         ),
     )
-    with mistakes_surface(), _watch(output, missing):
+    with mistakes_surface(), _watch(output, missing, stale):
         trainer.fit()
-    left = {(s.shots, s.seed) for s in missing} - set(list_fits(output))
+    left = {(s.shots, s.seed) for s in missing} - replaced(stale, output)
     if left:
         raise UserError(
             f"{counted(len(left), 'fit')} missing at {output}, because workers wrote to their own "
@@ -245,7 +263,9 @@ def _scaling(config: TrainConfig, resources: Resources, batches: int) -> Scaling
 
 
 @contextmanager
-def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
+def _watch(
+    output: str, missing: list[SupportRef], stale: dict[Key, StoredObject]
+) -> Iterator[None]:
     """Show the number of finished fits while the workers run, by listing the output."""
     wanted = {(s.shots, s.seed) for s in missing}
     stop = threading.Event()
@@ -255,7 +275,7 @@ def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
             while not stop.wait(1.0):
                 # A failed listing is tried again a second later; only the display needs it.
                 with suppress(UserError):
-                    tracker.update(len(wanted & set(list_fits(output))))
+                    tracker.update(len(wanted & replaced(stale, output)))
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -264,13 +284,13 @@ def _watch(output: str, missing: list[SupportRef]) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
-        tracker.update(len(wanted & set(list_fits(output))))
+        tracker.update(len(wanted & replaced(stale, output)))
 
 
 def _write_table(supports: list[SupportRef], output: str) -> None:
     rows = [
         {
-            "shots": s.shots,
+            "shots": str(s.shots),
             "seed": s.seed,
             "uri": fit_uri(output, s.shots, s.seed),
             "support_images": len(s.images),

@@ -12,11 +12,13 @@ from sdmad import storage
 from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
-from sdmad.fits import Provenance, fit_uri, list_fits, serialize
+from sdmad.fits import Provenance, fit_uri, serialize
 from sdmad.fitting.encoded import Chosen
 from sdmad.fitting.reading import Image, fetch
+from sdmad.fitting.refit import up_to_date
 from sdmad.inputs.catalog import Catalog
 from sdmad.inputs.labels import LabelTable
+from sdmad.inputs.shots import Shots, key
 from sdmad.inputs.support import draw_support, support_digest
 from sdmad.method.augment import SupportImages
 from sdmad.method.learner import LearnerConfig, fit_batch
@@ -25,19 +27,23 @@ from sdmad.runtime.cluster import node_cpus
 
 @dataclass(frozen=True)
 class SupportRef:
-    """The support of one fit by name: images as (archive, member), and labels (N, C)."""
+    """The support of one fit by name: images as (archive, member), and labels (N, C).
 
-    shots: int
+    `shots` is the name of the shots, `sdmad.inputs.shots.key`; `asked` are the shots themselves.
+    """
+
+    shots: int | str
     seed: int
     images: list[tuple[str, str]]
     labels: np.ndarray
+    asked: Shots
 
     @staticmethod
-    def draw(labels: LabelTable, shots: int, seed: int) -> "SupportRef":
+    def draw(labels: LabelTable, shots: Shots, seed: int) -> "SupportRef":
         """Draw the support of one fit from the pool of a label table."""
         rows = draw_support(labels, shots, seed)
         names = zip(labels.archive[rows].tolist(), labels.member[rows].tolist(), strict=True)
-        return SupportRef(shots, seed, list(names), labels.labels[rows])
+        return SupportRef(key(shots), seed, list(names), labels.labels[rows], shots)
 
     def with_pixels(self, pixels: dict[tuple[str, str], np.ndarray]) -> SupportImages:
         """The support with its pixels; `pixels` has at least its images, by (archive, member)."""
@@ -91,10 +97,10 @@ def fit_loop(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     share_cores()
-    done = list_fits(task.output)
     backbone = load_backbone(task.backbone, task.device)
     for first in range(0, len(task.batches), world):
         mine = task.batches[first + rank] if first + rank < len(task.batches) else []
+        done = up_to_date(task.output, {(s.shots, s.seed): s.digest for s in mine})
         todo = [s for s in mine if (s.shots, s.seed) not in done]
         if todo:
             _fit_and_write(todo, task, backbone)
@@ -121,7 +127,7 @@ def _fit_and_write(todo: list[SupportRef], task: FitTask, backbone: Backbone) ->
             catalog=task.catalog,
             input=task.input,
             learner=task.learner,
-            shots=support.shots,
+            shots=support.asked,
             seed=support.seed,
             support_images=len(support.images),
             support_digest=support.digest,

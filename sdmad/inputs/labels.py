@@ -6,6 +6,8 @@ A CSV or Parquet file with one row per image and these columns:
 - `labels`: category names separated by `;` (in Parquet also a list), empty for normal
 - `patient_id`
 - `split`: `pool` for training, `validation` for thresholds and probabilities, or `test`
+- `labelled`, which may be left out: `no` for an image that waits for its labels. A table is refused
+  while one waits, because empty `labels` would make it normal.
 - `mask`, which may be left out: the path in the archive of an image that is 0 where there is no
   disease, in the shard of the image or a loose object
 
@@ -24,12 +26,14 @@ import numpy as np
 from sdmad import storage
 from sdmad.archive.naming import comparable, split_uri
 from sdmad.inputs.tables import TextTable, read_table
+from sdmad.words import counted
 
 SPLITS = ("pool", "test")
 VALIDATION = "validation"
 """The split that `sdmad calibrate` reads, if a table has it."""
-COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels", "mask")
+COLUMNS = ("archive", "member", "uri", "patient_id", "split", "labels", "labelled", "mask")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "<na>", "nat"))
+_YES, _NO = frozenset(("", "yes", "true", "1")), frozenset(("no", "false", "0"))
 # Words for a normal image, as `_label_hint` compares them.
 NORMAL = frozenset(
     (
@@ -89,6 +93,15 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     table = read_table(uri, "label table", COLUMNS)
     for name in ("patient_id", "split", "labels"):
         table.require(name)
+    waiting = waiting_rows(table)
+    if waiting:
+        raise table.error(
+            waiting[0],
+            f"the image is not labelled yet ({counted(len(waiting), 'row')} of {len(table)} "
+            f"{'has' if len(waiting) == 1 else 'have'} labelled=no and no labels); write its "
+            "categories in labels, set labelled to yes if it is normal, or remove the row "
+            "(`sdmad labels import` leaves such rows out)",
+        )
     archives, members = image_names(table, archive_uri or "")
     for row, split in enumerate(table.columns["split"]):
         if split not in (*SPLITS, VALIDATION):
@@ -102,6 +115,20 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
         categories=list(categories),
         masks=np.array(table.columns["mask"], object) if "mask" in table.columns else None,
     )
+
+
+def waiting_rows(table: TextTable) -> list[int]:
+    """The rows of a label table that wait for their labels.
+
+    Raises `UserError` for a value of `labelled` that is neither yes nor no.
+    """
+    waiting = []
+    for row, value in enumerate(table.columns.get("labelled", [])):
+        if value.lower() not in _YES | _NO:
+            raise table.error(row, f"labelled is {value!r}; it must be yes or no")
+        if value.lower() in _NO and not table.columns["labels"][row].strip("; "):
+            waiting.append(row)
+    return waiting
 
 
 def image_names(table: TextTable, base: str) -> tuple[list[str], list[str]]:

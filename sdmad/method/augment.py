@@ -46,9 +46,11 @@ class SupportImages:
     `encoded` is what the frozen image tower makes of the images, where that is stored: activations
     (N, T, D) for one adapted block, and unit embeddings (N, E). Then there are no pixels, `pixels`
     is (N, 0, 0, 3), and the only view is the image itself.
+
+    `shots` is their name, `sdmad.inputs.shots.key`: a number, or a text if categories differ.
     """
 
-    shots: int
+    shots: int | str
     seed: int
     keys: list[str]
     pixels: np.ndarray

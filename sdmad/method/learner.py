@@ -253,7 +253,8 @@ def _decide_one(
     """
     labels = torch.from_numpy(support.labels).float().to(model.bias.device)
     auc = pairwise_auc(readings.frozen_similarities, labels[None])
-    probe = fit_probe(readings.patches[0], labels, support.shots, config.probe)
+    shots = support.shots if isinstance(support.shots, int) else None
+    probe = fit_probe(readings.patches[0], labels, shots, config.probe)
     heads = labels.shape[1] + 1
     rule = DecisionRule(
         mean=standard.mean,

@@ -50,25 +50,27 @@ def with_any(labels: torch.Tensor) -> torch.Tensor:
 
 
 def fit_probe(
-    patches: torch.Tensor, labels: torch.Tensor, shots: int, config: ProbeConfig
+    patches: torch.Tensor, labels: torch.Tensor, shots: int | None, config: ProbeConfig
 ) -> Probe:
     """Fit all heads to `patches` (N, D) and `labels` (N, C).
 
     Targets are +1 and -1; both sides of a head have the same total weight, which sums to 1. A head
-    that has images of one side only is a plane of zeros.
+    that has images of one side only is a plane of zeros. Without a number of `shots`, a head has
+    those of its smaller side.
     """
     values = patches.double()
     standard = fit_standard(values)
     width = values.shape[1] ** 0.5
     features = standard.apply(values) / width
     targets = 2 * with_any(labels).double() - 1
-    penalty = config.ridge / shots**0.5
     planes = values.new_zeros(targets.shape[1], values.shape[1] + 1)
     held_out = torch.full_like(targets, float("nan"))
     for head, target in enumerate(targets.T):
         shown = target > 0
         if shown.all() or not shown.any():
             continue
+        smaller = min(int(shown.sum()), int((~shown).sum()))
+        penalty = config.ridge / (smaller if shots is None else shots) ** 0.5
         slope, constant, _ = _ridge(features, target, _balanced(shown), penalty)
         slope = slope / (width * standard.deviation)
         planes[head] = torch.cat([slope, (constant - slope @ standard.mean)[None]])

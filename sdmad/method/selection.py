@@ -16,6 +16,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+# Elements of the tensor of all pairs of images that is in memory at once.
+PAIRS_AT_ONCE = 1 << 24
+
 
 class SelectionConfig(BaseModel):
     """Which parts of the selection are on, and how strong they are."""
@@ -51,16 +54,27 @@ class SelectionConfig(BaseModel):
         return self.mode in ("uncertain", "both")
 
 
+def _above(scores: torch.Tensor) -> torch.Tensor:
+    """Whether image n has a higher score than image m, ties counting half: (S, N, N, M)."""
+    above = (scores[:, :, None] > scores[:, None]).float()
+    return above + 0.5 * (scores[:, :, None] == scores[:, None]).float()
+
+
 def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """AUC_cs (S, C, M) of every sign for every category, from scores (S, N, M), labels (S, N, C).
 
     The share of (positive, negative) pairs of images in the right order, ties counting half; 0.5
     if a category has no positive or no negative image.
     """
-    above = (scores[:, :, None] > scores[:, None]).float()
-    above = above + 0.5 * (scores[:, :, None] == scores[:, None]).float()  # (S, N, N, M)
     positive, negative = labels, 1 - labels
-    wins = torch.einsum("snc,smc,snmk->sck", positive, negative, above)
+    count = scores.shape[0] * scores.shape[1] ** 2
+    wins = torch.cat(
+        [
+            torch.einsum("snc,smc,snmk->sck", positive, negative, _above(some))
+            for some in scores.split(max(1, PAIRS_AT_ONCE // max(1, count)), dim=2)
+        ],
+        dim=2,
+    )
     pairs = (positive.sum(1) * negative.sum(1))[..., None]
     return torch.where(pairs > 0, wins / pairs.clamp_min(1), torch.full_like(wins, 0.5))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sdmad import storage
+from sdmad.archive.naming import split_frame
 from sdmad.errors import UserError
 from sdmad.inputs.labels import SPLITS
 from sdmad.recipes.records import Record
@@ -55,8 +56,8 @@ def write_archive(
     """Write shards `<name>-00000.tar`, ... and then `labels.csv` below `uri`.
 
     A shard has at most `shard_images` images and `shard_bytes` bytes of files; a larger image gets
-    its own shard. The same records give the same bytes. Raises `UserError` if `uri` is not empty or
-    storage denies access.
+    its own shard, and the slices of a volume are in one. The same records give the same bytes.
+    Raises `UserError` if `uri` is not empty or storage denies access.
     """
     check_empty(uri)
     tally = Tally()
@@ -94,8 +95,9 @@ def _shards(
         tally.count(record)
         if record.left_out:
             continue
-        length = record.path.stat().st_size
-        if shard and (len(shard) == most_images or size + length > most_bytes):
+        new = not shard or shard[-1].path != record.path
+        length = record.path.stat().st_size if new else 0
+        if new and shard and (len(shard) >= most_images or size + length > most_bytes):
             yield shard
             shard, size = [], 0
         shard.append(record)
@@ -107,10 +109,11 @@ def _shards(
 def _tar(shard: list[Record]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for record in shard:
-            content = record.path.read_bytes()
+        files = {split_frame(record.member)[0]: record.path for record in shard}
+        for member, path in files.items():
+            content = path.read_bytes()
             # Without owner and time, the bytes depend only on names and contents.
-            info = tarfile.TarInfo(record.member)
+            info = tarfile.TarInfo(member)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()

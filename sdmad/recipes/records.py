@@ -21,6 +21,7 @@ IN_TEST = "the patient or an equal file is in the test split"
 class Record:
     """One image of a download: its file, its name in the archive, and its row of the label table.
 
+    A slice of a volume is named `brain.nii.gz#frame=17`; the slices of a file follow each other.
     `left_out` is the reason why the image is not written, or empty.
     """
 

@@ -1,4 +1,4 @@
-"""All recipes by name. The catalog and the configuration of a recipe have the same name."""
+"""All recipes by name. The configuration of a recipe has the same name, and mostly its catalog."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +13,26 @@ from sdmad.recipes import (
     histopathology,
     liver_ct,
     retinal_oct,
+    volumes,
 )
 from sdmad.recipes.records import Record, check_folder, keep_apart
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One public download: `convert` reads its layout, `download` is its name in messages."""
+    """One public download: `convert` reads its layout, `download` is its name in messages.
+
+    `catalog` is the name of the shipped catalog, where it is not that of the recipe.
+    """
 
     name: str
     download: str
     convert: Callable[[Path], Iterator[Record]]
+    catalog: str = ""
+
+    @property
+    def catalog_name(self) -> str:
+        return self.catalog or self.name
 
     def records(self, source: Path) -> list[Record]:
         """Every image of the download, with no patient in both pool and test.
@@ -41,6 +50,8 @@ _ALL = (
     Recipe("brain_mri", "BraTS 2021 slices of BMAD", brain_mri.brats_slices),
     Recipe("brain_tumour_mri", "the Brain Tumor MRI Dataset of Kaggle", brain_mri.tumour_types),
     Recipe("liver_ct", "the liver slices of BMAD", liver_ct.convert),
+    Recipe("brats_volumes", "BraTS in NIfTI", volumes.brats, catalog="brain_mri"),
+    Recipe("lits_volumes", "LiTS in NIfTI", volumes.lits, catalog="liver_ct"),
     Recipe("retinal_oct", "OCT2017 of Kermany et al.", retinal_oct.oct2017),
     Recipe("retinal_resc", "the RESC B-scans of BMAD", retinal_oct.resc),
     Recipe("chest_xray", "ChestX-ray14 of the NIH", chest_xray.convert),

@@ -44,12 +44,11 @@ class Example:
 
 
 def clear_rows(test: ScoredTest) -> np.ndarray:
-    """Rows of the most confident images.
+    """Rows of the most confident images, without those that have an uncertain category.
 
     First up to eight correct ones: two with several categories, one normal, one for each category.
     Then up to four mistakes. Confidence is a score's distance from the finding threshold: in
-    correct images the smallest distance, in mistakes the largest among the wrong scores. Correct
-    images without uncertain categories come first.
+    correct images the smallest distance, in mistakes the largest among the wrong scores.
     """
     truth = test.truth
     wrong = truth != test.found
@@ -57,11 +56,11 @@ def clear_rows(test: ScoredTest) -> np.ndarray:
     distance = np.abs(test.scores - test.thresholds)
     clearness = np.where(mistaken, (distance * wrong).max(axis=1), distance.min(axis=1))
 
-    doubted = np.array([bool(names) for names in test.rows["uncertain"].to_pylist()])
-    order = np.lexsort((-clearness, doubted & ~mistaken))
+    sure = np.array([not names for names in test.rows["uncertain"].to_pylist()], bool)
+    order = np.argsort(-clearness, kind="stable")
 
     def clearest(mask: np.ndarray, count: int) -> list[int]:
-        return order[mask[order]][:count].tolist()
+        return order[(mask & sure)[order]][:count].tolist()
 
     categories = truth.sum(axis=1)
     right = clearest(~mistaken & (categories > 1), 2) + clearest(~mistaken & (categories == 0), 1)

@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 
 from sdmad.report.decisions import Confusion
 
-DEVIATIONS = 2.2
-"""Standard deviations of a sign's similarity that get the full colour."""
+FULL_AUROC = 0.4
+"""Distance of an AUROC from chance that gets the full colour."""
 OCTAVES = 3
 """Doublings of the expected share that get the full colour."""
 
@@ -34,20 +34,19 @@ class Heatmap:
 
 
 def sign_heatmap(
-    similarity: np.ndarray, membership: np.ndarray, signs: list[str], groups: list[str]
+    auroc: np.ndarray, membership: np.ndarray, signs: list[str], groups: list[str]
 ) -> Heatmap:
-    """Mean similarity (signs, groups), shown in standard deviations from each sign's mean.
+    """How each sign separates the images of a group from the others: AUROC (signs, groups) in per
+    cent, red above chance and blue below; empty where it is NaN.
 
     `membership` (signs, groups) marks the signs that the catalog lists for a group; these cells
     are framed.
     """
-    centred = similarity - similarity.mean(axis=1, keepdims=True)
-    centred = centred / np.maximum(similarity.std(axis=1, keepdims=True), 1e-6)
-    strength = 0.5 + centred / (2 * DEVIATIONS)
+    strength = np.clip(0.5 + (auroc - 0.5) / (2 * FULL_AUROC), 0, 1)
     cells = [
         [
             _cell(
-                f"{centred[s, g].round(1) + 0.0:+.1f}",
+                "-" if np.isnan(auroc[s, g]) else f"{100 * auroc[s, g]:.0f}",
                 "RdBu_r",
                 strength[s, g],
                 bool(membership[s, g]),

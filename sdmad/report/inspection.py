@@ -7,11 +7,13 @@ inspection.audit, inspection.heatmap, inspection.clear, inspection.located
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import rankdata
 
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import SignAudit, audit
 from sdmad.evaluation.measure import ScoredTest
+from sdmad.inputs.shots import in_words
 from sdmad.report import examples
 from sdmad.report.examples import Example
 from sdmad.report.heatmaps import Heatmap, sign_heatmap
@@ -19,14 +21,17 @@ from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.masked import MaskSection, mask_section
 from sdmad.report.nearest import NearestSupport, nearest_supports
 
+SHOWN_DIGESTS = 3
+
 
 @dataclass(frozen=True)
 class Inspection:
     """Sign audit, sign heatmap, example images, and for these by their names the maps of signs and
     the nearest support images.
 
-    `images_read` is the number of images behind the heatmap. Without the detector everything is
-    empty, without the archive only the audit is there; `note` then gives the reason.
+    `images_read` is the number of images behind the heatmap; `catalog`, `modality` and `support`
+    say in words what the detector was made with. Without the detector everything is empty, without
+    the archive only the audit is there; `note` then gives the reason.
     """
 
     note: str = ""
@@ -38,6 +43,9 @@ class Inspection:
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
     masks: MaskSection | None = None
     nearest: dict[str, list[NearestSupport]] = field(default_factory=dict)
+    catalog: str = ""
+    modality: str = ""
+    support: str = ""
 
     @property
     def num_unlocated(self) -> int:
@@ -77,7 +85,13 @@ def inspect(test: ScoredTest) -> Inspection:
     )
     if not pixels:
         note = "Not shown: no test image could be read from the archive."
-        return Inspection(note=note, audit=result)
+        return Inspection(
+            note=note,
+            audit=result,
+            catalog=detector.catalog.name.replace("_", " "),
+            modality=detector.catalog.modality,
+            support=_support(detector),
+        )
     clear, uncertain = (
         examples.gallery(test, rows, pixels) for rows in (clear_rows, uncertain_rows)
     )
@@ -85,7 +99,10 @@ def inspect(test: ScoredTest) -> Inspection:
     return Inspection(
         audit=result,
         images_read=len(pixels.keys() & set(measured)),
-        heatmap=_heatmap(detector, groups, similarities),
+        heatmap=_heatmap(detector, groups, similarities, test.truth),
+        catalog=detector.catalog.name.replace("_", " "),
+        modality=detector.catalog.modality,
+        support=_support(detector),
         clear=clear,
         uncertain=uncertain,
         located=localised_gallery(detector, [*clear, *uncertain], shown),
@@ -95,23 +112,58 @@ def inspect(test: ScoredTest) -> Inspection:
 
 
 def _heatmap(
-    detector: Detector, groups: dict[str, np.ndarray], similarities: np.ndarray
+    detector: Detector,
+    groups: dict[str, np.ndarray],
+    similarities: np.ndarray,
+    truth: np.ndarray,
 ) -> Heatmap | None:
-    """The sign heatmap of the groups with readable images; None without any."""
+    """The sign heatmap of the groups with readable images; None without any.
+
+    From each similarity the mean over signs in that image is subtracted: it is what makes an image
+    resemble all signs. The images of a group are compared with those read that lack its label.
+    """
     catalog = detector.catalog
     members = dict(zip(catalog.category_names, catalog.membership, strict=True))
     members["normal"] = catalog.normal_membership
     read = np.isfinite(similarities).all(axis=1)
-    means = {
-        name: similarities[rows[read[rows]]].mean(axis=0)
+    own = similarities - similarities.mean(axis=1, keepdims=True)
+    labelled = dict(zip(catalog.category_names, truth.T, strict=True))
+    labelled["normal"] = ~truth.any(axis=1)
+    separated = {
+        name: np.array(
+            [
+                auroc_or_nan(rows_of[rows[read[rows]]], rows_of[read & ~labelled[name]])
+                for rows_of in own.T
+            ]
+        )
         for name, rows in groups.items()
         if read[rows].any()
     }
-    if not means:
+    if not separated:
         return None
     return sign_heatmap(
-        np.stack(list(means.values()), axis=1),
-        np.stack([members[name] for name in means], axis=1),
+        np.stack(list(separated.values()), axis=1),
+        np.stack([members[name] for name in separated], axis=1),
         catalog.sign_names,
-        list(means),
+        list(separated),
+    )
+
+
+def auroc_or_nan(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Share of pairs in which the positive is larger, ties counting half; NaN without pairs."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)].sum()
+    least = len(positive) * (len(positive) + 1) / 2
+    return float((ranks - least) / (len(positive) * len(negative)))
+
+
+def _support(detector: Detector) -> str:
+    """The supports in words, for the provenance of the report."""
+    digests = ", ".join(detector.support_digests[:SHOWN_DIGESTS])
+    more = len(detector.support_digests) - SHOWN_DIGESTS
+    return (
+        f"{in_words(detector.provenance.shots)}, seeds {', '.join(map(str, detector.seeds))}, "
+        f"{detector.provenance.support_images} images in the first; digests {digests}"
+        + (f" and {more} more" if more > 0 else "")
     )

@@ -2,7 +2,8 @@
 
 The colour is the loss of a sign's similarity when a place is hidden (`sdmad.localisation`), in
 logits. Full colour is the sign's largest loss, but at least one logit, so that signs without a
-decisive place stay faint. The outline encloses places with at least half of the full colour.
+decisive place stay faint, and have no outline. The outline encloses places with at least half of
+the full colour.
 """
 
 import base64
@@ -68,7 +69,8 @@ def localised_signs(
         strength = map_strength(heat, scale)
         drop = float(own.max())
         faint = drop * scale < LEAST_LOGITS
-        found.append(LocalisedSign(sign, picture_uri(overlay(small, strength)), drop, faint))
+        picture = picture_uri(overlay(small, strength, outline=not faint))
+        found.append(LocalisedSign(sign, picture, drop, faint))
     return found
 
 

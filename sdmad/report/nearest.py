@@ -5,27 +5,22 @@ whose patch features have the highest correlation with those of the image, each 
 scaled over support images of all categories and of normal.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sdmad import storage
 from sdmad.archive.selected import decode_members
 from sdmad.detector import Detector
 from sdmad.errors import UserError
-from sdmad.fitting.worker import SupportRef
-from sdmad.inputs.labels import load_labels
+from sdmad.fitting.supports import draw_again
 from sdmad.report.examples import IMAGES_AT_ONCE, Example
 from sdmad.report.plots import png_uri
-from sdmad.storage.run_record import read_record
 
 MOST_IMAGES = 96
 """Support images that are read at most."""
 LEAST_IMAGES = 4
 """With fewer, their mean and deviation say nothing."""
-FITS = re.compile(r"/fits(/shots=\d+(/seed=\d+\.safetensors)?)?/?$")
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,11 @@ def _support_images(
     Supports are drawn again from the label table of the training run, seed by seed; one that
     differs from what its fit remembers is left out.
     """
-    config = read_record(FITS.sub("", uri))["config"]
-    archive = storage.resolve(config["archive"])
     names = detector.catalog.category_names
-    labels = load_labels(storage.resolve(config["labels"]), names, archive)
+    drawn = draw_again(uri, detector.provenance, detector.seeds, detector.support_digests)
     shows: dict[tuple[str, str], set[str]] = {}
-    for seed, digest in zip(detector.seeds, detector.support_digests, strict=True):
-        support = SupportRef.draw(labels, detector.provenance.shots, seed)
-        if support.digest == digest:
-            for image, truth in zip(support.images, support.labels, strict=True):
-                shows[image] = {names[c] for c in np.flatnonzero(truth)}
-    pixels, _ = decode_members(archive, list(shows)[:MOST_IMAGES], detector.spec)
+    for support in drawn.supports:
+        for image, truth in zip(support.images, support.labels, strict=True):
+            shows[image] = {names[c] for c in np.flatnonzero(truth)}
+    pixels, _ = decode_members(drawn.archive, list(shows)[:MOST_IMAGES], detector.spec)
     return pixels, shows

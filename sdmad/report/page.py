@@ -19,8 +19,14 @@ from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.by_group import Grouped
 from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, ScoredTest, compare_runs, over_seeds
 from sdmad.evaluation.protocols import LEAST_POSITIVES, Summary
-from sdmad.evaluation.remarks import LEAST_FINDINGS, Remark, remarks
+from sdmad.evaluation.remarks import (
+    LEAST_FINDINGS,
+    Remark,
+    advice_withheld,
+    remarks,
+)
 from sdmad.fits import code_version
+from sdmad.fitting import sight
 from sdmad.report import plots
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap
@@ -28,6 +34,7 @@ from sdmad.report.inspection import Inspection
 from sdmad.report.words import plain_words
 
 HERE = Path(__file__).parent
+SHARDS_SHOWN = 12
 REMARK_TAGS = {
     "carries": "named",
     "silent": "too few findings",
@@ -52,14 +59,16 @@ def write_report(
     inspection: Inspection,
     grouped: Grouped | None = None,
     reasons: Sequence[str] = (),
+    sources: dict[str, str] | None = None,
 ) -> str:
     """Write `report.html` under `output` and return its URI.
 
     `measured` has the metrics of `test`, `baselines` those of other runs by name, `grouped` those
-    by group; `reasons` say which runs have no deviation over seeds, and why.
+    by group; `reasons` say which runs have no deviation over seeds, and why. `sources` are the
+    places of scores and labels, by what they are.
     """
     context = _context(test, measured, baselines, inspection)
-    context |= {"grouped": grouped, "reasons": reasons}
+    context |= {"grouped": grouped, "reasons": reasons, "sources": sources or {}}
     page = templates().get_template("page.html").render(context)
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())
@@ -99,6 +108,8 @@ def _context(
         "test": test,
         "counts": _counts(test),
         "words": plain_words(test),
+        "backbone": _backbone(inspection),
+        "shards": _shards(test),
         "chance": float(test.truth.any(axis=1).mean()),
         "decided": "decision" in test.metadata,
         "states_prevalence": test.states_prevalence,
@@ -126,6 +137,21 @@ def _context(
         "inspection": inspection,
         "signs": _sign_section(inspection.audit) if inspection.audit else None,
     }
+
+
+def _backbone(inspection: Inspection) -> str:
+    known = inspection.audit.backbone_auroc if inspection.audit else float("nan")
+    return sight.in_words(known) if np.isfinite(known) else ""
+
+
+def _shards(test: ScoredTest) -> str:
+    """The shards of the test images in words."""
+    names = list(dict.fromkeys(str(name) for name in test.table.archive if name))
+    loose = int((test.table.archive == "").sum())
+    listed = ", ".join(names[:SHARDS_SHOWN])
+    more = f" and {len(names) - SHARDS_SHOWN} more" if len(names) > SHARDS_SHOWN else ""
+    parts = [f"{listed}{more}"] if names else []
+    return "; ".join([*parts, *([f"{loose:,} loose images"] if loose else [])])
 
 
 def _by_protocol() -> dict[str, dict[tuple[str, str], str]]:
@@ -230,7 +256,8 @@ class SignSection:
     `advice` and `carries` are remarks, `absent` names the checks without a remark. `signs` are the
     rows of the table of signs by category, `pairs` those with shared signs or without separation.
     `least` is the number of findings from which signs are judged. A finding names at most
-    `most_named` signs, each with at least `least_share` of the sign evidence.
+    `most_named` signs, each with at least `least_share` of the sign evidence. `withheld`: the
+    backbone hardly sees the signs, so there is no advice.
     """
 
     advice: list[Remark]
@@ -244,6 +271,7 @@ class SignSection:
     tags: dict[str, str]
     knows_contradicted: bool
     knows_test: bool
+    withheld: bool
 
 
 def _sign_section(result: SignAudit) -> SignSection:
@@ -270,4 +298,5 @@ def _sign_section(result: SignAudit) -> SignSection:
         tags=REMARK_TAGS,
         knows_contradicted=knows_contradicted,
         knows_test=bool(signs.test_auroc.notna().any()),
+        withheld=advice_withheld(result),
     )

@@ -94,7 +94,8 @@ def evaluate_run(
         for run, why in no_deviation.items()
         if why
     ]
-    report = write_report(test, metrics, output, others, inspection, grouped, reasons)
+    sources = {"scores": scores, "label table": f"{labels} ({test.table.digest} of its test rows)"}
+    report = write_report(test, metrics, output, others, inspection, grouped, reasons, sources)
     summary = over_seeds(metrics)
     record = {
         "job": "evaluate",

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdmad import storage
 from sdmad.archive.preprocess import ImageSpec
@@ -16,6 +18,7 @@ from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.evaluation.overview import LEAST_UNITS, SHOWN, Overview, overview_of, rows_at
 from sdmad.evaluation.sites import LARGE, LEAST_IMAGES, Group
+from sdmad.evaluation.unlike import Far, Unlike, unlike_support
 from sdmad.fits import code_version
 from sdmad.report import bucket_plots
 from sdmad.report.examples import Example, example
@@ -23,6 +26,8 @@ from sdmad.report.heatmaps import together_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.page import templates
 from sdmad.report.plots import png_uri
+from sdmad.scoring import tables
+from sdmad.scoring.similar import Search
 from sdmad.storage import run_record
 
 JOB = "summary"
@@ -31,27 +36,32 @@ MOST_ROWS = 40
 
 @dataclass(frozen=True)
 class Summarised:
-    """The counts of a run, the URI of the page, and notices about what it lacks."""
+    """The counts of a run, the URI of the page, notices about what it lacks, and what is unlike the
+    support, if activations were given."""
 
     overview: Overview
     page: str
     notices: list[str]
+    unlike: Unlike | None = None
 
 
 @dataclass(frozen=True)
 class Galleries:
-    """Example images: most anomalous, most uncertain, drawn at random; maps by example name."""
+    """Example images: most anomalous, most uncertain, drawn at random, and farthest from the
+    support; maps by example name, and the cosines of the farthest by name."""
 
     anomalous: list[Example]
     uncertain: list[Example]
     random: list[Example]
+    farthest: list[Example] = field(default_factory=list)
+    cosines: dict[str, float] = field(default_factory=dict)
     located: dict[str, list[LocalisedSign]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     nearest: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def num_unlocated(self) -> int:
-        shown = (*self.anomalous, *self.uncertain, *self.random)
+        shown = (*self.anomalous, *self.uncertain, *self.random, *self.farthest)
         return sum(e.name not in self.located for e in shown if e.signs and e.picture)
 
 
@@ -61,11 +71,14 @@ def summarise_run(
     archive: str | None = None,
     detector: str | None = None,
     depth: int | None = None,
+    activations: str | None = None,
 ) -> Summarised:
     """Summarise a scoring run; `archive` and `detector` are their new places, if they have moved.
 
     Writes `summary.html` and `run.json` under `output`. `depth` is the depth of folders that are
-    compared, 1 for those at the top. Raises `UserError` if there is no run, or no scored image.
+    compared, 1 for those at the top. `activations`, the output of `sdmad encode` for the same
+    archive, tell which images are unlike the support. Raises `UserError` if there is no run, no
+    scored image, or if the activations are of other images.
     """
     if output == scores:
         raise UserError(f"{output} holds the scores; choose another output for the summary")
@@ -74,17 +87,38 @@ def summarise_run(
     if not overview.images + overview.failures:
         raise UserError(f"no work unit of the scoring run {scores} is finished yet")
     groups = overview.groups.compared(depth)
-    galleries = _galleries(scores, overview, archive, detector)
+    place = detector or overview.metadata.get("detector_uri", "")
+    unlike = _unlike(scores, activations, place) if activations else None
+    galleries = _galleries(scores, overview, archive, place, unlike.farthest if unlike else [])
     page = storage.join(output, "summary.html")
-    storage.write_bytes(page, _render(scores, overview, groups, galleries).encode())
+    storage.write_bytes(page, _render(scores, overview, groups, galleries, unlike).encode())
     notices = list(galleries.notes)
     if overview.units < overview.units_planned:
         notices.append(f"{overview.units_planned - overview.units} work units have no scores yet")
-    run_record.write_record(output, _record(scores, overview, groups))
-    return Summarised(overview, page, notices)
+    if unlike and unlike.seeds_left:
+        notices.append(
+            f"the support of {unlike.seeds_left} seeds could not be drawn again, because the label "
+            "table of the training run has changed"
+        )
+    run_record.write_record(output, _record(scores, overview, groups, unlike))
+    return Summarised(overview, page, notices, unlike)
 
 
-def _record(scores: str, overview: Overview, groups: list[Group]) -> dict[str, Any]:
+def _unlike(scores: str, activations: str, detector: str) -> Unlike:
+    search = Search.open(activations)
+    done = tables.done_units(scores)
+    units = [unit for unit in search.units if unit in done]
+    if not units:
+        raise UserError(
+            f"the activations {activations} have no work unit in common with the scores; encode "
+            "the archive that was scored"
+        )
+    return unlike_support(search, detector, SHOWN, units)
+
+
+def _record(
+    scores: str, overview: Overview, groups: list[Group], unlike: Unlike | None
+) -> dict[str, Any]:
     names = [*overview.categories, "any finding"]
     counts = [*overview.found.tolist(), overview.any]
     return {
@@ -101,16 +135,25 @@ def _record(scores: str, overview: Overview, groups: list[Group]) -> dict[str, A
             for c, (name, count) in enumerate(zip(names, counts, strict=True))
         },
         "different": [group.name for group in groups if group.different],
+        "unlike_support": {
+            "images": unlike.images,
+            "beyond": unlike.beyond,
+            "threshold": unlike.threshold,
+            "expected_share": unlike.expected,
+        }
+        if unlike
+        else None,
     }
 
 
 def _galleries(
-    scores: str, overview: Overview, archive: str | None, detector_uri: str | None
+    scores: str, overview: Overview, archive: str | None, detector_uri: str, far: list[Far]
 ) -> Galleries:
     places = [
         best.places for best in (overview.most_anomalous, overview.most_uncertain, overview.random)
     ]
     records = [rows_at(scores, some) for some in places]
+    records.append(_rows_of(scores, far))
     names = {(r["archive"], r["member"]) for some in records for r in some}
     base = archive or overview.metadata["archive"]
     notes = []
@@ -135,12 +178,25 @@ def _galleries(
     ]
     located, note = _located(overview, detector_uri, shown, records, pixels)
     notes += [note] if note else []
-    return Galleries(shown[0], shown[1], shown[2], located, notes)
+    by_uri = {one.uri: one.cosine for one in far}
+    farthest = zip(shown[3], records[3], strict=True)
+    cosines = {one.name: by_uri[record["uri"]] for one, record in farthest}
+    return Galleries(shown[0], shown[1], shown[2], shown[3], cosines, located, notes)
+
+
+def _rows_of(scores: str, far: list[Far]) -> list[dict[str, Any]]:
+    """The score rows of images, in their order; those without scores are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for unit in {one.unit for one in far}:
+        uris = pa.array([one.uri for one in far if one.unit == unit])
+        rows = tables.read_part(scores, "scores", unit)
+        found |= {r["uri"]: r for r in rows.filter(pc.is_in(rows["uri"], uris)).to_pylist()}
+    return [found[one.uri] for one in far if one.uri in found]
 
 
 def _located(
     overview: Overview,
-    uri: str | None,
+    place: str,
     shown: list[list[Example]],
     records: list[list[dict[str, Any]]],
     pixels: dict[tuple[str, str], np.ndarray],
@@ -154,7 +210,6 @@ def _located(
                 images.append(pixels[name])
     if not examples:
         return {}, ""
-    place = uri or overview.metadata.get("detector_uri", "")
     try:
         detector = Detector.load(place)
     except UserError as error:
@@ -164,7 +219,13 @@ def _located(
     return localised_gallery(detector, examples, images), ""
 
 
-def _render(scores: str, overview: Overview, groups: list[Group], galleries: Galleries) -> str:
+def _render(
+    scores: str,
+    overview: Overview,
+    groups: list[Group],
+    galleries: Galleries,
+    unlike: Unlike | None,
+) -> str:
     titles = [name.replace("_", " ") for name in overview.categories]
     ordered = sorted(groups, key=lambda g: (not g.different, -abs(np.nan_to_num(g.shift))))
     drawn = sorted(ordered[: bucket_plots.MOST_DRAWN], key=lambda g: g.name)
@@ -177,7 +238,8 @@ def _render(scores: str, overview: Overview, groups: list[Group], galleries: Gal
         "metadata": overview.metadata,
         "rows": _rows(overview),
         "num_seeds": overview.by_seed.shape[1],
-        "sentences": sentences(overview, groups),
+        "sentences": sentences(overview, groups, unlike),
+        "unlike": unlike,
         "histograms": bucket_plots.histograms(overview, titles),
         "together": together_heatmap(overview.together, overview.images, list(overview.categories)),
         "groups": ordered[:MOST_ROWS],
@@ -233,7 +295,7 @@ def _rows(overview: Overview) -> list[FindingRow]:
     return [*rows, last]
 
 
-def sentences(overview: Overview, groups: list[Group]) -> list[str]:
+def sentences(overview: Overview, groups: list[Group], unlike: Unlike | None = None) -> list[str]:
     """What the page says, in plain words."""
     images = overview.images
     failed = f"{overview.failures:,} of them failed" if overview.failures else "all of them scored"
@@ -259,6 +321,11 @@ def sentences(overview: Overview, groups: list[Group]) -> list[str]:
         said.append(f"Different from the rest: {', '.join(different[:3])}{more}.")
     elif groups:
         said.append(f"None of {len(groups)} folders or shards is very different from the rest.")
+    if unlike:
+        said.append(
+            f"{unlike.beyond:,} ({_percent(unlike.share)}) are unlike anything in the support; "
+            f"{_percent(unlike.expected)} would be by chance."
+        )
     return said
 
 

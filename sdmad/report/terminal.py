@@ -7,7 +7,7 @@ from rich.table import Table
 
 from sdmad import logs
 from sdmad.evaluation.by_group import Grouped
-from sdmad.evaluation.measure import HEADLINES, compare_runs, over_seeds
+from sdmad.evaluation.measure import ENSEMBLE, HEADLINES, compare_runs, over_seeds
 from sdmad.evaluation.protocols import Summary
 from sdmad.evaluation.statistics import Judged
 from sdmad.evaluation.thresholds import Target
@@ -29,8 +29,11 @@ def print_metrics(result: Evaluated, names: bool = False) -> None:
     if result.baselines:
         captions.append("verdicts are corrected for the number of comparisons, intervals are not")
     table.caption = "\n".join(captions) or None
-    for column in ("protocol", "metric", result.test.name):
+    for column in ("protocol", "metric", result.test.name, "ensemble"):
         table.add_column(column)
+    ensemble = result.metrics[
+        (result.metrics.seed == ENSEMBLE) & (result.metrics.category == "")
+    ].set_index(["protocol", "metric"])
     summary = over_seeds(result.metrics)
     others = {}
     compared = compare_runs(result.metrics, result.baselines)
@@ -41,7 +44,7 @@ def print_metrics(result: Evaluated, names: bool = False) -> None:
     for key, name in HEADLINES.items():
         if key[1] == "average_precision":
             name += f" (chance {100 * result.test.truth.any(axis=1).mean():.1f})"
-        row = [key[0], name, _plain(summary[key])]
+        row = [key[0], name, _plain(summary[key]), _percent(float(ensemble.value[key]))]
         for theirs_summary, difference in others.values():
             row += [_plain(theirs_summary[key]), _judged(difference.get(key))]
         table.add_row(*row)

@@ -68,7 +68,9 @@ class ModelActor(ABC, Generic[Model]):
 
     def __init__(self, load: Callable[[], Model], threads: int, gpu: bool = False) -> None:
         self.threads = min(threads, node_cpus())
-        self.gpu, self._own, self._busy = gpu, threading.local(), BusyTime()
+        # A node can promise GPUs that PyTorch does not find; then CPUs compute.
+        self.gpu = gpu and torch.cuda.is_available()
+        self._own, self._busy = threading.local(), BusyTime()
         torch.set_num_threads(self.threads)
         # Load in a thread that ends, so that its OpenMP team does not stay beside that of scoring.
         # With more threads than cores, all sleep at every barrier, at an eighth of the speed.
@@ -78,7 +80,7 @@ class ModelActor(ABC, Generic[Model]):
                 self.model = loading.submit(load).result()
             except UserError as mistake:
                 self.mistake = mistake
-        if gpu:
+        if self.gpu:
             torch.cuda.synchronize()  # Other streams read what the default stream has made.
 
     @contextmanager
@@ -145,7 +147,7 @@ class DetectorActor(ModelActor["Detector"]):
         super().__init__(load, threads, gpu)
         self.columns = columns
         self.sliced: SlicedDetector | None = None
-        if not (self.mistake or gpu or self.threads == 1):
+        if not (self.mistake or self.gpu or self.threads == 1):
             self.sliced = SlicedDetector(self.model, self.threads)
 
     def rows(self, batch: dict[str, np.ndarray], good: np.ndarray) -> pa.Table:

@@ -256,9 +256,9 @@ def open_plan(
     return metadata, units()
 
 
-def planned_ids(output: str) -> Iterator[str]:
+def planned_ids(output: str, table: str = tables.SCORES) -> Iterator[str]:
     """The ids of the planned units, without reading their objects; raises as `open_plan` does."""
-    open_plan(output)
+    open_plan(output, table)
     uri = plan_uri(output)
     with storage.open_read(uri, READ_BLOCK) as stream:
         try:

@@ -5,7 +5,7 @@ found.entries[0].row["uri"], found.entries[0].score
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,9 +15,11 @@ import pyarrow as pa
 from sdmad.errors import UserError
 from sdmad.inputs.groups import load_groups
 from sdmad.scoring import tables
+from sdmad.scoring.decisions import ReadDecision, apply_to_rows
 from sdmad.scoring.groups.matching import Matcher
 from sdmad.scoring.groups.pooling import keep_highest
 from sdmad.scoring.plan import open_plan
+from sdmad.scoring.redecide import check_undecided
 from sdmad.storage import run_record
 from sdmad.words import counted
 
@@ -28,9 +30,26 @@ TIE = 1e-9
 @dataclass(frozen=True)
 class Ranking:
     """What images are ranked by: the anomaly score, or with `without` the highest score of the
-    categories that are not in it. Logits decide between equal scores."""
+    categories that are not in it. Logits decide between equal scores.
+
+    With a decision, which tables also bring themselves (`decided`), images with a finding that
+    counts come first, and the highest calibrated probability decides among them.
+    """
 
     without: tuple[str, ...] = ()
+    decision: ReadDecision | None = None
+    decided: bool = False
+
+    def of_tables(self, metadata: dict[str, str], scores: str) -> "Ranking":
+        """The ranking for tables with this metadata. Raises `UserError` if they were decided with
+        another file, or if the decision belongs to another detector."""
+        before = metadata.get("decision")
+        if self.decision is None or self.decision.digest == before:
+            return replace(self, decision=None, decided=before is not None)
+        check_undecided(metadata, scores)
+        categories = metadata["categories"].split(";")
+        self.decision.check(metadata["detector"], metadata.get("detector_uri", ""), categories)
+        return replace(self, decided=True)
 
     def check(self, categories: list[str]) -> None:
         """Raise `UserError` for an unknown category, or if none is left."""
@@ -56,12 +75,17 @@ class Ranking:
             columns = [f"{kind}_{name}" for name in self.ranked(categories)]
             return np.stack([part[name].to_numpy() for name in columns]).max(axis=0)
 
-        scores = highest("score") if self.without else part["anomaly_score"].to_numpy()
+        if self.decided:
+            counts = np.array([name in self.ranked(categories) for name in categories])
+            found = tables.finding_matrix(part["findings"], categories) & counts
+            scores = highest("score") + found.any(axis=1)
+        else:
+            scores = highest("score") if self.without else part["anomaly_score"].to_numpy()
         return scores.astype(float) + TIE * np.clip(highest("logit") / 1000, -1, 1)
 
     def score(self, row: dict[str, Any], categories: list[str]) -> float:
         """The score of one row that a person sees."""
-        if self.without:
+        if self.without or self.decided:
             return max(float(row[f"score_{name}"]) for name in self.ranked(categories))
         return float(row["anomaly_score"])
 
@@ -99,22 +123,28 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class _Run:
+class ScoredRun:
+    """What is finished of a scoring run: ids of units, and how many are not, and failures.
+
+    `decision` changes findings and scores as the tables are read.
+    """
+
     metadata: dict[str, str]
     categories: list[str]
     units: list[str]
     unfinished: int
     failures: int
+    decision: ReadDecision | None = None
 
     @staticmethod
-    def open(scores: str, ranking: Ranking) -> "_Run":
+    def open(scores: str) -> "ScoredRun":
+        """Raises `UserError` if there is no run."""
         metadata, planned = open_plan(scores)
         categories = metadata["categories"].split(";")
-        ranking.check(categories)
         ids, done = [unit.id for unit in planned], tables.done_units(scores)
         units = [unit for unit in ids if unit in done]
         failures = _failures(scores, units)
-        return _Run(metadata, categories, units, len(ids) - len(units), failures)
+        return ScoredRun(metadata, categories, units, len(ids) - len(units), failures)
 
     def notices(self, scores: str) -> list[str]:
         """What is missing in the tables."""
@@ -139,13 +169,17 @@ class _Run:
 
     @property
     def columns(self) -> list[str]:
-        kinds = ("score", "logit")
+        kinds = ("score", "logit", *(["spread"] if self.decision else []))
         names = [f"{kind}_{name}" for name in self.categories for kind in kinds]
         lists = ["findings", "uncertain", "signs", "evidence"]
         return ["uri", "archive", "member", "anomaly_score", *lists, *names]
 
     def parts(self, scores: str) -> Iterator[pa.Table]:
-        return tables.read_parts(scores, "scores", self.units, self.columns)
+        return map(self.decided, tables.read_parts(scores, "scores", self.units, self.columns))
+
+    def decided(self, part: pa.Table) -> pa.Table:
+        """A part of the tables with the decision of the run, if it has one."""
+        return apply_to_rows(self.decision.decision, part) if self.decision else part
 
 
 def _failures(scores: str, units: list[str]) -> int:
@@ -157,9 +191,20 @@ def _failures(scores: str, units: list[str]) -> int:
     return sum(len(part) for part in tables.read_parts(scores, "failures", units, ("stage",)))
 
 
+def _opened(scores: str, ranking: Ranking) -> tuple[ScoredRun, Ranking]:
+    """The run, and the ranking with the decision of its tables if it has none of its own."""
+    run = ScoredRun.open(scores)
+    ranking = ranking.of_tables(run.metadata, scores)
+    ranking.check(run.categories)
+    if ranking.decision:
+        metadata = run.metadata | ranking.decision.metadata
+        run = replace(run, metadata=metadata, decision=ranking.decision)
+    return run, ranking
+
+
 def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
     """The `top` images of a scoring run. Raises `UserError` when there is no run or no image."""
-    run = _Run.open(scores, ranking)
+    run, ranking = _opened(scores, ranking)
     kept: pa.Table | None = None
     keys, images = np.zeros(0), 0
     for part in run.parts(scores):
@@ -177,7 +222,7 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
 
 def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: str) -> Ranked:
     """The `top` groups of a scoring run by their highest image."""
-    run = _Run.open(scores, ranking)
+    run, ranking = _opened(scores, ranking)
     table = load_groups(groups_uri, by, run.metadata["archive"])
     matcher = Matcher(scores, table)
     best = np.full((len(table), 1, 1), -np.inf)
@@ -200,7 +245,7 @@ def rank_groups(scores: str, ranking: Ranking, top: int, groups_uri: str, by: st
     for group in order[images[order] > 0].tolist():
         number, place = places[group, 0, 0]
         part = tables.read_part(scores, "scores", run.units[number], run.columns)
-        row = part.slice(place, 1).to_pylist()[0]
+        row = run.decided(part.slice(place, 1)).to_pylist()[0]
         score = ranking.score(row, run.categories)
         name, count = table.groups[group], int(images[group])
         entries.append(Entry(row, score, name, count, int(carrying[group])))

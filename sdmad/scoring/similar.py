@@ -11,10 +11,12 @@ does not grow with their number.
 import heapq
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdmad import storage
@@ -90,7 +92,7 @@ class Search:
 
         def of_unit(unit: str) -> list[Found]:
             best: list[Found] = []
-            for uris, embeddings in self._batches(unit):
+            for uris, embeddings in self.batches(unit):
                 cosines = embeddings @ query
                 few = np.argsort(-cosines, kind="stable")[: top + 1]
                 if len(few) > top:  # Equal cosines at the end are told apart by their URIs.
@@ -135,6 +137,34 @@ class Search:
         arrays = [pa.array(c, kind) for c, kind in zip(columns, kinds, strict=True)]
         return pa.table(arrays, names=["uri", "other", "cosine"])
 
+    def embeddings(self, uris: list[str]) -> np.ndarray:
+        """Unit embeddings (N, E) of images by their URIs; NaN for an image that is not there.
+
+        The names of all images are read, and the vectors of these alone.
+        """
+        wanted = pa.array(uris, pa.string())
+        found: dict[str, np.ndarray] = {}
+        with ThreadPoolExecutor(THREADS) as pool:
+            for some in pool.map(lambda unit: dict(self._some(unit, wanted)), self.units):
+                found |= some
+        width = next(iter(found.values())).shape[-1] if found else 1
+        return np.array([found.get(uri, np.full(width, np.nan)) for uri in uris]).reshape(-1, width)
+
+    def _some(self, unit: str, wanted: pa.Array) -> Iterator[tuple[str, np.ndarray]]:
+        """The URIs and unit embeddings of those images of a unit that are wanted."""
+        layout, tower = self.stored.layout, self.backbone.image
+        with self._open(unit) as file:
+            for group in range(file.num_row_groups):
+                uris = file.read_row_group(group, ["uri"])["uri"].combine_chunks()
+                rows = pc.indices_nonzero(pc.is_in(uris, wanted))
+                if not len(rows):
+                    continue
+                columns = file.read_row_group(group, layout.embedding_columns).take(rows)
+                found = layout.embeddings(
+                    from_arrow(columns.combine_chunks()), tower, self.backbone.device
+                )
+                yield from zip(uris.take(rows).to_pylist(), found.cpu().numpy(), strict=True)
+
     def _blocks(self) -> Iterator[tuple[int, list[str], np.ndarray]]:
         """Blocks of images: the position of the first, URIs, and embeddings (n, E)."""
         position, names, parts = 0, [], []
@@ -149,19 +179,24 @@ class Search:
 
     def _all(self) -> Iterator[tuple[pa.Array, np.ndarray]]:
         for unit in self.units:
-            yield from self._batches(unit)
+            yield from self.batches(unit)
 
-    def _batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    def batches(self, unit: str) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """URIs and unit embeddings (n, E) of a unit, `ROWS` at a time."""
         layout, tower = self.stored.layout, self.backbone.image
-        uri = storage.join(self.activations, tables.ACTIVATIONS, tables.part_name(unit))
         columns = ["uri", *layout.embedding_columns]
+        with self._open(unit) as file:
+            for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+                found = layout.embeddings(from_arrow(batch), tower, self.backbone.device)
+                yield batch["uri"], found.cpu().numpy()
+
+    @contextmanager
+    def _open(self, unit: str) -> Iterator[pq.ParquetFile]:
+        """The table of a unit; `UserError` if it is missing or damaged."""
+        uri = storage.join(self.activations, tables.ACTIVATIONS, tables.part_name(unit))
         try:
             with storage.open_read(uri, 1 << 20) as stream:
-                file = pq.ParquetFile(stream)
-                for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
-                    found = layout.embeddings(from_arrow(batch), tower, self.backbone.device)
-                    yield batch["uri"], found.cpu().numpy()
+                yield pq.ParquetFile(stream)
         except (OSError, *DAMAGE) as error:
             if not (is_damage(error) or isinstance(error, FileNotFoundError)):
                 raise

@@ -1,4 +1,6 @@
-"""How far a scoring run is, from any machine: from listings, `run.json` and a few small tables.
+"""How far a run over an archive (score or encode) is, from any machine.
+
+From listings, `run.json` and a few small tables:
 
     for line in lines(read_status("s3://bucket/scores")):
         print(line)
@@ -23,6 +25,7 @@ from sdmad.storage import StoredObject, parquet, run_record
 from sdmad.words import counted, duration
 
 JOB = "score_archive"
+ENCODE_JOB = "encode_archive"
 # Tables of failures that are read for their rows, the largest first.
 MOST_TABLES = 200
 # Where there are more: how many of the smallest sizes are sampled, and how many tables of each.
@@ -31,7 +34,8 @@ MOST_SIZES, TABLES_OF_SIZE = 32, 3
 # Score tables whose rows are counted where no run has counted its images.
 SAMPLE = 16
 EXAMPLES, KINDS_SHOWN = 3, 8
-TABLES = ("scores", "failures")
+# The table that a job writes for each unit, besides its failures.
+TABLE = {JOB: tables.SCORES, ENCODE_JOB: tables.ACTIVATIONS}
 READERS = 16
 
 
@@ -73,7 +77,7 @@ class Failures:
 
 @dataclass(frozen=True)
 class ScoringStatus:
-    """The state of a scoring run.
+    """The state of a run; `table` is what it writes, scores or activations.
 
     `state` is that of `run_record.state`, `error` the sentence with which a failed run has ended.
     Units that are in no plan do not count. `images` and `failed` count all runs with this output;
@@ -98,6 +102,7 @@ class ScoringStatus:
     bottleneck: str | None
     bottleneck_because: str | None
     failures: Failures
+    table: str = tables.SCORES
 
     @property
     def units_left(self) -> int:
@@ -105,14 +110,15 @@ class ScoringStatus:
 
 
 def read_status(output: str) -> ScoringStatus:
-    """The state of the scoring run at `output`. Raises `UserError` if there is none."""
+    """The state of the scoring or encoding run at `output`. Raises `UserError` if there is none."""
     record = run_record.read_record(output)
+    table = TABLE.get(str(record.get("job")), tables.SCORES)
     with ThreadPoolExecutor(2) as pool:
-        scores, failures = pool.map(lambda kind: _parts(output, kind), TABLES)
-    finished = sorted(unit for unit in planned_ids(output) if unit in scores)
+        written, failures = pool.map(lambda kind: _parts(output, kind), (table, "failures"))
+    finished = sorted(unit for unit in planned_ids(output, table) if unit in written)
     failed = [failures[unit] for unit in finished if unit in failures]
     done, total = len(finished), int(record.get("units_total", 0))
-    images, lost, exact = _images(output, record, finished)
+    images, lost, exact = _images(output, record, finished, table)
     state = run_record.state(record)
     return ScoringStatus(
         output=output,
@@ -132,6 +138,7 @@ def read_status(output: str) -> ScoringStatus:
         bottleneck=record.get("bottleneck"),
         bottleneck_because=record.get("bottleneck_because"),
         failures=_failures(failed),
+        table=table,
     )
 
 
@@ -142,9 +149,9 @@ def _parts(output: str, kind: str) -> dict[str, StoredObject]:
 
 
 def _images(
-    output: str, record: dict[str, Any], units: list[str]
+    output: str, record: dict[str, Any], units: list[str], table: str
 ) -> tuple[int | None, int | None, bool]:
-    """The images with scores and those without in the tables of `units`, and whether exact."""
+    """The images in the tables of `units` and in their failures, and whether exact."""
     counts = record.get("all_runs") or {}
     counted_units = counts.get("units", 0)
     if counted_units:
@@ -153,9 +160,9 @@ def _images(
     if not units:
         return 0, 0, True
     some = units[:: -(-len(units) // SAMPLE)]
-    rows = {kind: sum(_rows(output, kind, unit) for unit in some) for kind in TABLES}
+    rows = [sum(_rows(output, kind, unit) for unit in some) for kind in (table, "failures")]
     share = len(units) / len(some)
-    return round(rows["scores"] * share), round(rows["failures"] * share), share == 1
+    return round(rows[0] * share), round(rows[1] * share), share == 1
 
 
 def _rows(output: str, kind: str, unit: str) -> int:
@@ -213,7 +220,8 @@ def _count(kinds: dict[tuple[str, str], Kind], table: str, rows: list[dict[str, 
 
 def lines(status: ScoringStatus, names: bool = False) -> Iterator[str]:
     """The state in words, on one screen. Images are named only if `names` is set."""
-    yield f"scoring {status.archive} to {status.output}"
+    doing = "scoring" if status.table == tables.SCORES else "encoding"
+    yield f"{doing} {status.archive} to {status.output}"
     yield f"state       {run_record.in_words(status.state, status.error)}{_ages(status)}"
     yield f"done        {_done(status)}"
     yield f"rate        {_rate(status)}"
@@ -238,7 +246,8 @@ def _done(status: ScoringStatus) -> str:
         return text
     about = "" if status.exact else "about "
     failures = counted(status.failed, "failure")
-    return f"{text}, {about}{counted(status.images, 'image')} with scores, {failures}"
+    made = "with scores" if status.table == tables.SCORES else "encoded"
+    return f"{text}, {about}{counted(status.images, 'image')} {made}, {failures}"
 
 
 def _rate(status: ScoringStatus) -> str:

@@ -5,10 +5,11 @@ import re
 import tomllib
 from typing import Any
 
+import click
 import pytest
 import typer
 
-from sdmad.commands.app import COMMANDS, app
+from sdmad.commands.app import COMMANDS, LABEL_COMMANDS, app
 from sdmad.fitting import run as fitting
 from sdmad.fitting.config import TrainConfig
 from sdmad.fitting.reading import READER_CPUS
@@ -43,13 +44,20 @@ def holds(node: dict[str, float], request: Request) -> bool:
 def parse_job(script: str, arguments: list[str]) -> dict[str, Any]:
     """The options of `python jobs/<script>.py`; a click error for what the job does not have."""
     names = vars(importlib.import_module(f"jobs.{script}"))
+    for name, command in LABEL_COMMANDS.items():
+        if names.get(command.__name__) is command:
+            return parse_command("labels", [name, *arguments])
     [command] = [c for c in COMMANDS if names.get(c.__name__) is c]
     return parse_command(command.__name__.replace("_", "-"), arguments)
 
 
 def parse_command(name: str, arguments: list[str]) -> dict[str, Any]:
     """The options of `sdmad <name>`; a click error for what it does not have."""
-    return typer.main.get_command(app).commands[name].make_context(name, arguments).params
+    command: click.Command = typer.main.get_command(app).commands[name]
+    while isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
+    return command.make_context(name, arguments).params
 
 
 def exported_metrics() -> dict[str, set[str]]:

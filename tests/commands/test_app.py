@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from sdmad.commands.app import COMMANDS, main
+from sdmad.commands.app import COMMANDS, LABEL_COMMANDS, main
 from tests.helpers import ROOT, captured
 
 SDMAD = Path(sys.executable).parent / "sdmad"
@@ -38,7 +38,8 @@ def test_version_prints_the_version_of_the_package() -> None:
 
 def test_each_job_is_a_command() -> None:
     jobs = [re.search(r"run_command\((\w+)\)", p.read_text()) for p in ROOT.glob("jobs/*.py")]
-    assert sorted(job[1] for job in jobs if job) == sorted(c.__name__ for c in COMMANDS)
+    commands = [*COMMANDS, *LABEL_COMMANDS.values()]
+    assert sorted(job[1] for job in jobs if job) == sorted(c.__name__ for c in commands)
 
 
 def test_a_mistake_is_answered_by_one_sentence(tmp_path) -> None:

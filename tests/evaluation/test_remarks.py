@@ -1,5 +1,7 @@
 """The remarks of the sign audit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from sdmad import Detector
 from sdmad.evaluation.audit import audit
 from sdmad.evaluation.remarks import LEAST_FINDINGS, remarks
+from sdmad.fitting.sight import NEAR_CHANCE, in_words
 from sdmad.phantoms.task import CATEGORIES
 from tests.evaluation.test_audit import score_table
 
@@ -75,6 +78,20 @@ def test_remarks_name_the_most_frequent_signs_and_suggest_changes(detector) -> N
         assert remark in texts
     assert not any(k == "never" and "abscess" in t for k, t in texts), "no findings"
     assert {r.kind for r in made if not r.is_advice} == {"carries", "silent"}
+
+
+def test_near_chance_there_is_no_advice(detector) -> None:
+    findings = [["tumour"]] * LEAST_FINDINGS
+    signs = [[("tumour", "haze")]] * LEAST_FINDINGS
+    known = audit(detector, score_table(findings, signs))
+    assert known.backbone_auroc > NEAR_CHANCE
+    assert any(remark.is_advice for remark in remarks(known))
+    blind = replace(known, backbone_auroc=0.52)
+    made = remarks(blind)
+    assert made
+    assert not any(remark.is_advice for remark in made)
+    assert "hardly sees the signs" in in_words(0.52)
+    assert "hardly sees" not in in_words(0.6)
 
 
 def test_categories_with_overlapping_signs_are_named(detector, monkeypatch) -> None:

@@ -93,7 +93,7 @@ def test_two_workers_make_the_whole_grid_and_the_same_command_makes_nothing(on_s
     grid = {(shots, seed) for shots in (1, 2) for seed in range(3)}
     assert set(list_fits(trained)) == grid
     table = pq.read_table(io.BytesIO(storage.read_bytes(f"{trained}/fits.parquet"))).to_pylist()
-    assert {(row["shots"], row["seed"]) for row in table} == grid
+    assert {(int(row["shots"]), row["seed"]) for row in table} == grid
     assert all(storage.exists(row["uri"]) for row in table)
     done = read_record(trained)
     assert done["status"] == "finished"

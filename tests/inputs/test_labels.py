@@ -278,3 +278,15 @@ def test_a_whole_uri_of_a_shard_is_relative_to_the_archive(tmp_path) -> None:
     (tmp_path / "labels.csv").write_text(text)
     table = load_labels(str(tmp_path / "labels.csv"), ["effusion", "nodule"], "s3://b/p")
     assert rows(table) == RIGHT
+
+
+def test_images_that_wait_for_their_labels_are_not_normal(tmp_path) -> None:
+    head = "member,patient_id,split,labels,labelled\n"
+    uri = write(tmp_path, head + "1.png,7,pool,x,no\n2.png,8,pool,,no\n3.png,9,pool, ;,No\n")
+    with pytest.raises(UserError) as caught:
+        load_labels(uri, ["x"])
+    assert "line 3: the image is not labelled yet (2 rows of 3 have" in str(caught.value)
+    done = load_labels(write(tmp_path, head + "1.png,7,pool,x,no\n2.png,8,pool,,yes\n"), ["x"])
+    assert done.labels.tolist() == [[True], [False]]
+    plain = "member,patient_id,split,labels\n1.png,7,pool,x\n2.png,8,pool,\n"
+    assert load_labels(write(tmp_path, plain), ["x"]).digest == done.digest

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("name", RECIPES)
 def test_the_archive_loads_with_the_recipes_catalog(name, tmp_path) -> None:
     records = find_recipe(name).records(TREES[name](tmp_path / "download"))
     write_archive(records, str(tmp_path / "archive"), name)
-    categories = load_catalog(name).category_names
+    categories = load_catalog(find_recipe(name).catalog_name).category_names
     table = load_labels(str(tmp_path / "archive/labels.csv"), categories)
     written = [record for record in records if not record.left_out]
     assert table.member.tolist() == [record.member for record in written]
@@ -59,7 +59,7 @@ def test_a_missing_folder_is_a_user_error(name, tmp_path) -> None:
 
 def test_there_is_a_configuration_for_the_recipe(name) -> None:
     config = load_config(str(ROOT / "configs" / f"{name}.yaml"), {}, TrainConfig)
-    assert config.catalog == name
+    assert config.catalog == find_recipe(name).catalog_name
     assert config.labels == f"{config.archive}/labels.csv"
 
 

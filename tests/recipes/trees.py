@@ -3,6 +3,9 @@
 from itertools import count
 from pathlib import Path
 
+import nibabel
+import numpy as np
+
 from tests.helpers import encoded
 
 _number = count()
@@ -167,7 +170,55 @@ def breast_ultrasound(root: Path) -> Path:
     return root
 
 
+def volume(path: Path, voxels: np.ndarray, axes: str = "RAS") -> Path:
+    """A NIfTI file of voxels (x, y, z) that are given in RAS, stored with other axes."""
+    image = nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
+    start, end = (nibabel.orientations.axcodes2ornt(codes) for codes in ("RAS", axes))
+    turned = image.as_reoriented(nibabel.orientations.ornt_transform(start, end))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(turned, path)
+    return path
+
+
+def segmented(number: int, organ: int, lesion: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its segmentation, 16 x 16 x 12: organ in slices 3 to 12, lesion in 8 to 10.
+
+    In slice 8 the lesion has 4 pixels, in 9 and 10 it has 36.
+    """
+    image = np.zeros((16, 16, 12), np.int16)
+    image[3:13, 3:13, 2:] = 100 + number
+    mask = np.where(image > 0, organ, 0).astype(np.uint8)
+    mask[4:6, 4:6, 7] = lesion
+    mask[4:10, 4:10, 8:10] = lesion
+    return image, mask
+
+
+def brats_volumes(root: Path) -> Path:
+    """BraTS 2021: a folder for each patient, with four sequences; the last has no segmentation."""
+    home = root / "RSNA_ASNR_MICCAI_BraTS2021_TrainingData"
+    for k in range(4):
+        image, mask = segmented(k, organ=0, lesion=4)
+        case = home / f"BraTS2021_0000{k}" / f"BraTS2021_0000{k}"
+        for kind in ("flair", "t1", "t1ce", "t2"):
+            volume(Path(f"{case}_{kind}.nii.gz"), image, "LPS")
+        if k < 3:
+            volume(Path(f"{case}_seg.nii.gz"), mask, "LPS")
+    return root
+
+
+def lits_volumes(root: Path) -> Path:
+    """LiTS: two batches of volumes, and the segmentations beside them or in another folder."""
+    for k in range(4):
+        image, mask = segmented(k, organ=1, lesion=2)
+        batch = root / "media" / f"Training Batch {1 + k // 2}"
+        volume(batch / f"volume-{k}.nii", image)
+        volume((batch if k < 2 else root / "segmentations") / f"segmentation-{k}.nii", mask)
+    return root
+
+
 TREES = {
+    "brats_volumes": brats_volumes,
+    "lits_volumes": lits_volumes,
     "brain_mri": brain_mri,
     "brain_tumour_mri": brain_tumour_mri,
     "liver_ct": liver_ct,

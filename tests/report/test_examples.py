@@ -44,9 +44,10 @@ def test_the_confidence_of_a_mistake_is_that_of_its_wrong_score() -> None:
     assert clear_rows(test).tolist() == [1, 0]
 
 
-def test_correct_cases_without_uncertain_categories_come_first() -> None:
-    test = made([[1, 0, 0]] * 2, [[0.9, 0.1, 0.1], [0.7, 0.1, 0.1]], [["c"], []])
-    assert clear_rows(test).tolist() == [1]
+def test_images_with_uncertain_categories_are_not_clear() -> None:
+    scores = [[0.9, 0.1, 0.1], [0.7, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]]
+    test = made([[1, 0, 0]] * 4, scores, [["c"], [], ["b"], []])
+    assert clear_rows(test).tolist() == [1, 3], "one correct, one mistake"
 
 
 def test_with_many_categories_there_is_still_room_for_mistakes() -> None:

@@ -10,19 +10,18 @@ def rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[k : k + 2], 16) for k in (1, 3, 5))
 
 
-def test_signs_are_red_where_similarity_is_above_their_mean_and_framed_where_listed() -> None:
-    similarity = np.array([[0.5, 0.1, 0.1], [0.2, 0.2, 0.2]])
+def test_signs_are_red_where_they_separate_and_framed_where_listed() -> None:
+    auroc = np.array([[0.8, 0.3, 0.45], [0.5, 0.5, np.nan]])
     membership = np.array([[True, False, False], [False, False, True]])
-    shown = sign_heatmap(similarity, membership, ["streaks", "haze"], ["a", "b", "c"])
+    shown = sign_heatmap(auroc, membership, ["streaks", "haze"], ["a", "b", "c"])
     first, second = shown.cells
-    # (0.5, 0.1, 0.1): mean 7/30, deviation sqrt(2)/7.5, so the first is sqrt(2) deviations above.
-    assert [cell.text for cell in first] == ["+1.4", "-0.7", "-0.7"]
+    assert [cell.text for cell in first] == ["80", "30", "45"]
     red, _, blue = rgb(first[0].colour)
     assert red > blue + 50
     red, _, blue = rgb(first[1].colour)
     assert blue > red + 20
     assert [cell.framed for cell in first] == [True, False, False]
-    assert [cell.text for cell in second] == ["+0.0"] * 3, "zero without a minus sign"
+    assert [cell.text for cell in second] == ["50", "50", "-"]
     assert second[2].framed
 
 

@@ -61,20 +61,28 @@ def test_similarities_are_measured_once_on_images_chosen_by_label(
     assert {i.tobytes() for i in given} == {i.tobytes() for i in expected.values()}
 
 
-def test_the_heatmap_shows_the_means_of_each_group(scored, inspected, detector) -> None:
+def test_the_heatmap_shows_how_signs_separate_groups(scored, inspected, detector) -> None:
     shown = inspected.heatmap
     groups = heatmap_rows(scored)
-    means = []
-    for rows in groups.values():
+    images_of, truth = {}, scored.truth
+    for name, rows in groups.items():
         assert len(rows) <= IMAGES_PER_GROUP
         named = [(str(scored.table.archive[r]), str(scored.table.member[r])) for r in rows]
         pixels, _ = decode_members(scored.metadata["archive"], named, detector.spec)
         images = np.stack([pixels[name] for name in named])
-        means.append(detector.score_pixels(images).similarities.mean(axis=0))
-    table = np.stack(means, axis=1)
-    centred = (table - table.mean(1, keepdims=True)) / table.std(1, keepdims=True)
-    texts = np.array([[float(cell.text) for cell in row] for row in shown.cells])
-    assert np.abs(texts - centred).max() < 0.06
+        found = detector.score_pixels(images).similarities
+        images_of[name] = dict(
+            zip(rows.tolist(), found - found.mean(1, keepdims=True), strict=True)
+        )
+    every = {row: values for some in images_of.values() for row, values in some.items()}
+    for column, name in enumerate(shown.columns):
+        c = detector.catalog.category_names.index(name) if column else None
+        lacks = [r for r in every if (truth[r].any() if c is None else not truth[r, c])]
+        inside = np.stack(list(images_of[name].values()))
+        outside = np.stack([every[r] for r in lacks])
+        above = (inside[:, None] > outside[None]).mean(axis=(0, 1))
+        texts = [float(row[column].text) for row in shown.cells]
+        assert np.abs(np.array(texts) - 100 * above).max() < 1
 
 
 def test_without_the_archive_only_the_audit_is_made(scored, tmp_path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sdmad.errors import UserError
+from sdmad.localisation import overlay
 from sdmad.phantoms.task import draw_example
 from sdmad.report.examples import Example
 from sdmad.report.localised import SIDE, localised_gallery, localised_signs
@@ -51,6 +52,14 @@ def test_a_sign_without_a_decisive_place_is_faint_and_labelled_not_localised(det
     assert found.caption == "bright rim (not localised)"
     shown = picture(found.picture)
     assert (shown.max(-1) - shown.min(-1)).max() < 10
+
+
+def test_a_faint_map_has_no_outline() -> None:
+    strength = np.zeros((20, 20))
+    strength[5:12, 5:12] = 0.8
+    grey = np.full((20, 20, 3), 90, np.uint8)
+    assert (overlay(grey, strength) == 255).all(axis=-1).any()
+    assert not (overlay(grey, strength, outline=False) == 255).all(axis=-1).any()
 
 
 def test_a_gallery_is_localised_by_name_within_the_time_limit(detector, ring) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from sdmad import Detector
 from sdmad.archive.selected import decode_members
+from sdmad.fitting.supports import FITS
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.labels import load_labels
 from sdmad.report.examples import Example
-from sdmad.report.nearest import FITS, nearest_supports
+from sdmad.report.nearest import nearest_supports
 
 
 def example(name: str, categories: list[str], signs: list[str]) -> Example:

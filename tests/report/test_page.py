@@ -42,7 +42,9 @@ def page(scored, archive, tmp_path_factory) -> Path:
 class Structure(HTMLParser):
     """Counts elements, collects text and attributes, checks that each element is closed."""
 
-    VOID = frozenset(("meta", "img", "br", "path", "use", "rect", "image", "circle", "line"))
+    VOID = frozenset(
+        ("meta", "img", "br", "input", "path", "use", "rect", "image", "circle", "line")
+    )
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -186,6 +188,10 @@ def test_advice_is_tagged_and_checks_without_advice_are_listed(scored, detector,
     told = rendered(test, against, tmp_path).text
     advice = "fails on support “streaks” fails on the support of fibrosis in 3 of 3 seeds"
     assert told.index(advice) < told.index("shared signs Every sign"), "ordered by kind"
+    blind = replace(against, audit=replace(against.audit, backbone_auroc=0.52))
+    shown = rendered(test, blind, tmp_path).text
+    assert advice not in shown
+    assert shown.count("This backbone hardly sees the signs") == 2, "at the top, and in the audit"
     unknown = rendered(test, Inspection(audit=audit(detector, test.rows)), tmp_path).text
     assert "Signs that fail on the support are not listed" in unknown
     assert "signs that fail on the support" not in unknown.split("None found:")[-1]
@@ -248,6 +254,11 @@ def test_the_page_begins_with_plain_words_and_states_chance(page, scored) -> Non
     abnormal = scored.truth.any(axis=1)
     assert f"Of {abnormal.sum()} images with an anomaly, " in text
     assert "Most mistakes: " in text
+    assert "Evaluation: phantoms" in text
+    assert "Before any fitting, a sign of the catalog separates the support images" in text
+    assert "label table" in text
+    assert "2 shots, seeds 0, 1, 2" in text
+    assert "phantoms-0001.tar" in text[text.index("Provenance") :]
     assert f"average precision chance {100 * abnormal.mean():.1f}" in text
 
 

@@ -89,6 +89,7 @@ def test_the_page_has_pictures_maps_and_all_sections(scores, tmp_path) -> None:
     assert structure.count["article"] == 3 * SHOWN
     assert "A category is found where its score is above 0.5" in structure.text
     assert "map of" in " ".join(structure.values("alt"))
+    assert "Not computed: score tables hold no embeddings. Run sdmad encode" in structure.text
     assert result.notices == []
 
 

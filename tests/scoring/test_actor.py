@@ -41,14 +41,15 @@ def test_a_driver_does_without_the_backbones_library() -> None:
     assert result.stdout == "False\n"
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "gpu"), [(1, False), (2, False), (2, True)])
 def test_two_batches_at_once_have_the_rows_of_one_after_the_other(
-    training_run, monkeypatch, threads
+    training_run, monkeypatch, threads, gpu
 ) -> None:
+    """Also where a node promises GPUs that it does not have."""
     monkeypatch.setattr(actor, "node_cpus", lambda: 2)
     detector = Detector.load(str(training_run), "cpu")
     columns = ScoreColumns(detector.categories, detector.num_seeds, per_seed=True)
-    model = DetectorActor(str(training_run), None, columns, threads, False, "single")
+    model = DetectorActor(str(training_run), None, columns, threads, gpu, "single")
     batches = [batch(10 * k, 6, broken=k if k < 6 else -1) for k in range(8)]
 
     def comparable(table: pa.Table) -> pa.Table:

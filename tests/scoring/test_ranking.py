@@ -8,10 +8,14 @@ import pytest
 
 from sdmad.errors import UserError
 from sdmad.scoring import tables
+from sdmad.scoring.decisions import apply_to_rows, read_decision
 from sdmad.scoring.ranking import Ranking, rank_groups, rank_images
+from sdmad.scoring.redecide import apply_decision
 from sdmad.scoring.tables import commit_unit, empty_failures
 from sdmad.storage.run_record import write_record
 from tests.evaluation.test_measure import CATEGORIES, write_run
+from tests.scoring.test_redecide import DECISION
+from tests.scoring.test_redecide import write_run as decided_run
 
 
 @pytest.fixture
@@ -56,6 +60,34 @@ def test_a_category_that_does_not_count_changes_the_order_and_loses_nothing(run,
         rank_images(run, Ranking(("on",)), 3)
     with pytest.raises(UserError, match="names every category"):
         rank_images(run, Ranking(tuple(CATEGORIES)), 3)
+
+
+def test_a_decision_puts_its_findings_first_by_probability(tmp_path) -> None:
+    run, path = decided_run(tmp_path / "scores", units=2, done=2), tmp_path / "decision.json"
+    path.write_bytes(DECISION.to_json())
+    decision = read_decision(str(path))
+    found = rank_images(run, Ranking(decision=decision), 80)
+    parts = [tables.read_part(run, "scores", unit) for unit in tables.done_units(run)]
+    rows = apply_to_rows(decision.decision, pa.concat_tables(parts)).to_pylist()
+    best = {row["member"]: max(row["score_one"], row["score_two"]) for row in rows}
+    with_finding = {row["member"] for row in rows if row["findings"]}
+    order = sorted(best, key=lambda member: (member not in with_finding, -best[member]))
+    assert members(found) == order
+    assert [e.score for e in found.entries] == pytest.approx([best[m] for m in order])
+    assert 0 < len(with_finding) < 80
+    first = members(rank_images(run, Ranking(("one",), decision), 80))
+    of_two = {row["member"] for row in rows if "two" in row["findings"]}
+    assert set(first[: len(of_two)]) == of_two
+    # The tables that `sdmad apply` writes give the same list, with and without the file.
+    apply_decision(str(path), run, str(tmp_path / "decided"))
+    for ranking in (Ranking(), Ranking(decision=decision)):
+        assert members(rank_images(str(tmp_path / "decided"), ranking, 80)) == order
+    path.write_bytes(DECISION.model_copy(update={"labels": "others"}).to_json())
+    with pytest.raises(UserError, match="was already decided with"):
+        rank_images(str(tmp_path / "decided"), Ranking(decision=read_decision(str(path))), 3)
+    path.write_bytes(DECISION.model_copy(update={"detector": "0" * 16}).to_json())
+    with pytest.raises(UserError, match="belongs to the detector 0000"):
+        rank_images(run, Ranking(decision=read_decision(str(path))), 3)
 
 
 def test_logits_decide_between_equal_scores(run) -> None:

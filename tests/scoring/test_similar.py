@@ -68,6 +68,22 @@ def test_duplicates_are_named_once_each(encoded_twice, tmp_path, monkeypatch, bl
     assert names == {frozenset((f"0{k}.png", f"copy-{k}.png")) for k in range(3)}
 
 
+def test_embeddings_of_some_images_are_those_of_the_backbone(store, backbone) -> None:
+    assert store.encode().returncode == 0
+    search = Search.open(str(store.activations))
+    known = {
+        uri: e
+        for unit in search.units
+        for uris, some in search._batches(unit)
+        for uri, e in zip(uris.to_pylist(), some, strict=True)
+    }
+    wanted = [*sorted(known)[::-3], "nowhere.png"]
+    found = search.embeddings(wanted)
+    assert np.allclose(found[:-1], [known[uri] for uri in wanted[:-1]])
+    assert np.isnan(found[-1]).all()
+    assert np.isnan(search.embeddings(["nowhere.png"])).all()
+
+
 def test_mistakes_are_one_sentence(encoded_twice, tmp_path) -> None:
     refused(search(encoded_twice), "give one of --image, --text and --duplicates-above")
     refused(search(encoded_twice, "--image", tmp_path / "no.png"), "there is no image")

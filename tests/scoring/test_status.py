@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from sdmad import storage
 from sdmad.archive.units import WorkUnit
 from sdmad.commands.status import status
 from sdmad.scoring import status as module
@@ -226,3 +227,28 @@ def test_the_bottleneck_is_explained_by_what_it_compares() -> None:
         "busy seconds of each process: model 31.0 s, reading and decoding 5.1 s (72.0 s on 14 "
         "readers), write 0.1 s (0.8 s on 8 threads), list 0.0 s"
     )
+
+
+def test_a_run_in_a_bucket_has_the_same_state(working, s3) -> None:
+    for path in working.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{s3}/status/{path.relative_to(working)}", path.read_bytes())
+    local, remote = read_status(str(working)), read_status(f"{s3}/status")
+    for name in ("state", "units_done", "units_total", "images", "failed", "failures"):
+        assert getattr(local, name) == getattr(remote, name)
+    shown = run_command(status, "--output", f"{s3}/status")
+    assert (shown.returncode, "10 of 40 work units (25%)" in shown.stdout) == (0, True)
+
+
+def test_an_encoding_run(tmp_path) -> None:
+    run_record.write_record(str(tmp_path), working_record() | {"job": "encode_archive"})
+    units = [WorkUnit(f"{k:016x}", "tar", "x", (), (k, k + 1)) for k in range(40)]
+    (tmp_path / "plan.parquet").write_bytes(encode_plan(units, {"archive": "x", "layout": "{}"}))
+    for number in range(10):
+        write_unit(tmp_path, number, 2, ["damaged image: x"] * (number == 3))
+    (tmp_path / "scores").rename(tmp_path / "activations")
+    found = read_status(str(tmp_path))
+    assert (found.units_done, found.failures.images) == (10, 1)
+    shown = run_command(status, "--output", tmp_path).stdout
+    assert shown.startswith("encoding s3://hospital/chest to ")
+    assert "10 of 40 work units (25%), 20 images encoded, 5 failures" in shown

@@ -1,0 +1,90 @@
+"""Choose the images of a scoring run that are worth labelling next.
+
+sdmad suggest --scores s3://bucket/scores --count 50 --output to-label.csv --page to-label.html
+"""
+
+from typing import Annotated
+
+import typer
+
+from sdmad.commands.options import Activations, Scores
+
+
+def suggest(
+    scores: Scores,
+    output: Annotated[
+        str, typer.Option(help="Label table to write, with empty labels: CSV, path or s3:// URI.")
+    ],
+    count: Annotated[int, typer.Option(help="Number of images to ask for.", min=1)] = 50,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Label table, CSV or Parquet: images in it are not asked again."),
+    ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            help="Table of images and their patient_id: fills that column, and leaves out patients "
+            "of the test split."
+        ),
+    ] = None,
+    activations: Activations = None,
+    page: Annotated[
+        str | None,
+        typer.Option(help="Page to write (.html) on which a reader labels the images."),
+    ] = None,
+    label_studio: Annotated[
+        str | None,
+        typer.Option(
+            help="Import file of Label Studio to write (.json); its configuration is beside it, "
+            "as .xml."
+        ),
+    ] = None,
+    backbone_weights: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint of the backbone of --activations. Default: as encoded."),
+    ] = None,
+) -> None:
+    """Choose the images of a scoring run that are worth labelling next.
+
+    Likely positives of categories with few labels, and images near the
+    threshold; with --activations images that look alike are asked once.
+    """
+    from collections import Counter
+
+    from sdmad import logs, storage
+    from sdmad.report import suggested
+    from sdmad.scoring.suggestions.run import suggest
+    from sdmad.words import counted
+
+    def place(uri: str | None) -> str | None:
+        return None if uri is None else storage.resolve(uri)
+
+    source, target = storage.resolve(scores), storage.resolve(output)
+    html, studio = place(page), place(label_studio)
+    suggested.check_outputs(target, html, studio)
+    given = place(labels), place(activations), place(patients)
+    found = suggest(source, count, *given, backbone_weights)
+    suggested.write_table(found, target)
+    written = [target]
+    notices = list(found.notices)
+    if html or studio:
+        shown = suggested.read_pictures(found)
+        notices += [shown.note] if shown.note else []
+        if html:
+            suggested.write_page(found, shown, html)
+            written.append(html)
+        if studio:
+            written += [studio, suggested.write_tasks(found, shown, studio)]
+    if not patients:
+        notices.append("patient_id is empty: fill it in before training, or give --patients")
+    for notice in notices:
+        logs.notice(notice)
+    asked = Counter((one.category, one.reason) for one in found.asked)
+    typer.echo(
+        f"{counted(len(found.asked), 'image')} to label, of {counted(found.images, 'scored image')}"
+        f" ({found.labelled:,} labelled already), spread over {found.spread}"
+    )
+    for category in dict.fromkeys(one.category for one in found.asked):
+        likely, uncertain = asked[category, "likely"], asked[category, "uncertain"]
+        typer.echo(f"  {category:24s} {likely:4d} likely  {uncertain:4d} uncertain")
+    typer.echo(f"wrote {', '.join(written)}")
