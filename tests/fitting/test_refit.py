@@ -32,7 +32,7 @@ def made(
     fits: list[tuple[int | str, int]] = []
 
     def fit(missing: list[Any], *rest: Any) -> None:
-        output = rest[3]
+        output = rest[2]
         for support in missing:
             facts = {"shots": support.asked, "seed": support.seed, "support_digest": support.digest}
             header = like.model_copy(update=facts).model_dump_json()
@@ -42,7 +42,8 @@ def made(
             fits.append((support.shots, support.seed))
 
     monkeypatch.setattr(run, "_fit_missing", fit)
-    monkeypatch.setattr(run, "_check_adapters", lambda config, catalog: backbone.spec)
+    monkeypatch.setattr(run, "_check_backbone", lambda *_: backbone.spec)
+    monkeypatch.setattr(run, "_pixels", lambda *_: {})
     monkeypatch.setattr(run, "connect", lambda: None)
     monkeypatch.setattr(run, "check_names", lambda names, archive: None)
     return fits
