@@ -49,7 +49,7 @@ from sdmad.method.augment import AugmentConfig
 from sdmad.method.learner import LearnerConfig
 from sdmad.phantoms.task import write_archive
 from sdmad.scoring import tables
-from sdmad.scoring.actor import DetectorActor, ModelActor
+from sdmad.scoring.actor import BusyTime, DetectorActor, ModelActor
 from sdmad.scoring.encode import EncoderActor
 from sdmad.scoring.plan import encode_plan, plan_uri
 from sdmad.scoring.reading import read_and_decode
@@ -68,8 +68,9 @@ Reader = Callable[..., Iterator[dict[str, np.ndarray]]]
 def actor_of(kind: type[ModelActor], model: object, **attributes: object) -> ModelActor:
     """An actor with a model that is here already."""
     actor = kind.__new__(kind)
-    ModelActor.__init__(actor, lambda: model, 1)
-    vars(actor).update(attributes)
+    # Its constructor asks Ray for the CPUs of the node.
+    own = {"mistake": None, "model": model, "threads": 1, "gpu": False, "_busy": BusyTime()}
+    vars(actor).update(own | attributes)
     return actor
 
 

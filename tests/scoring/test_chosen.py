@@ -79,7 +79,7 @@ def both(archive, activations, table, backbone) -> tuple[list[SupportImages], li
 def tests_of_both(archive, activations, table, backbone) -> tuple[TestImages, TestImages]:
     """Test images by their pixels and by their activations, more than fit one batch."""
     names = names_of(table, "test")[:70]
-    pixels = support_images(str(archive), SupportRef(1, 0, names, np.zeros(0)), backbone.spec)
+    pixels = support_images(str(archive), SupportRef(1, 0, names, np.zeros(0), 1), backbone.spec)
     chosen = EncodedArchive.open(activations).find(names, names).chosen
     truth = np.zeros((len(names), 6), bool)
     none = np.zeros((len(names), 0, 0, 3), np.uint8)

@@ -74,7 +74,7 @@ def test_embeddings_of_some_images_are_those_of_the_backbone(store, backbone) ->
     known = {
         uri: e
         for unit in search.units
-        for uris, some in search._batches(unit)
+        for uris, some in search.batches(unit)
         for uri, e in zip(uris.to_pylist(), some, strict=True)
     }
     wanted = [*sorted(known)[::-3], "nowhere.png"]
