@@ -68,6 +68,6 @@ $(READY): requirements.txt pyproject.toml
 	@echo "setting up $(VENV) (about a minute)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q --compile-bytecode -r requirements.txt
-	$(BIN)/uv pip install -q --no-deps -e . --config-settings editable_mode=compat
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e . --config-settings editable_mode=compat
 	@touch $(READY)
