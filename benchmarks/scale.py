@@ -5,7 +5,7 @@
 Nothing is measured here: the arithmetic is that of jobs/plan_cluster.py. The defaults of the
 options are measured CPU times, whose commands stand in the help of each option and in
 docs/scale.md. The time of an image on a GPU is computed: the FLOP of ViT-L/14 at 336 pixels over
-`--utilisation` of the GPU's peak, a share that was read from one run on an H100 and is assumed for
+`--utilisation` of the GPU's peak, a share that was measured in runs on an H100 and is assumed for
 all GPUs. Prices are on-demand list prices in us-east-1 and change.
 """
 
@@ -136,23 +136,21 @@ def stored_row(stored_bytes: float, stored_ms: float, fleet: Fleet, busy: Pace) 
 def main(
     read_ms: Annotated[float, typer.Option(help="Read, a core: scoring_limit.py decode.")] = 0.39,
     decode_ms: Annotated[float, typer.Option(help="Decode, a core: the same.")] = 2.79,
-    driver_ms: Annotated[
-        float, typer.Option(help="Driver, an image: driver_cpu_seconds in a run.json.")
-    ] = 0.11,
+    driver_ms: Annotated[float, typer.Option(help="Driver, an image: driver_cost.py.")] = 0.035,
     cpu_model_ms: Annotated[
         float, typer.Option(help="ViT-B/32, an image on a core: gpu_forward.py, scoring_limit.py.")
     ] = 90.0,
     gflop: Annotated[float, typer.Option(help="ViT-L/14-336, an image: gpu_forward.py.")] = 368.0,
     utilisation: Annotated[
         float, typer.Option(help="Share of a GPU's peak in a run: docs/scale.md.")
-    ] = 0.29,
+    ] = 0.39,
     kilobytes: Annotated[float, typer.Option(help="Size of an encoded image.")] = 250.0,
     stored_bytes: Annotated[
         float, typer.Option(help="Activations of an image, ViT-B/32: activations.py.")
     ] = 4319.0,
     stored_ms: Annotated[
         float, typer.Option(help="Score them with 8 seeds, a core: the same, less the driver.")
-    ] = 1.66,
+    ] = 1.73,
 ) -> None:
     """Print the tables of docs/scale.md."""
     busy = {"read": read_ms / 1000, "decode": decode_ms / 1000, "driver": driver_ms / 1000}

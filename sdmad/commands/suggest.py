@@ -28,6 +28,13 @@ def suggest(
         ),
     ] = None,
     activations: Activations = None,
+    at_random: Annotated[
+        bool,
+        typer.Option(
+            "--at-random",
+            help="Draw images at random, for the split validation, which calibrate needs.",
+        ),
+    ] = False,
     page: Annotated[
         str | None,
         typer.Option(help="Page to write (.html) on which a reader labels the images."),
@@ -47,13 +54,15 @@ def suggest(
     """Choose the images of a scoring run that are worth labelling next.
 
     Likely positives of categories with few labels, and images near the
-    threshold; with --activations images that look alike are asked once.
+    threshold; with --activations images that look alike are asked once. For
+    calibration, --at-random draws them instead.
     """
     from collections import Counter
 
     from sdmad import logs, storage
+    from sdmad.errors import UserError
     from sdmad.report import suggested
-    from sdmad.scoring.suggestions.run import suggest
+    from sdmad.scoring.suggestions.run import suggest, suggest_at_random
     from sdmad.words import counted
 
     def place(uri: str | None) -> str | None:
@@ -62,8 +71,13 @@ def suggest(
     source, target = storage.resolve(scores), storage.resolve(output)
     html, studio = place(page), place(label_studio)
     suggested.check_outputs(target, html, studio)
-    given = place(labels), place(activations), place(patients)
-    found = suggest(source, count, *given, backbone_weights)
+    table, owners = place(labels), place(patients)
+    if at_random:
+        if activations:
+            raise UserError("--at-random needs no --activations: give one of them")
+        found = suggest_at_random(source, count, table, owners)
+    else:
+        found = suggest(source, count, table, place(activations), owners, backbone_weights)
     suggested.write_table(found, target)
     written = [target]
     notices = list(found.notices)
@@ -82,9 +96,10 @@ def suggest(
     asked = Counter((one.category, one.reason) for one in found.asked)
     typer.echo(
         f"{counted(len(found.asked), 'image')} to label, of {counted(found.images, 'scored image')}"
-        f" ({found.labelled:,} labelled already), spread over {found.spread}"
+        f" ({found.labelled:,} labelled already), "
+        + (f"spread over {found.spread}" if found.spread else "drawn at random")
     )
-    for category in dict.fromkeys(one.category for one in found.asked):
+    for category in dict.fromkeys(one.category for one in found.asked if one.category):
         likely, uncertain = asked[category, "likely"], asked[category, "uncertain"]
         typer.echo(f"  {category:24s} {likely:4d} likely  {uncertain:4d} uncertain")
     typer.echo(f"wrote {', '.join(written)}")

@@ -91,7 +91,7 @@ def rows_of(found: Suggested) -> list[dict[str, str]]:
             "archive": one.name[0],
             "member": one.name[1],
             "patient_id": one.patient,
-            "split": "pool",
+            "split": "pool" if found.spread else "validation",
             "labels": "",
             "labelled": "no",
             "category": one.category,

@@ -7,6 +7,7 @@ For each category the most likely positives are kept and those nearest to the th
 does not grow with the number of images. Images that are labelled already are set apart.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -117,6 +118,41 @@ def collect(scores: str, run: ScoredRun, size: int, known: Known) -> Candidates:
     for part in tables.read_parts(scores, "scores", run.units, [*collected.columns, "findings"]):
         collected.add(part)
     return collected.candidates()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images drawn at random, in `table`, out of `images`, `labelled` of them labelled already."""
+
+    table: pa.Table
+    images: int
+    labelled: int
+
+
+def draw(scores: str, run: ScoredRun, count: int, known: Known) -> Sample:
+    """At most `count` images of a run that are neither labelled nor of patients in the test split.
+
+    Every image is as likely as any other, whatever its scores: those with the lowest digests of
+    their URIs. The same tables give the same images, and a larger count adds to a smaller one.
+    """
+    kept, images, labelled = Highest(count), 0, 0
+    for part in tables.read_parts(scores, "scores", run.units, [*NAMES, ANOMALY]):
+        images += part.num_rows
+        there = known.labelled(part)
+        labelled += int(there.sum())
+        part = part.filter(pa.array(~there))
+        digests = np.array([_digest(uri) for uri in part["uri"].to_pylist()])
+        rows = np.flatnonzero(kept.better(-digests))
+        rows = rows[~known.tested(part.take(pa.array(rows)))]
+        kept.add(-digests[rows], part.take(pa.array(rows)))
+    none = pa.table({name: pa.array([], pa.string()) for name in NAMES})
+    return Sample(none if kept.rows is None else kept.rows, images, labelled)
+
+
+def _digest(uri: str) -> float:
+    """A number from 0 to 1 that depends on the URI alone."""
+    content = hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=6).digest()
+    return int.from_bytes(content, "big") / (1 << 48)
 
 
 class _Collected:

@@ -18,23 +18,27 @@ from sdmad.scoring.groups.run import fingerprint
 from sdmad.scoring.ranking import ScoredRun
 from sdmad.scoring.similar import Search
 from sdmad.scoring.suggestions.candidates import (
+    ANOMALY,
     Candidates,
     Known,
     all_scores,
     collect,
+    draw,
     evidence,
     values,
 )
 from sdmad.scoring.suggestions.choice import Pool, choose, depth
 from sdmad.words import counted
 
+RANDOM = "random"
+
 
 @dataclass(frozen=True)
 class Asked:
     """An image to label, as its `row` in the score tables, and why.
 
-    `category` may be normal, whose `score` is 1 - the anomaly score. `patient` is empty if not
-    known.
+    `category` may be normal, whose `score` is 1 - the anomaly score. It is empty for images drawn
+    at random, whose `score` is the anomaly score. `patient` is empty if not known.
     """
 
     row: dict[str, Any]
@@ -53,7 +57,8 @@ class Asked:
 class Suggested:
     """The images to label, out of so many scored `images`, `labelled` of them labelled already.
 
-    `spread` says what told images apart, embeddings or scores. `fingerprint` is that of the scores,
+    `spread` says what told images apart, embeddings or scores; it is empty for images drawn at
+    random, which are for the split `validation`. `fingerprint` is that of the scores,
     `notices` are sentences for the user.
     """
 
@@ -129,6 +134,43 @@ def suggest(
         scores=scores,
         fingerprint=fingerprint(run.metadata, run.units),
         notices=[*notices, *more],
+    )
+
+
+def suggest_at_random(
+    scores: str, count: int, labels: str | None = None, patients: str | None = None
+) -> Suggested:
+    """Draw `count` images of a scoring run, for calibration; the arguments are those of `suggest`.
+
+    Raises `UserError` as `suggest` does.
+    """
+    run = ScoredRun.open(scores)
+    archive = run.metadata["archive"]
+    table = None if labels is None else load_labels(labels, run.categories, archive)
+    owners = None if patients is None else load_groups(patients, "patient_id", archive)
+    known = Known(table, owners)
+    sample = draw(scores, run, count, known)
+    if not sample.images:
+        raise run.nothing(scores)
+    if not sample.table.num_rows:
+        raise UserError(f"every image of {scores} is labelled already, or of a test patient")
+    notices = run.notices(scores)
+    asked = []
+    for row in sample.table.to_pylist():
+        name = str(row["archive"]), str(row["member"])
+        asked.append(Asked(row, "", RANDOM, float(row[ANOMALY]), known.patient(name)))
+    if len(asked) < count:
+        notices.append(f"only {counted(len(asked), 'image')} can be asked, not {count}")
+    return Suggested(
+        asked=asked,
+        images=sample.images,
+        labelled=sample.labelled,
+        spread="",
+        categories=run.categories,
+        metadata=run.metadata,
+        scores=scores,
+        fingerprint=fingerprint(run.metadata, run.units),
+        notices=notices,
     )
 
 

@@ -1,11 +1,14 @@
 """Suggestions from tables and from activations, without Ray."""
 
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 
 from sdmad.errors import UserError
+from sdmad.report.suggested import rows_of
 from sdmad.scoring import tables
-from sdmad.scoring.suggestions.run import suggest
+from sdmad.scoring.suggestions.run import suggest, suggest_at_random
 from tests.evaluation.test_measure import write_run
 from tests.helpers import write_tar
 from tests.scoring.helpers import encoded_phantom
@@ -72,3 +75,28 @@ def test_categories_with_few_labels_are_asked_for_first(tmp_path) -> None:
         given = dict(zip(("one", "two"), scores[int(one.name[1][:-4]), :, 0], strict=True))
         right = given.get(one.category, 1 - max(given.values()))
         assert one.score == pytest.approx(right)
+
+
+def test_images_for_calibration_are_drawn_whatever_their_scores(tmp_path) -> None:
+    """Those with the lowest BLAKE2b of their URIs, without labelled images."""
+    rng = np.random.default_rng(0)
+    run = write_run(tmp_path / "run", rng.random((40, 2, 1)))
+    other = write_run(tmp_path / "other", rng.random((40, 2, 1)))
+    drawn = suggest_at_random(run, 12)
+    assert [one.name for one in drawn.asked] == [
+        one.name for one in suggest_at_random(other, 12).asked
+    ]
+    few = suggest_at_random(run, 5)
+    assert few.asked == drawn.asked[:5]
+    assert (few.images, few.labelled, few.spread) == (40, 0, "")
+    uris = [str(one.row["uri"]) for one in suggest_at_random(run, 40).asked]
+    assert uris == sorted(uris, key=lambda uri: blake2b(uri.encode(), digest_size=6).digest())
+    labels = tmp_path / "labels.csv"
+    lines = [f"{one.name[0]},{one.name[1]},p,pool," for one in few.asked]
+    labels.write_text("\n".join(["archive,member,patient_id,split,labels", *lines]) + "\n")
+    rest = suggest_at_random(run, 7, labels=str(labels))
+    assert rest.asked == drawn.asked[5:]
+    assert rest.labelled == 5
+    assert {row["split"] for row in rows_of(rest)} == {"validation"}
+    everything = suggest_at_random(run, 50, labels=str(labels))
+    assert "only 35 images can be asked, not 50" in everything.notices
