@@ -21,7 +21,7 @@ shell: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh} -i
 
 # Minutes: job submission, autoscaling and node loss on clusters of this machine's own processes,
-# and an archive encoded and scored on Ray.
+# an archive encoded and scored on Ray, a fit from activations, and two runs on one output.
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -m cluster
 

@@ -190,19 +190,20 @@ def prepare(
     record: dict[str, Any],
     labels: LabelTable,
     digests: Mapping[Key, str],
+    kept: set[Key],
     names: bool = False,
 ) -> Refit:
     """Compare the fits at `output`, whose record is `record`, with the supports drawn now.
 
-    `digests` are those of the supports by (shots, seed). Says in notices what has changed, with
-    `names` of images; copies fits that will be replaced, and writes the label table.
+    `digests` are those of the supports by (shots, seed), `kept` is what `up_to_date` says of them.
+    Says in notices what has changed, with `names` of images; copies fits that will be replaced, and
+    writes the label table.
     """
     base = record.get("labels_before") if record.get("status") != "finished" else None
     base = base or record.get("identity", {}).get("labels")
     changed = base is not None and base != labels.digest
     changes = label_changes(base, labels, output) if base and changed else None
     there = fit_files.entries(output)
-    kept = up_to_date(output, digests)
     stale = {key: entry for key, entry in there.items() if key in digests and key not in kept}
     earlier = _keep_earlier(output, record) if stale else None
     keep_labels(labels, output)

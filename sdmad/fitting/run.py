@@ -29,7 +29,7 @@ from sdmad.fits import code_version, fit_uri
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.encoded import CONFIGURATION, EncodedImages, check_archive, check_views
 from sdmad.fitting.reading import Image, check_names, read_images
-from sdmad.fitting.refit import prepare, replaced
+from sdmad.fitting.refit import prepare, replaced, up_to_date
 from sdmad.fitting.sight import say_sight
 from sdmad.fitting.status import JOB
 from sdmad.fitting.worker import FitTask, SupportRef, fit_loop
@@ -88,9 +88,10 @@ def train_seeds(
     grid = [(shots, seed) for shots in config.shots for seed in seeds]
     supports = [SupportRef.draw(labels, shots, seed) for shots, seed in grid]
     digests = {(s.shots, s.seed): s.digest for s in supports}
-    refit = prepare(output, before, labels, digests, names)
-    missing = [s for s in supports if (s.shots, s.seed) not in refit.kept]
+    kept = up_to_date(output, digests)
+    missing = [s for s in supports if (s.shots, s.seed) not in kept]
     spec = _check_backbone(config, catalog, encoded) if missing else None
+    refit = prepare(output, before, labels, digests, kept, names)
     record: dict[str, Any] = {
         "job": JOB,
         "status": "running",

@@ -5,7 +5,6 @@ Commands run in this process, through the code that every job goes through; `tes
 """
 
 import inspect
-import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -124,22 +123,6 @@ def test_a_detector_with_more_cpus_than_this_machine_has(tmp_path, archive, trai
         *("--output", tmp_path / "out", "--detector-cpus", "4096"),
     )
     expect(result, "1 detector and one reader need 4096", "less to each")
-
-
-def test_a_detector_from_another_backbone(tmp_path, archive, training_run) -> None:
-    """The fits name other weights than those of the backbone."""
-    run = Path(shutil.copytree(training_run, tmp_path / "run"))
-    from sdmad.fits import deserialize
-
-    for path in run.rglob("*.safetensors"):
-        content = path.read_bytes()
-        known = deserialize(content, str(path)).provenance.identity.weights.encode()
-        path.write_bytes(content.replace(known, b"0" * len(known)))
-    result = run_command(
-        *(score, "--archive", archive, "--detector", run, "--output", tmp_path / "out")
-    )
-    expect(result, "was fitted to another backbone", "fit again")
-    assert not (tmp_path / "out" / "plan.parquet").exists()
 
 
 def test_evaluation_and_verification_without_a_scoring_run(tmp_path, archive) -> None:

@@ -1,9 +1,11 @@
 """The actor that holds a model: several batches at once, and the time that they take."""
 
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 from sdmad import Detector
 from sdmad.errors import UserError
+from sdmad.fits import deserialize
 from sdmad.phantoms.task import draw_example
 from sdmad.scoring import actor
 from sdmad.scoring.actor import BusyTime, DetectorActor
@@ -94,4 +97,20 @@ def test_too_little_memory_of_a_gpu_is_one_sentence(training_run, monkeypatch) -
     model = DetectorActor(str(training_run), None, columns, 1, False, "single")
     monkeypatch.setattr(model, "rows", no_memory)
     with pytest.raises(UserError, match=r"batches of 6 images; give a smaller --batch-size"):
+        model(batch(0, 6, broken=-1))
+
+
+def test_a_detector_of_another_backbone_is_one_sentence(
+    training_run, tmp_path, monkeypatch
+) -> None:
+    """The fits name other weights than those of the backbone."""
+    monkeypatch.setattr(actor, "node_cpus", lambda: 1)
+    run = Path(shutil.copytree(training_run, tmp_path / "run"))
+    for path in run.rglob("*.safetensors"):
+        content = path.read_bytes()
+        known = deserialize(content, str(path)).provenance.identity.weights.encode()
+        path.write_bytes(content.replace(known, b"0" * len(known)))
+    columns = ScoreColumns(["one"], 1, per_seed=False)
+    model = DetectorActor(str(run), None, columns, 1, False, "single")
+    with pytest.raises(UserError, match=r"was fitted to another backbone .* fit again"):
         model(batch(0, 6, broken=-1))

@@ -141,6 +141,7 @@ def test_rows_of_different_attempts_never_mix(training_run, tmp_path) -> None:
     assert verdict.passed
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("joined")
 def test_two_runs_agree_on_one_output_when_storage_fails_a_fifth_of_requests_of_one(
     s3, training_run, tmp_path

@@ -199,6 +199,7 @@ def test_a_comparison_refuses_methods_that_need_images(archive, activations, tmp
     refused(ended, "mvfa, aa_clip and clip_lora read earlier blocks", "leave out these methods")
 
 
+@pytest.mark.cluster
 def test_a_training_run_reads_no_image(
     ray_cluster, archive, activations, both, backbone, catalog, tmp_path, table
 ) -> None:
