@@ -29,8 +29,8 @@ def signs_auroc(catalog: Catalog, support_auc: np.ndarray) -> float:
 def in_words(auroc: float) -> str:
     """What the backbone sees of the signs, in one or several sentences."""
     said = (
-        "Before any fitting, a sign of the catalog separates the support images of its category "
-        f"from the others with a mean AUROC of {100 * auroc:.0f} % (50 is chance)."
+        "Before any fitting, signs of the catalog tell support images of their category from "
+        f"others with a mean AUROC of {100 * auroc:.0f} % (50 is chance)."
     )
     if auroc < NEAR_CHANCE:
         said += (

@@ -255,7 +255,7 @@ def test_the_page_begins_with_plain_words_and_states_chance(page, scored) -> Non
     assert f"Of {abnormal.sum()} images with an anomaly, " in text
     assert "Most mistakes: " in text
     assert "Evaluation: phantoms" in text
-    assert "Before any fitting, a sign of the catalog separates the support images" in text
+    assert "Before any fitting, signs of the catalog tell support images of their category" in text
     assert "label table" in text
     assert "2 shots, seeds 0, 1, 2" in text
     assert "phantoms-0001.tar" in text[text.index("Provenance") :]
