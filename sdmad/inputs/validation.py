@@ -21,6 +21,10 @@ def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
         text = f"unknown key {where!r}{_near(kind, first['loc'])}"
     elif first["type"] == "missing":
         text = f"the key {where!r} is missing"
+    elif first["type"] == "model_type":
+        inner = _model_at(kind, first["loc"])
+        example = next(iter(inner.model_fields)) if inner else "key"
+        text = f"{where} must have keys, as in {where}: {{{example}: ...}}, not {first['input']!r}"
     else:
         text = first["msg"].removeprefix("Value error, ")
         text = f"{where}: {text}" if where else text
@@ -30,11 +34,17 @@ def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
 
 def _near(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> str:
     """A hint at the known key that the last of nested `keys` is nearly; empty if there is none."""
-    *outer, last = map(str, keys)
-    for key in outer:
-        field = kind.model_fields.get(key) if kind else None
+    *outer, last = keys
+    kind = _model_at(kind, outer)
+    near = get_close_matches(str(last), kind.model_fields, n=1) if kind else []
+    return f"; is {near[0]!r} meant?" if near else ""
+
+
+def _model_at(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> type[BaseModel] | None:
+    """The model of the value at nested `keys`; None if it is none."""
+    for key in keys:
+        field = kind.model_fields.get(str(key)) if kind else None
         types = [field.annotation, *get_args(field.annotation)] if field else []
         models = (t for t in types if isinstance(t, type) and issubclass(t, BaseModel))
         kind = next(models, None)
-    near = get_close_matches(last, kind.model_fields, n=1) if kind else []
-    return f"; is {near[0]!r} meant?" if near else ""
+    return kind

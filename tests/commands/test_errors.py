@@ -57,6 +57,8 @@ def expect(result, *parts: str) -> None:
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),
         ({"catalog": "fundus"}, ["line ", "no category of the catalog is called"]),
         ({"shots": [190]}, ["190 shots need 190 images of"]),
+        ({"backbone": "phantom"}, ["backbone must have keys, as in backbone: {model: ...}"]),
+        ({"learner": 3}, ["learner must have keys, as in learner: {", "not 3"]),
         ({"backbone": {"model": "ViT-Z"}}, ["open_clip has no model 'ViT-Z'"]),
         ({"backbone": {"model": "ViT-B-32"}}, ["needs weights", "openai"]),
         (
