@@ -147,6 +147,8 @@ def describe(uri: str) -> StoredObject:
     """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
     if is_s3(uri):
         return s3.describe(uri)
+    if "\0" in uri:  # No file has such a name; a damaged manifest can.
+        raise FileNotFoundError(f"no file is called {uri!r}")
     return patiently(lambda: local.describe(uri, local_path(uri).stat()), uri)
 
 

@@ -121,3 +121,7 @@ def test_names_and_uris_are_inverse(tmp_path) -> None:
     ):
         assert storage.relative(uri, base) == name
         assert storage.located(name, base, base_is_object=False) == uri
+
+
+def test_a_name_with_a_zero_byte_does_not_exist(tmp_path) -> None:
+    assert not storage.exists(f"{tmp_path}/a\0b.png")
