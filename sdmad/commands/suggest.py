@@ -3,11 +3,16 @@
 sdmad suggest --scores s3://bucket/scores --count 50 --output to-label.csv --page to-label.html
 """
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdmad.commands.options import Activations, Scores
+
+if TYPE_CHECKING:
+    from sdmad.scoring.suggestions.run import Suggested
 
 
 def suggest(
@@ -57,13 +62,10 @@ def suggest(
     threshold; with --activations images that look alike are asked once. For
     calibration, --at-random draws them instead.
     """
-    from collections import Counter
-
     from sdmad import logs, storage
     from sdmad.errors import UserError
     from sdmad.report import suggested
     from sdmad.scoring.suggestions.run import suggest, suggest_at_random
-    from sdmad.words import counted
 
     def place(uri: str | None) -> str | None:
         return None if uri is None else storage.resolve(uri)
@@ -74,7 +76,7 @@ def suggest(
     table, owners = place(labels), place(patients)
     if at_random:
         if activations:
-            raise UserError("--at-random needs no --activations: give one of them")
+            raise UserError("--at-random reads no activations; leave out --activations")
         found = suggest_at_random(source, count, table, owners)
     else:
         found = suggest(source, count, table, place(activations), owners, backbone_weights)
@@ -90,16 +92,27 @@ def suggest(
         if studio:
             written += [studio, suggested.write_tasks(found, shown, studio)]
     if not patients:
-        notices.append("patient_id is empty: fill it in before training, or give --patients")
+        notices.append(
+            "patient_id is empty: fill it in, which training and calibration need, or give "
+            "--patients"
+        )
     for notice in notices:
         logs.notice(notice)
-    asked = Counter((one.category, one.reason) for one in found.asked)
-    typer.echo(
+    for line in _lines(found):
+        typer.echo(line)
+    typer.echo(f"wrote {', '.join(written)}")
+
+
+def _lines(found: "Suggested") -> Iterator[str]:
+    """How many images are asked, and for which categories."""
+    from sdmad.words import counted
+
+    yield (
         f"{counted(len(found.asked), 'image')} to label, of {counted(found.images, 'scored image')}"
         f" ({found.labelled:,} labelled already), "
         + (f"spread over {found.spread}" if found.spread else "drawn at random")
     )
+    asked = Counter((one.category, one.reason) for one in found.asked)
     for category in dict.fromkeys(one.category for one in found.asked if one.category):
         likely, uncertain = asked[category, "likely"], asked[category, "uncertain"]
-        typer.echo(f"  {category:24s} {likely:4d} likely  {uncertain:4d} uncertain")
-    typer.echo(f"wrote {', '.join(written)}")
+        yield f"  {category:24s} {likely:4d} likely  {uncertain:4d} uncertain"

@@ -88,53 +88,37 @@ def suggest(
     same archive, `weights` the place of their backbone's weights if they have moved. Raises
     `UserError` if something is missing or does not belong together, or if no image is left.
     """
-    run = ScoredRun.open(scores)
-    archive = run.metadata["archive"]
-    table = None if labels is None else load_labels(labels, run.categories, archive)
-    owners = None if patients is None else load_groups(patients, "patient_id", archive)
+    pool = _Unlabelled.open(scores, labels, patients)
+    names = pool.run.categories
+    archive = pool.run.metadata["archive"]
     search = None if activations is None else _open(activations, archive, scores, weights)
-    known = Known(table, owners)
-    candidates = collect(scores, run, depth(count), known)
-    if not candidates.images:
-        raise run.nothing(scores)
-    notices = run.notices(scores)
+    candidates = collect(scores, pool.run, depth(count), pool.known)
+    pool.check_left(candidates.images, candidates.table)
+    candidates, features, theirs, notices = _features(candidates, search, names)
     if candidates.not_asked:
         notices.append(
             "images of patients in the test split are not asked: training would not use them"
         )
-    if not candidates.table.num_rows:
-        raise UserError(f"every image of {scores} is labelled already, or of a test patient")
-    candidates, features, theirs, more = _features(candidates, search, run.categories)
-    scored = all_scores(candidates.table, run.categories)
-    pool = Pool(
-        evidence=evidence(candidates.table, run.categories),
-        scores=scored,
-        features=features,
-        known=theirs,
-        thresholds=candidates.thresholds,
-        labelled=_labelled(table, len(run.categories)),
-        found=candidates.found,
+    scored = all_scores(candidates.table, names)
+    picks = choose(
+        Pool(
+            evidence=evidence(candidates.table, names),
+            scores=scored,
+            features=features,
+            known=theirs,
+            thresholds=candidates.thresholds,
+            labelled=_labelled(pool.labels, len(names)),
+            found=candidates.found,
+        ),
+        count,
     )
-    asked = []
-    rows, categories = candidates.table.to_pylist(), [*run.categories, NORMAL]
-    for pick in choose(pool, count):
-        row, category = rows[pick.row], categories[pick.category]
-        name = str(row["archive"]), str(row["member"])
-        score = float(scored[pick.row, pick.category])
-        asked.append(Asked(row, category, pick.reason, score, known.patient(name)))
-    if len(asked) < count:
-        notices.append(f"only {counted(len(asked), 'image')} can be asked, not {count}")
-    return Suggested(
-        asked=asked,
-        images=candidates.images,
-        labelled=candidates.known.num_rows,
-        spread="scores" if search is None else "embeddings",
-        categories=run.categories,
-        metadata=run.metadata,
-        scores=scores,
-        fingerprint=fingerprint(run.metadata, run.units),
-        notices=[*notices, *more],
-    )
+    rows, categories = candidates.table.to_pylist(), [*names, NORMAL]
+    asked = [
+        pool.ask(rows[p.row], categories[p.category], p.reason, float(scored[p.row, p.category]))
+        for p in picks
+    ]
+    labelled, spread = candidates.known.num_rows, "scores" if search is None else "embeddings"
+    return pool.suggested(asked, count, candidates.images, labelled, spread, notices)
 
 
 def suggest_at_random(
@@ -144,34 +128,66 @@ def suggest_at_random(
 
     Raises `UserError` as `suggest` does.
     """
-    run = ScoredRun.open(scores)
-    archive = run.metadata["archive"]
-    table = None if labels is None else load_labels(labels, run.categories, archive)
-    owners = None if patients is None else load_groups(patients, "patient_id", archive)
-    known = Known(table, owners)
-    sample = draw(scores, run, count, known)
-    if not sample.images:
-        raise run.nothing(scores)
-    if not sample.table.num_rows:
-        raise UserError(f"every image of {scores} is labelled already, or of a test patient")
-    notices = run.notices(scores)
-    asked = []
-    for row in sample.table.to_pylist():
+    pool = _Unlabelled.open(scores, labels, patients)
+    sample = draw(scores, pool.run, count, pool.known)
+    pool.check_left(sample.images, sample.table)
+    asked = [pool.ask(row, "", RANDOM, float(row[ANOMALY])) for row in sample.table.to_pylist()]
+    return pool.suggested(asked, count, sample.images, sample.labelled, "", [])
+
+
+@dataclass(frozen=True)
+class _Unlabelled:
+    """A scoring run, and what is known of its images."""
+
+    scores: str
+    run: ScoredRun
+    labels: LabelTable | None
+    known: Known
+
+    @staticmethod
+    def open(scores: str, labels: str | None, patients: str | None) -> "_Unlabelled":
+        run = ScoredRun.open(scores)
+        archive = run.metadata["archive"]
+        table = None if labels is None else load_labels(labels, run.categories, archive)
+        owners = None if patients is None else load_groups(patients, "patient_id", archive)
+        return _Unlabelled(scores, run, table, Known(table, owners))
+
+    def check_left(self, images: int, left: pa.Table) -> None:
+        """Raise `UserError` if no image of the run can be asked."""
+        if not images:
+            raise self.run.nothing(self.scores)
+        if not left.num_rows:
+            raise UserError(
+                f"every image of {self.scores} is labelled already, or of a test patient"
+            )
+
+    def ask(self, row: dict[str, Any], category: str, reason: str, score: float) -> Asked:
         name = str(row["archive"]), str(row["member"])
-        asked.append(Asked(row, "", RANDOM, float(row[ANOMALY]), known.patient(name)))
-    if len(asked) < count:
-        notices.append(f"only {counted(len(asked), 'image')} can be asked, not {count}")
-    return Suggested(
-        asked=asked,
-        images=sample.images,
-        labelled=sample.labelled,
-        spread="",
-        categories=run.categories,
-        metadata=run.metadata,
-        scores=scores,
-        fingerprint=fingerprint(run.metadata, run.units),
-        notices=notices,
-    )
+        return Asked(row, category, reason, score, self.known.patient(name))
+
+    def suggested(
+        self,
+        asked: list[Asked],
+        count: int,
+        images: int,
+        labelled: int,
+        spread: str,
+        notices: list[str],
+    ) -> Suggested:
+        said = [*self.run.notices(self.scores), *notices]
+        if len(asked) < count:
+            said.append(f"only {counted(len(asked), 'image')} can be asked, not {count}")
+        return Suggested(
+            asked=asked,
+            images=images,
+            labelled=labelled,
+            spread=spread,
+            categories=self.run.categories,
+            metadata=self.run.metadata,
+            scores=self.scores,
+            fingerprint=fingerprint(self.run.metadata, self.run.units),
+            notices=said,
+        )
 
 
 def _labelled(table: LabelTable | None, categories: int) -> np.ndarray:
