@@ -117,14 +117,7 @@ def train_seeds(
         if missing and spec:
             with Heartbeat(output, so_far):
                 connect()
-                pool = labels.where(labels.split == "pool")
-                pooled = list(zip(pool.archive.tolist(), pool.member.tolist(), strict=True))
-                images = {image for support in missing for image in support.images}
-                if encoded is None:
-                    check_names(pooled, archive)
-                    inputs = {"pixels": _pixels(images, archive, spec)}
-                else:
-                    inputs = {"pixels": {}, "encoded": _chosen(encoded, pooled, images)}
+                inputs = _inputs(missing, labels, archive, encoded, spec)
                 signs = config.learner.chosen_signs(catalog)
                 _fit_missing(missing, config, signs, output, inputs, refit.stale)
         _write_table(supports, output)
@@ -179,6 +172,27 @@ def _check_backbone(
     return spec
 
 
+def _inputs(
+    missing: list[SupportRef],
+    labels: LabelTable,
+    archive: str,
+    encoded: EncodedImages | None,
+    spec: ImageSpec,
+) -> dict[str, Any]:
+    """The fields of `FitTask` with pixels or activations of the support images.
+
+    Raises `UserError` for images of the pool that are missing, and for support images that cannot
+    be used.
+    """
+    pool = labels.where(labels.split == "pool")
+    names = list(zip(pool.archive.tolist(), pool.member.tolist(), strict=True))
+    images = {image for support in missing for image in support.images}
+    if encoded is not None:
+        return {"pixels": {}, "encoded": _chosen(encoded, names, images)}
+    check_names(names, archive)
+    return {"pixels": _pixels(images, archive, spec)}
+
+
 def _pixels(images: set[Image], archive: str, spec: ImageSpec) -> dict[Image, Any]:
     """For `fitting.reading.fetch`; `UserError` for images that cannot be used."""
     pixels, problems = read_images(images, archive, spec)
@@ -204,7 +218,7 @@ def _fit_missing(
     inputs: dict[str, Any],
     stale: dict[Key, StoredObject],
 ) -> None:
-    """Make fits; `inputs` are the fields of `FitTask` with pixels or activations."""
+    """Make fits from `inputs`, as `_inputs` gives them; `stale` are the fits to replace."""
     resources = connect()
     size = config.compute.fits_per_batch
     batches = [missing[k : k + size] for k in range(0, len(missing), size)]
