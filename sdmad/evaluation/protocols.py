@@ -22,7 +22,7 @@ def anomaly_detection(truth: np.ndarray, anomaly: np.ndarray) -> dict[str, float
     """Protocol 1: AUROC and average precision of anomaly scores (N,), anomalies against normal."""
     abnormal = np.asarray(truth.any(axis=1))
     return {
-        "auroc": _auroc(abnormal, anomaly),
+        "auroc": auroc(abnormal, anomaly),
         "average_precision": float(metrics.average_precision_score(abnormal, anomaly)),
     }
 
@@ -40,7 +40,7 @@ def category_discrimination(truth: np.ndarray, probabilities: np.ndarray) -> dic
         for kind, negative in (("normal", normal), ("others", ~positive & ~normal)):
             rows = positive | negative
             enough = positive.sum() >= LEAST_POSITIVES and negative.any()
-            value = _auroc(positive[rows], probabilities[rows, c]) if enough else np.nan
+            value = auroc(positive[rows], probabilities[rows, c]) if enough else np.nan
             columns[kind].append(value)
     return {kind: np.array(values) for kind, values in columns.items()}
 
@@ -94,7 +94,8 @@ def summarise(values: np.ndarray) -> Summary:
     return Summary(mean, std, mean - half, mean + half, count)
 
 
-def _auroc(positive: np.ndarray, score: np.ndarray) -> float:
+def auroc(positive: np.ndarray, score: np.ndarray) -> float:
+    """AUROC of scores (N,); NaN if all images are `positive` (N,), or none."""
     if positive.all() or not positive.any():
         return float("nan")
     return float(metrics.roc_auc_score(positive, score))

@@ -7,12 +7,12 @@ inspection.audit, inspection.heatmap, inspection.clear, inspection.located
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import rankdata
 
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import SignAudit, audit
 from sdmad.evaluation.measure import ScoredTest
+from sdmad.evaluation.protocols import auroc
 from sdmad.inputs.shots import in_words
 from sdmad.report import examples
 from sdmad.report.examples import Example
@@ -129,16 +129,14 @@ def _heatmap(
     own = similarities - similarities.mean(axis=1, keepdims=True)
     labelled = dict(zip(catalog.category_names, truth.T, strict=True))
     labelled["normal"] = ~truth.any(axis=1)
-    separated = {
-        name: np.array(
-            [
-                auroc_or_nan(rows_of[rows[read[rows]]], rows_of[read & ~labelled[name]])
-                for rows_of in own.T
-            ]
-        )
-        for name, rows in groups.items()
-        if read[rows].any()
-    }
+    separated: dict[str, np.ndarray] = {}
+    for name, rows in groups.items():
+        inside = rows[read[rows]]
+        if not len(inside):
+            continue
+        images = np.concatenate([inside, np.flatnonzero(read & ~labelled[name])])
+        positive = np.arange(len(images)) < len(inside)
+        separated[name] = np.array([auroc(positive, of_sign[images]) for of_sign in own.T])
     if not separated:
         return None
     return sign_heatmap(
@@ -147,15 +145,6 @@ def _heatmap(
         catalog.sign_names,
         list(separated),
     )
-
-
-def auroc_or_nan(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Share of pairs in which the positive is larger, ties counting half; NaN without pairs."""
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)].sum()
-    least = len(positive) * (len(positive) + 1) / 2
-    return float((ranks - least) / (len(positive) * len(negative)))
 
 
 def _support(detector: Detector) -> str:
