@@ -6,6 +6,7 @@ acts = backbone.image.prefix(backbone.pixels(images), adapted_blocks=1)
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from huggingface_hub import hf_hub_download
 from open_clip.constants import HF_CONFIG_NAME
 from open_clip.factory import load_state_dict
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 import sdmad.backbones.lite  # noqa: F401 - registers its architecture with timm
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones import folders, identity, published
 from sdmad.backbones.architectures import check_config
-from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig
+from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig, FileFormat
 from sdmad.backbones.faster import UnfilledWeights, mapped
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
@@ -37,7 +40,9 @@ from sdmad.phantoms import backbone as phantom_backbone
 
 # Learned positions, which open_clip would interpolate.
 POSITIONS = ("positional_embedding", "pos_embed")
-LONGEST_REASON = 160
+LONGEST_REASON = 300
+DAMAGED = "its file is empty, damaged or not a checkpoint"
+_UNKNOWN_KEY = re.compile(r"unexpected keyword argument '(\w+)'")
 FOLDER = (
     "without internet, give a folder that `sdmad save-backbone` has written (docs/backbones.md)"
 )
@@ -114,8 +119,12 @@ def wrap(
 ) -> Backbone:
     """Freeze an open_clip model and find its towers; `architecture` is a digest of its shape.
 
-    Raises `UserError` for a model whose towers are not transformers.
+    Raises `UserError` for a model whose towers are not transformers, or with weights that are not
+    finite.
     """
+    for name, weights in clip.named_parameters():
+        if not torch.isfinite(weights.sum(dtype=torch.float64)):
+            raise UserError(f"its weights {name} are not all finite numbers")
     clip = clip.eval().requires_grad_(False).to(device)
     image, text = image_tower(clip), text_tower(clip)
     spec = input_of(clip)
@@ -140,9 +149,18 @@ def wrap(
 
 
 def input_of(clip: Any) -> ImageSpec:
-    """The input format that an open_clip model carries."""
+    """The input format that an open_clip model carries; `UserError` for one that cannot be."""
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     size = preprocess["size"]
+    stated = {key: preprocess[key] for key in ("mean", "std") if preprocess.get(key)}
+    try:
+        FileFormat(**stated)
+    except ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        allowed = "from 0 to 1" if key == "mean" else "above 0 and at most 1"
+        raise UserError(
+            f"its preprocess_cfg: {key} is three numbers {allowed}, not {stated[str(key)]}"
+        ) from None
     height, width = (size, size) if isinstance(size, int) else size
     return ImageSpec(
         size=(height, width),
@@ -189,7 +207,8 @@ def load_parts(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
     Raises `UserError` when they cannot be had.
     """
     try:
-        with quiet():
+        # Models draw random numbers, which weights replace; those of the caller stay.
+        with quiet(), torch.random.fork_rng(devices=[]):
             return _load(config)
     except UserError:
         raise
@@ -206,9 +225,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "its file is not a checkpoint, or holds code, which is never run"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines or isinstance(error, (EOFError, KeyError, IndexError)):
-        return "its file is empty, damaged or not a checkpoint"
+    if not lines or isinstance(
+        error, (EOFError, KeyError, IndexError, AttributeError, SafetensorError)
+    ):
+        return DAMAGED
     found = lines[0].rstrip(".")
+    if found.startswith("PytorchStreamReader"):
+        return DAMAGED
+    if unknown := _UNKNOWN_KEY.search(found):
+        return f"open_clip does not know the key {unknown[1]!r} of its configuration"
     if found.startswith("Error(s) in loading state_dict") and len(lines) > 1:
         found = f"the weights are those of another model: {lines[1].rstrip('.')}"
     return found if len(found) <= LONGEST_REASON else f"{found[:LONGEST_REASON]}..."
@@ -263,7 +288,9 @@ def _load_folder(folder: Path, shown: str) -> tuple[Any, Any, dict[str, Any]]:
     with UnfilledWeights():
         clip, model_config = folders.create(folder, shown)
     check_towers(clip)
-    load_weights(clip, folders.find_weights(folder, shown))
+    weights = folders.find_weights(folder, shown)
+    _check_positions(clip, weights, "its configuration")
+    load_weights(clip, weights)
     return clip, folders.tokenizer_of(folder), model_config
 
 
@@ -280,7 +307,7 @@ def _load_named(config: BackboneConfig) -> tuple[Any, Any, dict[str, Any]]:
         facts = published.facts_of_file(config, is_openai(path))
         with UnfilledWeights():
             clip = create_named(config.model, facts)
-        _check_positions(clip, path, config)
+        _check_positions(clip, path, config.model)
         _load_file(clip, path)
     model_config = (open_clip.get_model_config(config.model) or {}) | {
         "quick_gelu": facts.quick_gelu
@@ -309,11 +336,13 @@ def _load_file(clip: Any, path: Path) -> None:
     """Load a checkpoint file; OpenAI's state dicts also hold three numbers that are no weights."""
     numbers = is_openai(path) and not is_torchscript(path)
     found = load_weights(clip, path, strict=not numbers)
-    if numbers and (found.missing_keys or set(found.unexpected_keys) - set(OPENAI_KEYS)):
-        names = [*found.missing_keys, *found.unexpected_keys]
+    if not numbers:
+        return
+    names = [*found.missing_keys, *(k for k in found.unexpected_keys if k not in OPENAI_KEYS)]
+    if names:
+        more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
         raise UserError(
-            f"{path} does not hold the weights of this model: {names[0]} and {len(names) - 1} more "
-            "are missing or unknown"
+            f"{path} does not hold the weights of this model: {names[0]}{more} missing or unknown"
         )
 
 
@@ -344,8 +373,11 @@ def is_torchscript(path: Path) -> bool:
 
 def is_openai(path: Path) -> bool:
     """Whether a checkpoint is one of OpenAI's own, an archive or its state dict."""
-    if path.suffix in (".safetensors", ".npz", ".npy"):
+    if path.suffix in (".npz", ".npy"):
         return False
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return set(OPENAI_KEYS) <= set(file.keys())
     if is_torchscript(path):
         return True
     # Files of before 2020 are no zip archives, and cannot be mapped.
@@ -355,17 +387,19 @@ def is_openai(path: Path) -> bool:
     return all(key in content for key in OPENAI_KEYS)
 
 
-def _check_positions(clip: Any, path: Path, config: BackboneConfig) -> None:
+def _check_positions(clip: Any, path: Path, wants: str) -> None:
     """Raise `UserError` for a file of another image size or length of texts: open_clip would
     interpolate positions."""
     if path.suffix in (".npz", ".npy"):
         return
-    state = load_state_dict(str(path), weights_only=not is_torchscript(path))
+    scripted = is_torchscript(path)
+    with mapped(path, not scripted):
+        state = load_state_dict(str(path), weights_only=not scripted)
     for name, wanted in clip.state_dict().items():
         found = state.get(name) if name.endswith(POSITIONS) else None
         if found is not None and found.shape != wanted.shape:
             raise UserError(
-                f"{path} holds {name} of shape {tuple(found.shape)}, and {config.model} has "
+                f"{path} holds {name} of shape {tuple(found.shape)}, and {wants} has "
                 f"{tuple(wanted.shape)}: give the model that the file was trained as, with its "
                 "image size, patch size and length of texts"
             )

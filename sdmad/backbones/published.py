@@ -96,7 +96,12 @@ def check_name(config: BackboneConfig) -> None:
             )
     elif not _is_file(pretrained):
         raise UserError(
-            f"there are no weights {pretrained!r} for {model}: no such file, and {known}"
+            f"there are no weights {pretrained!r} for {model}: "
+            + (
+                "it is a folder; give it as the model, without 'pretrained'"
+                if not storage.is_s3(pretrained) and Path(pretrained).is_dir()
+                else f"no such file, and {known}"
+            )
         )
 
 

@@ -83,3 +83,30 @@ def test_an_input_that_is_not_known_is_one_sentence(folder) -> None:
     (folder / CONFIG).write_text(json.dumps(content))
     with pytest.raises(UserError, match="cannot be used: resize_mode is one of"):
         load(BackboneConfig(model=str(folder)), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("std", [0, 0, 0], r"above 0 and at most 1, not \[0, 0, 0\]"),
+        ("mean", [0.5, 0.5], "from 0 to 1, not"),
+        ("mean", "x", "not x"),
+    ],
+)
+def test_without_a_seal_an_input_that_cannot_be_is_refused(folder, key, value, told) -> None:
+    content = json.loads((folder / CONFIG).read_text())
+    content["preprocess_cfg"][key] = value
+    (folder / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=f"its preprocess_cfg: {key} is three numbers .*{told}"
+    ) as raised:
+        load(BackboneConfig(model=str(folder)), "cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_without_a_seal_an_unknown_key_is_named(folder) -> None:
+    content = json.loads((folder / CONFIG).read_text())
+    content["model_cfg"]["foo"] = 1
+    (folder / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not know the key 'foo' of its configuration"):
+        load(BackboneConfig(model=str(folder)), "cpu")

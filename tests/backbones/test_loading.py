@@ -168,6 +168,50 @@ def test_a_file_of_another_length_of_texts_is_refused(tiny, tmp_path, monkeypatc
         load(BackboneConfig(model="ViT-B-32", pretrained=str(path)), "cpu")
 
 
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_the_numbers_in_a_state_dict_of_openais_are_no_weights(tiny, tmp_path, kind) -> None:
+    state = {k: v.clone() for k, v in open_clip.create_model(tiny).state_dict().items()}
+    whole = state | dict.fromkeys(loading.OPENAI_KEYS, torch.tensor(1))
+    path = tmp_path / f"w.{kind}"
+
+    def write(content: dict[str, torch.Tensor]) -> None:
+        save_file(content, path) if kind == "safetensors" else torch.save(content, path)
+
+    config = BackboneConfig(model=tiny, pretrained=str(path))
+    write({k: v.clone() for k, v in whole.items()})
+    assert load(config, "cpu").identity.activation == "quick_gelu"
+    write({k: v.clone() for k, v in whole.items() if k != "ln_final.weight"})
+    with pytest.raises(UserError, match=r"ln_final\.weight is missing or unknown$"):
+        load(config, "cpu")
+
+
+def test_weights_that_are_no_numbers_are_refused(tiny, tmp_path) -> None:
+    state = {k: v.clone() for k, v in open_clip.create_model(tiny).state_dict().items()}
+    state["text_projection"][0, 0] = float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="its weights text_projection are not all finite numbers"):
+        load(BackboneConfig(model=tiny, pretrained=str(tmp_path / "w.safetensors")), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"), [("vision_cfg", "image_size", 48), ("text_cfg", "context_length", 20)]
+)
+def test_a_folder_with_positions_of_another_length_is_refused(
+    tiny, tmp_path, part, key, value
+) -> None:
+    """open_clip would interpolate them."""
+    weights = checkpoint(tmp_path / "w.safetensors", tiny)
+    folder = tmp_path / "saved"
+    save_backbone(BackboneConfig(model=tiny, pretrained=str(weights)), str(folder))
+    (folder / folders.SEAL).unlink()
+    path = folder / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"][part][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="and its configuration has"):
+        load(BackboneConfig(model=str(folder)), "cpu")
+
+
 class Runs:
     """A pickle that would run code."""
 
@@ -175,21 +219,27 @@ class Runs:
         return (os.system, ("exit 3",))
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "code", "depth", "container"])
+@pytest.mark.parametrize(
+    "kind", ["text", "empty", "code", "depth", "container", "list", "tensor", "cut", "cut old"]
+)
 def test_a_file_that_is_no_checkpoint_of_the_model_is_one_sentence(
     tiny, tmp_path, monkeypatch, kind
 ) -> None:
     path = tmp_path / "w.pt"
     state = open_clip.create_model(tiny).state_dict()
     contents = {"code": Runs(), "depth": state, "container": {"model": state}}
+    contents |= {"list": [1], "tensor": torch.zeros(3), "cut": state, "cut old": state}
     if kind in contents:
-        torch.save(contents[kind], path)
+        torch.save(contents[kind], path, _use_new_zipfile_serialization="old" not in kind)
+        if "cut" in kind:
+            path.write_bytes(path.read_bytes()[:-5000])
     else:
         path.write_bytes(b"" if kind == "empty" else b"epoch 3, loss 0.1\n")
     if kind == "depth":
         register(tiny, TINY | {"text_cfg": TINY["text_cfg"] | {"layers": 3}}, monkeypatch)
     reasons = {"code": "holds code, which is never run", "depth": "another model: Missing key"}
     reasons["container"] = "another model: Missing key"
+    reasons["cut old"] = "file might be corrupted"
     with pytest.raises(UserError) as told:
         load(BackboneConfig(model=tiny, pretrained=str(path)), "cpu")
     sentence = str(told.value)
@@ -417,11 +467,20 @@ def test_a_bucket_is_copied_once_a_node_and_checked(s3, tmp_path, monkeypatch) -
         load(BackboneConfig(model=f"{s3}/nothing/here"), "cpu")
 
 
-def test_loading_leaves_the_process_as_it_was(tmp_path) -> None:
+def test_loading_leaves_the_process_as_it_was(tiny, tmp_path) -> None:
     root = logging.getLogger()
     before = (root.level, list(root.handlers), list(root.filters), list(warnings.filters))
     environment = dict(os.environ)
-    load(BackboneConfig(model=str(hugging_face_folder(tmp_path / "model"))), "cpu")
+    places = (
+        str(hugging_face_folder(tmp_path / "model")),
+        checkpoint(tmp_path / "w.safetensors", tiny),
+    )
+    numbers = torch.get_rng_state()
+    load(BackboneConfig(model=places[0]), "cpu")
+    load(BackboneConfig(model=tiny, pretrained=str(places[1])), "cpu")
+    with pytest.raises(UserError):
+        load(BackboneConfig(model=tiny, pretrained=str(tmp_path / "model")), "cpu")
+    assert torch.equal(torch.get_rng_state(), numbers)
     assert (root.level, list(root.handlers), list(root.filters), list(warnings.filters)) == before
     assert dict(os.environ) == environment
 

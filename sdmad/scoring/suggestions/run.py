@@ -5,7 +5,7 @@ found.asked[0].row["uri"], found.asked[0].category, found.asked[0].reason
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ from sdmad.inputs.label_studio import NORMAL
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.scoring.groups.run import fingerprint
 from sdmad.scoring.ranking import ScoredRun
-from sdmad.scoring.similar import Search
 from sdmad.scoring.suggestions.candidates import (
     ANOMALY,
     Candidates,
@@ -29,6 +28,9 @@ from sdmad.scoring.suggestions.candidates import (
 )
 from sdmad.scoring.suggestions.choice import Pool, choose, depth
 from sdmad.words import counted
+
+if TYPE_CHECKING:
+    from sdmad.scoring.similar import Search
 
 RANDOM = "random"
 
@@ -198,7 +200,10 @@ def _labelled(table: LabelTable | None, categories: int) -> np.ndarray:
     return np.append(labels.sum(axis=0), (~labels.any(axis=1)).sum())
 
 
-def _open(activations: str, archive: str, scores: str, weights: str | None) -> Search:
+def _open(activations: str, archive: str, scores: str, weights: str | None) -> "Search":
+    # Here, because it needs PyTorch and open_clip, which scores alone do not.
+    from sdmad.scoring.similar import Search
+
     search = Search.open(activations, weights)
     if search.stored.archive.rstrip("/") != archive.rstrip("/"):
         raise UserError(
@@ -209,7 +214,7 @@ def _open(activations: str, archive: str, scores: str, weights: str | None) -> S
 
 
 def _features(
-    candidates: Candidates, search: Search | None, categories: list[str]
+    candidates: Candidates, search: "Search | None", categories: list[str]
 ) -> tuple[Candidates, np.ndarray, np.ndarray, list[str]]:
     """What tells images apart: features (N, F) of candidates and (K, F) of labelled images.
 
