@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 
 from sdmad.errors import UserError
 from sdmad.storage import local, s3
-from sdmad.storage.names import clean, local_path
+from sdmad.storage.names import clean, is_possible, local_path
 from sdmad.storage.objects import StoredObject
 from sdmad.storage.retries import ADAPTIVE, check_size, patiently
 
@@ -81,6 +81,8 @@ def resolve(uri: str) -> str:
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if scheme == "s3":
         return uri.rstrip("/")
+    if scheme in ("", "file") and not is_possible(uri):
+        return clean(uri.removeprefix("file://"))
     if scheme in ("", "file"):
         return clean(str(local_path(uri.removeprefix("file://")).expanduser().resolve()))
     raise UserError(f"{uri}: the scheme {scheme}:// is not supported; use a local path or s3://")
@@ -147,8 +149,6 @@ def describe(uri: str) -> StoredObject:
     """Size and ETag of an object. Raises `FileNotFoundError` if it does not exist."""
     if is_s3(uri):
         return s3.describe(uri)
-    if "\0" in uri:  # No file has such a name; a damaged manifest can.
-        raise FileNotFoundError(f"no file is called {uri!r}")
     return patiently(lambda: local.describe(uri, local_path(uri).stat()), uri)
 
 
@@ -163,7 +163,9 @@ def exists(uri: str) -> bool:
 
 def is_object(uri: str) -> bool:
     """Whether a URI names a single object rather than a prefix."""
-    return bool(s3.split(uri)[1]) and exists(uri) if is_s3(uri) else local_path(uri).is_file()
+    if is_s3(uri):
+        return bool(s3.split(uri)[1]) and exists(uri)
+    return is_possible(uri) and local_path(uri).is_file()
 
 
 def read_file(uri: str, what: str) -> bytes:

@@ -4,6 +4,7 @@ A file name is a sequence of bytes and need not be UTF-8. Each byte that is not 
 URIs and tables, as in `scan\\xe9.png`.
 """
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -34,11 +35,18 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_possible(path: str) -> bool:
+    """Whether a local file can have this path; damaged manifests hold names with zero bytes."""
+    return "\0" not in path
+
+
 def local_path(uri: str) -> Path:
-    """The path of a local file.
+    """The path of a local file. Raises `FileNotFoundError` for one that no file can have.
 
     A URI that the user wrote may contain what only looks like an escape; then it is taken as it is.
     """
+    if not is_possible(uri):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
     if "\\x" in uri:
         path = Path(unescaped(uri))
         if os.path.lexists(path):

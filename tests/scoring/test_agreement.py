@@ -595,9 +595,11 @@ def test_manifests(stored, tmp_path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "other")
     uris = ["s.tar", "./2.png", "2.png", "d//3.png", "missing.png", "missing.tar", "notes.txt"]
     uris += [f"{tmp_path}/other//5.png", f"file://{tmp_path}/link/../other/6.png", "d"]
+    uris += ["zero\0byte.png", f"{tmp_path}/other/zero\0byte.png", f"file://{tmp_path}/\0.png"]
     names = [("s.tar", "1.png"), ("missing.tar", "")]
     loose = ["2.png", "d/3.png", "missing.png", "d"]
     loose += [f"{tmp_path}/other/5.png", f"{tmp_path}/other/6.png"]
+    loose += ["zero\\x00byte.png", f"{tmp_path}/other/zero\\x00byte.png", f"{tmp_path}/\\x00.png"]
     names += [("", name) for name in loose]
     text = "\ufeff size , uri\r\n" + "\r\n\r\n".join(f",{uri}" for uri in uris) + "\r\n"
     (stored / "list.csv").write_text(text)

@@ -76,6 +76,8 @@ def _csv_uris(archive: str) -> list[str]:
 
 def _absolute(uri: str, folder: str) -> str:
     if uri.startswith("file://"):
+        if "\0" in uri:
+            return clean(uri.removeprefix("file://"))
         return clean(os.path.realpath(local_path(uri.removeprefix("file://")).expanduser()))
     if "://" not in uri and not uri.startswith("/"):
         uri = f"{folder}/{uri.removeprefix('./')}"
