@@ -19,7 +19,7 @@ class Jpeg:
 
 def is_whole(data: bytes) -> bool:
     """Whether data end with the end of image marker, apart from padding."""
-    return data[-64:].rstrip(b"\0").endswith(b"\xff\xd9")
+    return data[-4096:].rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
