@@ -15,7 +15,6 @@ from sdmad.backbones.packed import can_pack
 from sdmad.backbones.towers import ImageTower
 from sdmad.errors import UserError
 from sdmad.fits import load_fits
-from sdmad.method.calibration import TEMPER
 from sdmad.method.learner import fit_batch
 from sdmad.phantoms.task import draw_example
 from sdmad.scores import Scores
@@ -98,14 +97,15 @@ def test_a_stated_prevalence_multiplies_two_probabilities(training_run, images) 
     def logistic(x: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x))
 
-    anomaly = logistic(TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(0.4 / 0.6))
+    slopes = detector.rule.slopes[0].numpy()
+    anomaly = logistic(slopes[-1] * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(0.4 / 0.6))
     among = np.array(list(shares.values())) / 0.4
-    category = logistic(TEMPER * plain.logits + np.log(among / (1 - among)))
+    category = logistic(slopes[:-1] * plain.logits + np.log(among / (1 - among)))
     assert np.allclose(found.anomaly, anomaly, atol=1e-3)
     assert np.allclose(found.categories, category * anomaly[:, None], atol=1e-3)
     independent = scores(prevalence=0.1, anomaly_prevalence=None)
     joint = 1 - 0.9 ** len(names)
-    anomaly = TEMPER * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(joint / (1 - joint))
+    anomaly = slopes[-1] * np.log(plain.anomaly / (1 - plain.anomaly)) + np.log(joint / (1 - joint))
     assert np.allclose(independent.anomaly, logistic(anomaly), atol=1e-3)
 
 
