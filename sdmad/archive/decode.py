@@ -220,10 +220,10 @@ def _pixels(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     """Upright, at 8 bits, without transparency, resized.
 
     With `spec.jpeg_scaling`, baseline JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
-    leaves at least twice the sides of the input. It takes about half the time for 3000 x 2500
-    pixels. Differences to full decoding, bounded by tests/archive/test_decode.py: on phantoms with
-    noise at most 12 grey levels in a single pixel and 1.5 on average; at edges from black to white,
-    such as text, at most 20.
+    leaves at least twice the sides of the input. For files of 1,024 to 4,000 pixels it takes a half
+    to a seventh of the CPU (`python benchmarks/decoding.py jpeg`). Differences to full decoding,
+    bounded by tests/archive/test_decode.py: on phantoms with noise at most 12 grey levels in a
+    single pixel and 1.5 on average; at edges from black to white, such as text, at most 20.
     """
     box: Box | None = None
     if image.format == "JPEG" and spec.jpeg_scaling and not image.info.get("progressive"):

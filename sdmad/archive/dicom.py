@@ -16,11 +16,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame, parse_fragments
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from sdmad.archive import dicom_colours
+from sdmad.archive.dicom_decoders import decoder
 from sdmad.archive.dicom_elements import present, text
 from sdmad.archive.dicom_greys import FUNCTIONAL, MODALITY, PADDING, VOI, grey_levels
 from sdmad.archive.dicom_header import PIXELS, Header, header
@@ -64,7 +63,7 @@ class DicomFile:
         if not any(present(self.dataset, name) for name in PIXELS):
             raise DecodeError(f"DICOM without pixel data ({_kind(self.dataset)})")
         try:
-            get_decoder(self.syntax)
+            self.decoder = decoder(self.syntax)
         except NotImplementedError:
             name = self.syntax.name if self.syntax.is_transfer_syntax else "unknown"
             raise DecodeError(f"DICOM in a transfer syntax that is not read ({name})") from None
@@ -174,7 +173,7 @@ class DicomFile:
             if values.shape[:2] != (head.rows, head.columns):
                 raise DecodeError("DICOM with JPEG data of another size than its header says")
             return values
-        values = pixel_array(self.plain, index=index, raw=True)
+        values, _ = self.decoder.as_array(self.plain, index=index, raw=True)
         if head.floating:
             return values
         below = head.high + 1 - head.stored

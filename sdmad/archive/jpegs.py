@@ -1,5 +1,6 @@
 """What a JPEG within another file holds, by its own headers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -16,18 +17,30 @@ class Jpeg:
     ycbcr: bool | None
 
 
-def headers(data: bytes) -> Jpeg | None:
-    """The headers of a JPEG; None if these are not found."""
-    place, jfif, adobe = 2, False, None
-    while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            return None
+def is_whole(data: bytes) -> bool:
+    """Whether data end with the end of image marker, apart from padding."""
+    return data[-4096:].rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment, up to the first scan or to what is not JPEG."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # fill bytes, no length
             place += 1 if marker == 0xFF else 2
             continue
         size = int.from_bytes(data[place + 2 : place + 4], "big")
-        body = data[place + 4 : place + 2 + size]
+        yield marker, data[place + 4 : place + 2 + size]
+        if marker == 0xDA:
+            return
+        place += 2 + size
+
+
+def headers(data: bytes) -> Jpeg | None:
+    """The headers of a JPEG; None if these are not found."""
+    jfif, adobe = False, None
+    for marker, body in _segments(data):
         if marker == 0xE0 and body.startswith(b"JFIF"):
             jfif = True
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
@@ -37,9 +50,6 @@ def headers(data: bytes) -> Jpeg | None:
                 return None
             ycbcr = _holds_ycbcr(body, jfif, adobe) if body[5] == 3 else None
             return Jpeg(marker, body[0], body[5], ycbcr)
-        elif marker == 0xDA:
-            return None
-        place += 2 + size
     return None
 
 

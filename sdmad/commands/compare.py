@@ -29,6 +29,13 @@ def compare(
     labels: ConfiguredLabels = None,
     backbone: ConfiguredBackbone = None,
     activations: ConfiguredActivations = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Methods, e.g. sd_mad,gda; variants are those of the configuration. "
+            "Default: as configured."
+        ),
+    ] = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(
@@ -52,7 +59,8 @@ def compare(
     from sdmad.fitting.config import load_config
 
     changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
-    changes |= {"bootstrap": bootstrap}
+    names = None if methods is None else [name.strip() for name in methods.split(",")]
+    changes |= {"bootstrap": bootstrap, "methods": names}
     settings = load_config(config, changes, CompareConfig)
     target = storage.resolve(output)
     results = compare(settings, target)

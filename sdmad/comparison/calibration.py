@@ -4,24 +4,20 @@
 
 All from the stored scores of a comparison, at the prevalence of the test split. Scores of baselines
 assume that a category is as frequent as its absence: their odds are multiplied by those of its
-share of the test images. Scores of SD-MAD become those that it gives where these shares are stated
-(`sdmad.method.calibration.decided`). A variant that states a prevalence is taken as it is.
+share of the test images. Scores of SD-MAD are those that it gives where these shares are stated
+(`sdmad.comparison.cell.at_shares`). A variant that states a prevalence is taken as it is.
 """
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sdmad.baselines import BASELINES
-from sdmad.comparison.config import CompareConfig, Variant
+from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, stored_name
-from sdmad.comparison.scores import read_possible, read_scores, read_test
+from sdmad.comparison.scores import read_possible, read_scores, read_stated, read_test
 from sdmad.evaluation.protocols import LEAST_POSITIVES
 from sdmad.fitting.config import parse_numbers
-from sdmad.method.calibration import Prevalence, decided
 from sdmad.report.decisions import at_prevalence, reliability
 
-EDGE = 1e-6
 QUANTITIES = {
     "error": "calibration error",
     "anomaly_error": "of the anomaly score",
@@ -48,8 +44,8 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
         for method in config.names:
             for seed in parse_numbers(config.seeds, "seeds"):
                 cell = cell_uri(output, stored_name(config, method), shots, seed)
-                scores, anomaly = at_shares(truth, *read_scores(cell), _gate(config, method))
-                found = errors(truth, scores, anomaly)
+                stated = read_stated(cell) or at_shares(truth, *read_scores(cell))
+                found = errors(truth, *stated)
                 possible = read_possible(cell)
                 if possible is not None:
                     found |= coverage(truth, possible)
@@ -57,35 +53,13 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "shots", "seed", "quantity", "value"])
 
 
-def _gate(config: CompareConfig, method: str) -> float | None:
-    """The gate of SD-MAD or a variant; None of a baseline, NaN if a prevalence is stated."""
-    if method in BASELINES:
-        return None
-    learner = config.variants.get(method, Variant()).changed(config.learner)
-    return learner.gate if learner.prevalence == 0.5 else np.nan
-
-
 def at_shares(
-    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray, gate: float | None
+    truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N, C) and anomaly scores (N,) at the shares of `truth` (N, C).
-
-    `gate` is that of SD-MAD, None for a baseline, NaN for scores that are not changed.
-    """
+    """Scores (N, C) and anomaly scores (N,) of a baseline at the shares of `truth` (N, C)."""
     abnormal = np.asarray(truth.any(axis=1))
-    if gate is None:
-        of_any = at_prevalence(abnormal[:, None], anomaly[:, None].astype(float))[:, 0]
-        return at_prevalence(truth, scores.astype(float)), of_any
-    if np.isnan(gate):
-        return scores, anomaly
-    # Undo the gate: what is left are the logits of the heads.
-    p_any = np.clip(anomaly.astype(float), EDGE, 1 - EDGE)
-    p = np.clip(scores.astype(float) / p_any[:, None] ** gate, EDGE, 1 - EDGE)
-    heads = np.log(np.column_stack([p, p_any]) / (1 - np.column_stack([p, p_any])))
-    shares = np.clip([*truth.mean(axis=0), abnormal.mean()], EDGE, 1 - EDGE)
-    stated = Prevalence(torch.from_numpy(shares[:-1]), float(shares[-1]))
-    found = decided(torch.from_numpy(heads), gate, stated)
-    return torch.sigmoid(found[0]).numpy(), torch.sigmoid(found[1]).numpy()
+    of_any = at_prevalence(abnormal[:, None], anomaly[:, None].astype(float))[:, 0]
+    return at_prevalence(truth, scores.astype(float)), of_any
 
 
 def errors(truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:

@@ -19,6 +19,8 @@ from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
 
+EDGE = 1e-6
+
 
 @dataclass(frozen=True)
 class TestImages:
@@ -37,13 +39,15 @@ class TestImages:
 class Scored(NamedTuple):
     """What a method makes of N test images.
 
-    Scores (N, C), anomaly scores (N,), and of SD-MAD the conformal sets (N, C, 2): whether "with
-    the category" and "without it" are possible.
+    Scores (N, C) and anomaly scores (N,). Of SD-MAD also the conformal sets (N, C, 2), which say
+    whether "with the category" and "without it" are possible, and the scores (N, C + 1), any
+    anomaly last, that it gives where the prevalences of the test images are stated.
     """
 
     scores: np.ndarray
     anomaly: np.ndarray
     possible: np.ndarray | None = None
+    stated: np.ndarray | None = None
 
 
 class Bench:
@@ -108,20 +112,27 @@ class Bench:
         learner = variant.changed(self.learner)
         catalog = learner.chosen_signs(variant.catalog(self.catalog))
         model, rule = fit_batch(self.backbone, catalog, [support], learner, encoder=self._encoded)
+        stated = (
+            learner
+            if learner.prevalence != 0.5
+            else at_shares(learner, catalog.category_names, self.test.truth)
+        )
         parts = []
         with torch.no_grad():
             signs = model.sign_embeddings()
             for activations, frozen in self._prefix(model):
-                found = rule.evidence(model, model.read(activations, frozen, signs), learner)
-                possible = conformal_sets(found.logits, rule.thresholds)[0]
-                logits = (found.logits[0], found.anomaly[0])
+                readings = model.read(activations, frozen, signs)
+                found = rule.evidence(model, readings, learner)
+                known = rule.evidence(model, readings, stated)
                 parts.append(
                     [
-                        *(torch.sigmoid(some).cpu().numpy() for some in logits),
-                        possible.cpu().numpy(),
+                        torch.sigmoid(found.logits[0]),
+                        torch.sigmoid(found.anomaly[0]),
+                        conformal_sets(found.logits, rule.thresholds)[0],
+                        torch.sigmoid(torch.cat([known.logits[0], known.anomaly[0, :, None]], 1)),
                     ]
                 )
-        return Scored(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+        return Scored(*(torch.cat(some).cpu().numpy() for some in zip(*parts, strict=True)))
 
     def _encoded(
         self, model: SignModel, supports: list[SupportImages], config: AugmentConfig
@@ -148,6 +159,17 @@ class Bench:
                 for start in range(0, len(pixels), IMAGES_AT_ONCE)
             ]
         return self._prefixes[blocks]
+
+
+def at_shares(learner: LearnerConfig, names: list[str], truth: np.ndarray) -> LearnerConfig:
+    """`learner` with the prevalences of images with the labels `truth` (N, C) stated."""
+    shares = np.clip(truth.mean(axis=0), EDGE, 1 - EDGE).tolist()
+    anomaly = float(np.clip(truth.any(axis=1).mean(), EDGE, 1 - EDGE))
+    stated = {
+        "prevalence": dict(zip(names, shares, strict=True)),
+        "anomaly_prevalence": anomaly,
+    }
+    return learner.model_copy(update=stated)
 
 
 def _batches(

@@ -3,7 +3,8 @@
 `test.parquet` has a row for each test image: `archive`, `member`, `patient` (the patient's number)
 and `label_<category>`. The scores have the same images in the same order: `score_<category>` and
 `anomaly_score`, in float32, and of SD-MAD the answers that conformal sets hold,
-`possible_with_<category>` and `possible_without_<category>`.
+`possible_with_<category>` and `possible_without_<category>`, and the scores where the prevalences
+of the test images are stated, `stated_<category>` and `stated_anomaly`.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from sdmad.inputs.labels import LabelTable
 from sdmad.storage import parquet
 
 SUFFIX = ".scores"
+STATED = "stated_"
 SETS = ("possible_with_", "possible_without_")
 
 
@@ -42,11 +44,14 @@ def write_scores(
     scores: np.ndarray,
     anomaly: np.ndarray,
     possible: np.ndarray | None = None,
+    stated: np.ndarray | None = None,
 ) -> None:
-    """Write scores (N, C), anomaly scores (N,) and conformal sets (N, C, 2) beside the cell at the
-    URI `cell`."""
+    """Write scores (N, C), anomaly scores (N,), conformal sets (N, C, 2) and scores at stated
+    prevalences (N, C + 1) beside the cell at the URI `cell`."""
     columns = {f"score_{c}": scores[:, k] for k, c in enumerate(categories)}
     columns["anomaly_score"] = anomaly
+    if stated is not None:
+        columns |= {STATED + c: stated[:, k] for k, c in enumerate([*categories, "anomaly"])}
     columns = {n: v.astype(np.float32) for n, v in columns.items()}
     if possible is not None:
         for answer, prefix in enumerate(SETS):
@@ -66,6 +71,16 @@ def read_possible(cell: str) -> np.ndarray | None:
     if not any(name.startswith(SETS) for name in table.column_names):
         return None
     return np.stack([_stacked(table, prefix) for prefix in SETS], axis=-1)
+
+
+def read_stated(cell: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scores (N, C) and anomaly scores (N,) at stated prevalences of the cell at the URI `cell`;
+    None if it has none."""
+    table = parquet.decode(storage.read_bytes(scores_uri(cell)))
+    if STATED + "anomaly" not in table.column_names:
+        return None
+    found = _stacked(table, STATED)
+    return found[:, :-1], found[:, -1]
 
 
 def _stacked(table: pa.Table, prefix: str) -> np.ndarray:

@@ -36,8 +36,8 @@ def zero_shot() -> LearnerConfig:
     frozen = TowerAdapterConfig(blocks=0)
     return LearnerConfig(
         steps=0,
-        zero_shot_weight=0.0,
-        adapted_weight=1.5,
+        zero_shot_weight=1.0,
+        adapted_weight=0.0,
         adapter=AdapterConfig(image=frozen, text=frozen),
         augment=AugmentConfig(views=1),
         selection=SelectionConfig(mode="none"),

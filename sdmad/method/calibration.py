@@ -10,9 +10,6 @@ import torch.nn.functional as F
 
 from sdmad.method.losses import category_loss
 
-TEMPER = 0.7
-"""What logits are multiplied by where a prevalence is stated, because the images of a support, left
-out or not, are easier than those of an archive."""
 LEAST_SHARE = 0.02
 TEMPERATURES = torch.logspace(-1, 1.5, 101)
 
@@ -34,8 +31,31 @@ def gated(logits: torch.Tensor, anomaly: torch.Tensor, exponent: float) -> torch
     `anomaly` (...) is the logit of any anomaly. An image without signs of any anomaly so has none
     of a category either.
     """
-    log_p = F.logsigmoid(logits) + exponent * F.logsigmoid(anomaly)[..., None]
-    return -torch.log(torch.expm1(-log_p).clamp_min(1e-30))
+    return _logit_of(F.logsigmoid(logits) + exponent * F.logsigmoid(anomaly)[..., None])
+
+
+def among_anomalies(logits: torch.Tensor) -> torch.Tensor:
+    """Logits (..., C) of each category in an image that has at least one of them.
+
+        q_c = s_c / (1 - prod_k (1 - s_k)),    s_c = sigmoid(logit_c)
+
+    This is the conditional probability of independent categories.
+    """
+    each = F.logsigmoid(logits)
+    none = F.logsigmoid(-logits).sum(-1, keepdim=True)
+    # log s_1 + ... + s_C, where 1 - prod (1 - s_k) is rounded to 0.
+    few = torch.logsumexp(each, -1, keepdim=True)
+    return _logit_of(each - torch.where(none > -1e-6, few, _log_one_minus_exp(none)))
+
+
+def _logit_of(log_p: torch.Tensor) -> torch.Tensor:
+    return log_p - _log_one_minus_exp(log_p.clamp_max(-1e-30))
+
+
+def _log_one_minus_exp(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - exp(x)) of x < 0 without cancellation (Maechler, 2012)."""
+    near = torch.log(-torch.expm1(x).clamp_max(-1e-30))
+    return torch.where(x > -0.6931, near, torch.log1p(-torch.exp(x)))
 
 
 @dataclass(frozen=True)
@@ -47,27 +67,34 @@ class Prevalence:
 
 
 def decided(
-    heads: torch.Tensor, gate: float, prevalence: Prevalence | None
+    heads: torch.Tensor, gate: float, prevalence: Prevalence | None, slopes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of p_c (..., C) and of p_any (...), from logits of all heads (..., H), any last.
 
-    Without a stated prevalence p_any = sigmoid(l_any) and p_c = sigmoid(l_c) p_any^gate. With one,
-    p_c is the probability of any anomaly times that of c among anomalies:
+    Without a stated prevalence, with q_c of `among_anomalies`:
 
-        l'_any = TEMPER l_any + logit pi_any         p_any = sigmoid(l'_any)
-        l'_c = TEMPER l_c + logit(pi_c / pi_any)     p_c = sigmoid(l'_c) p_any
+        p_any = sigmoid(l_any)        p_c = q_c p_any^gate
 
-    A catalog of one category, or a gate of 0, has p_c = sigmoid(TEMPER l_c + logit pi_c).
+    With one, p_c is the probability of any anomaly times that of c among anomalies; the `slopes` k
+    (..., H) are those of `sdmad.method.combine.fit_slopes`:
+
+        l'_any = k_any l_any + logit pi_any        p_any = sigmoid(l'_any)
+        l'_c = k_c l_c + logit(pi_c / pi_any)      p_c = sigmoid(l'_c) p_any
+
+    A catalog of one category, or a gate of 0, has p_c = sigmoid(l_c) without a stated prevalence
+    and p_c = sigmoid(k_c l_c + logit pi_c) with one.
     """
+    alone = heads.shape[-1] == 2 or gate == 0
     logits, anomaly = heads[..., :-1], heads[..., -1]
     if prevalence is None:
-        return gated(logits, anomaly, gate), anomaly
+        return logits if alone else gated(among_anomalies(logits), anomaly, gate), anomaly
     shares = prevalence.categories.to(logits)
-    anomaly = TEMPER * anomaly + torch.logit(torch.tensor(prevalence.anomaly)).to(anomaly)
-    if logits.shape[-1] == 1 or gate == 0:
-        return TEMPER * logits + torch.logit(shares), anomaly
+    logits, anomaly = slopes[..., :-1] * logits, slopes[..., -1] * anomaly
+    anomaly = anomaly + torch.logit(torch.tensor(prevalence.anomaly)).to(anomaly)
+    if alone:
+        return logits + torch.logit(shares), anomaly
     among = (shares / prevalence.anomaly).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
-    return gated(TEMPER * logits + torch.logit(among), anomaly, 1.0), anomaly
+    return gated(logits + torch.logit(among), anomaly, 1.0), anomaly
 
 
 def conformal_thresholds(

@@ -3,7 +3,8 @@
 The parts are the patch probe, the signs of the frozen model, and the signs of the adapted model.
 Weights of the first two come from predictions for support images that were left out: the probe has
 them in closed form, and the frozen model never saw the support. Few images say little, so the
-weights are drawn towards fixed ones. The adapted model saw the support; its weight is fixed.
+weights are drawn towards those of `prior_weights`. The adapted model saw the support; its weight
+is that of `prior_weights`.
 
 Shapes: R rows (an image for a head), P parameters, N images, H = C + 1 heads, any anomaly last.
 """
@@ -15,6 +16,39 @@ import torch
 PRIOR_DEVIATION = (1.0, 0.3)
 """How far the weights of probe and frozen signs may lie from the fixed ones, as a deviation."""
 OFFSET_DEVIATION = 0.1
+SLOPE, SLOPE_DEVIATION, LEAST_SLOPE = 0.4, 0.5, 0.1
+"""The slope of probabilities before left-out images are looked at, how far it may lie from that as
+a deviation, and the least one."""
+
+
+@dataclass(frozen=True)
+class PriorWeights:
+    """Weights before left-out images are looked at: of (patch probe, frozen signs) for categories
+    and for any anomaly, and of the adapted signs."""
+
+    category: tuple[float, float]
+    anomaly: tuple[float, float]
+    adapted: float
+
+
+def prior_weights(shots: float, probe: float, frozen: float, adapted: float) -> PriorWeights:
+    """Prior weights at K = `shots`, from those with many shots.
+
+        probe, category        a (K + 1) / (K + 3)
+        probe, any anomaly     a (K - 1) / (K + 1)
+        frozen signs           b (K + 7) / (K + 3)
+        adapted signs          d (K - 1) / (K + 1)
+
+    The fewer the shots, the more rests on the frozen model, which does not depend on the draw of
+    the support. With one shot nothing can be left out; adapted signs, and the probe of any anomaly,
+    which then has a single normal image, weigh nothing. Without frozen signs (b = 0) any anomaly
+    has the probe's weight of a category.
+    """
+    of_category = probe * (shots + 1) / (shots + 3)
+    checked = (shots - 1) / (shots + 1)
+    signs = frozen * (shots + 7) / (shots + 3)
+    of_any = probe * checked if frozen else of_category
+    return PriorWeights((of_category, signs), (of_any, signs), adapted * checked)
 
 
 @dataclass(frozen=True)
@@ -26,22 +60,22 @@ class Weights:
 
 
 def fit_weights(
-    probe: torch.Tensor, signs: torch.Tensor, targets: torch.Tensor, prior: tuple[float, float]
+    probe: torch.Tensor, signs: torch.Tensor, targets: torch.Tensor, prior: PriorWeights
 ) -> Weights:
     """Weights of two parts whose outputs for left-out images are `probe` and `signs` (N, H).
 
-    `targets` (N, H) are 0 or 1, `prior` the fixed weights. All categories share their weights, any
-    anomaly has its own. A part whose fixed weight is 0 is off. Heads count with the number of
+    `targets` (N, H) are 0 or 1. All categories share their weights, any anomaly has its own. A part
+    whose prior weight is 0 is off. Heads count with the number of
     images on their smaller side; those with a single image there do not count.
     """
     probe, signs, shown = probe.double(), signs.double(), targets > 0.5
     heads = targets.shape[1]
-    known = torch.isfinite(probe) if prior[0] else torch.ones_like(shown)
-    probe = probe.nan_to_num(0.0)
+    finite, probe = torch.isfinite(probe), probe.nan_to_num(0.0)
     parts, offset = probe.new_zeros(heads, 2), probe.new_zeros(heads)
-    mean = torch.tensor(prior, dtype=torch.float64, device=probe.device)
-    deviation = torch.tensor(PRIOR_DEVIATION).to(mean) * (mean > 0)
-    for some in (slice(0, heads - 1), slice(heads - 1, heads)):
+    for some, pair in zip(_groups(heads), (prior.category, prior.anomaly), strict=True):
+        known = finite if pair[0] else torch.ones_like(shown)
+        mean = torch.tensor(pair, dtype=torch.float64, device=probe.device)
+        deviation = torch.tensor(PRIOR_DEVIATION).to(mean) * (mean > 0)
         count = len(range(heads)[some])
         features, truth, weights = [], [], []
         for k, head in enumerate(range(heads)[some]):
@@ -63,6 +97,37 @@ def fit_weights(
         parts[some] = found[:2].clamp_min(0) * (mean > 0)
         offset[some] = found[2:]
     return Weights(parts, offset)
+
+
+def fit_slopes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Slopes (H,) of the logits (N, H) of left-out images, NaN where an image cannot be left out.
+
+    What logits are multiplied by where a prevalence is stated. All categories share one, any
+    anomaly has its own.
+    """
+    logits, shown = logits.double(), targets > 0.5
+    slopes = logits.new_zeros(logits.shape[1])
+    for some in _groups(len(slopes)):
+        features, truth, weights = [], [], []
+        for values, own in zip(logits.T[some], shown.T[some], strict=True):
+            known = torch.isfinite(values)
+            features.append(values[known, None])
+            truth.append(own[known].double())
+            weights.append(_weights(own[known]))
+        found = penalised_logistic(
+            torch.cat(features),
+            torch.cat(truth),
+            torch.cat(weights),
+            logits.new_tensor([SLOPE]),
+            logits.new_tensor([SLOPE_DEVIATION]),
+        )
+        slopes[some] = found.clamp_min(LEAST_SLOPE)
+    return slopes
+
+
+def _groups(heads: int) -> tuple[slice, slice]:
+    """The heads that share their weights: those of all categories, and that of any anomaly."""
+    return slice(0, heads - 1), slice(heads - 1, heads)
 
 
 def penalised_logistic(

@@ -19,12 +19,12 @@ from sdmad.method import losses, memory
 from sdmad.method.adapter import AdapterConfig
 from sdmad.method.augment import AugmentConfig, SupportImages, random_generator
 from sdmad.method.calibration import conformal_thresholds, decided
-from sdmad.method.combine import fit_weights
+from sdmad.method.combine import fit_slopes, fit_weights, prior_weights
 from sdmad.method.losses import ObjectiveConfig
 from sdmad.method.model import DecisionRule, EvidenceConfig, Readings, SignModel
 from sdmad.method.probe import ProbeConfig, fit_probe, with_any
 from sdmad.method.selection import pairwise_auc, reliability_weights
-from sdmad.method.standard import Standard, fit_standard
+from sdmad.method.standard import Standard, fit_standard, pooled_standard
 from sdmad.method.views import SupportCache, encode, groups_in_memory
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _start(model: SignModel, cache: SupportCache, supports: list[SupportImages])
     found = []
     for index, support in enumerate(supports):
         readings = _read_support(model.seed(index), cache, index, [0])
-        standard = fit_standard(readings.frozen_similarities)
+        standard = pooled_standard(readings.frozen_similarities)
         labels = torch.from_numpy(support.labels)[None].float().to(model.bias.device)
         z = standard.apply(readings.similarities)
         evidence = losses.category_evidence(z, uniform, normal)
@@ -266,26 +266,39 @@ def _decide_one(
         probe=probe.planes[None],
         parts=torch.zeros(1, heads, 3, device=labels.device),
         offset=torch.zeros(1, heads, device=labels.device),
+        slopes=torch.ones(1, heads, device=labels.device),
         thresholds=torch.zeros(1, heads - 1, 2, device=labels.device),
     )
     voices, _ = rule.voices(model, readings, config.selection)
     scales = [fit_standard(voice, prior=1.0) for voice in voices]
     frozen = scales[0].apply(voices[0])[0]
-    prior = (config.probe.weight, config.zero_shot_weight)
-    fitted = fit_weights(probe.held_out, frozen, with_any(labels), prior)
-    parts = torch.cat(
-        [fitted.parts, fitted.parts.new_full((heads, 1), config.adapted_weight)], dim=1
-    ).to(labels)
-    offset = fitted.offset.to(labels)
-    appearance = (parts[:, 0] * probe.held_out) if config.probe.weight else torch.zeros_like(frozen)
+    prior = prior_weights(
+        shots or _typical_shots(labels),
+        config.probe.weight,
+        config.zero_shot_weight,
+        config.adapted_weight,
+    )
+    targets = with_any(labels)
+    fitted = fit_weights(probe.held_out, frozen, targets, prior)
+    parts = torch.cat([fitted.parts, fitted.parts.new_full((heads, 1), prior.adapted)], dim=1)
+    parts, offset = parts.to(labels), fitted.offset.to(labels)
+    appearance = torch.where(parts[:, 0] > 0, parts[:, 0] * probe.held_out, 0.0)
     held_out = appearance + (parts[:, 1] + parts[:, 2]) * frozen + offset
+    slopes = fit_slopes(held_out, targets).to(labels)
     held_out[:, -1] = held_out[:, -1].nan_to_num(0.0)
-    logits, _ = decided(held_out, config.gate, config.stated(model.names))
+    logits, _ = decided(held_out, config.gate, config.stated(model.names), slopes)
     return replace(
         rule,
         centre=torch.stack([scale.mean for scale in scales], dim=1),
         spread=torch.stack([scale.deviation for scale in scales], dim=1),
         parts=parts[None],
         offset=offset[None],
+        slopes=slopes[None],
         thresholds=conformal_thresholds(logits, labels, config.coverage)[None],
     )
+
+
+def _typical_shots(labels: torch.Tensor) -> float:
+    """The median over heads of the number of images on the smaller side, for labels (N, C)."""
+    shown = with_any(labels).sum(0)
+    return float(torch.minimum(shown, len(labels) - shown).clamp_min(1).median())

@@ -52,10 +52,11 @@ class EvidenceConfig(BaseModel):
     zero_shot_weight: float = Field(
         default=0.4,
         ge=0,
-        description="weight of the frozen model's signs before the support is looked at; 0: off",
+        description="weight of the frozen model's signs with many shots, before the support is "
+        "looked at; 0: off",
     )
     adapted_weight: float = Field(
-        default=0.5, ge=0, description="weight of the adapted model's signs; 0: off"
+        default=0.5, ge=0, description="weight of the adapted model's signs with many shots; 0: off"
     )
     gate: float = Field(
         default=0.5,
@@ -240,6 +241,7 @@ class DecisionRule:
     - `centre`, `spread` (S, 2, H): the standard of the contrasts of frozen and adapted signs
     - `probe` (S, H, D + 1): the planes of `sdmad.method.probe`
     - `parts` (S, H, 3): weights of patch probe, frozen signs and adapted signs; `offset` (S, H)
+    - `slopes` (S, H): those of `sdmad.method.combine.fit_slopes`
     - `thresholds` (S, C, 2): those of `sdmad.method.calibration.conformal_thresholds`
     """
 
@@ -252,6 +254,7 @@ class DecisionRule:
     probe: torch.Tensor
     parts: torch.Tensor
     offset: torch.Tensor
+    slopes: torch.Tensor
     thresholds: torch.Tensor
 
     @property
@@ -316,7 +319,8 @@ class DecisionRule:
         signs = parts[..., 1] * scaled[0] + parts[..., 2] * scaled[1]
         appearance = parts[..., 0] * probe_evidence(readings.patches, self.probe)
         heads = signs + appearance + self.offset[:, None]
-        logits, anomaly = decided(heads, config.gate, config.stated(model.names))
+        stated = config.stated(model.names)
+        logits, anomaly = decided(heads, config.gate, stated, self.slopes[:, None])
         return Evidence(logits, anomaly, signs, appearance, by_sign)
 
 

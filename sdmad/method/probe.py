@@ -24,7 +24,8 @@ class ProbeConfig(BaseModel):
     weight: float = Field(
         default=3.0,
         ge=0,
-        description="weight of the patch probe before the support is looked at, in logits; 0: off",
+        description="weight of the patch probe with many shots, before the support is looked at, "
+        "in logits; 0: off",
     )
     ridge: float = Field(
         default=0.1,

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
 from sdmad.comparison.calibration import at_shares, calibration, coverage, errors, tables
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, stored_name
 from sdmad.comparison.scores import write_scores, write_test
 from sdmad.inputs.labels import LabelTable
-from sdmad.method.calibration import Prevalence, decided
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -22,24 +20,9 @@ def test_scores_that_are_right_at_half_have_no_error_at_the_true_prevalence() ->
     truth = random.random((200_000, 1)) < 0.1
     x = random.standard_normal(truth.shape) + np.where(truth, 1, -1)
     right = logistic(2 * x)
-    found = errors(truth, *at_shares(truth, right, right[:, 0], None))
+    found = errors(truth, *at_shares(truth, right, right[:, 0]))
     assert found == pytest.approx({"error": 0, "anomaly_error": 0}, abs=0.003)
     assert errors(truth, right, right[:, 0])["error"] > 0.1
-    unchanged = at_shares(truth, right, right[:, 0], float("nan"))
-    assert unchanged[0] is right
-
-
-def test_scores_of_sd_mad_are_those_with_the_shares_stated() -> None:
-    random = np.random.default_rng(0)
-    truth = random.random((500, 3)) < [0.1, 0.2, 0.3]
-    heads = torch.from_numpy(random.standard_normal((500, 4)) * 2)
-    for gate in (0.5, 0.0):
-        logits, anomaly = decided(heads, gate, None)
-        stored = (torch.sigmoid(some).float().numpy() for some in (logits, anomaly))
-        found = at_shares(truth, *stored, gate)
-        shares = Prevalence(torch.from_numpy(truth.mean(0)), float(truth.any(1).mean()))
-        for values, expected in zip(found, decided(heads, gate, shares), strict=True):
-            assert np.allclose(values, torch.sigmoid(expected).numpy(), atol=1e-4)
 
 
 def test_rare_categories_do_not_count() -> None:
@@ -69,7 +52,9 @@ def test_the_table_has_all_methods_and_seeds(tmp_path) -> None:
         for seed in (0, 1):
             cell = cell_uri(str(tmp_path), stored_name(config, method), 1, seed)
             sets = np.ones((40, 1, 2), bool) if method == "sd_mad" else None
-            write_scores(cell, ["one"], random.random((40, 1)), random.random(40), sets)
+            stated = random.random((40, 2)) if method == "sd_mad" else None
+            scores = (random.random((40, 1)), random.random(40))
+            write_scores(cell, ["one"], *scores, sets, stated)
     found = calibration(config, str(tmp_path))
     assert found.groupby("method").size().to_dict() == {"sd_mad": 10, "gda": 4}
     sd_mad, gda = tables(found).splitlines()[-2:]

@@ -7,6 +7,7 @@ from sdmad.comparison.run import cell_uri, list_cells
 from sdmad.comparison.scores import (
     read_possible,
     read_scores,
+    read_stated,
     read_test,
     scores_uri,
     write_scores,
@@ -25,7 +26,10 @@ def test_scores_and_test_images_are_read_as_they_were_written(tmp_path) -> None:
     assert of_image == pytest.approx(anomaly, abs=1e-7)
     assert read_possible(cell) is None
     possible = random.random((4, 2, 2)) < 0.5
-    write_scores(cell, ["one", "two"], scores, anomaly, possible)
+    assert read_stated(cell) is None
+    stated = np.random.default_rng(1).random((len(scores), 3)).astype(np.float32)
+    write_scores(cell, ["one", "two"], scores, anomaly, possible, stated)
+    assert np.array_equal(np.column_stack(read_stated(cell)), stated)
     assert np.array_equal(read_possible(cell), possible)
     assert np.array_equal(read_scores(cell)[0], scores)
     labels = random.random((4, 2)) < 0.5

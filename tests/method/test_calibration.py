@@ -1,8 +1,11 @@
+import itertools
+
 import pytest
 import torch
 
 from sdmad.method.calibration import (
     Prevalence,
+    among_anomalies,
     conformal_sets,
     conformal_thresholds,
     decided,
@@ -27,6 +30,35 @@ def test_the_gate_multiplies_probabilities() -> None:
     assert torch.allclose(torch.sigmoid(gated(logits, anomaly, 0.5)).double(), expected, atol=1e-6)
     assert torch.allclose(gated(logits, anomaly, 0.0)[0], logits[0], atol=1e-4)
     assert torch.isfinite(gated(torch.full((1, 1), 500.0), torch.full((1,), 500.0), 0.5)).all()
+
+
+def test_among_anomalies_at_least_one_category_is_there() -> None:
+    """q_c against all 2^C combinations of independent categories, the empty one left out."""
+    logits = torch.tensor([[0.3, -1.2, 2.0], [-9.0, -8.0, -9.5], [12.0, 0.0, -15.0]]).double()
+    chance = torch.sigmoid(logits)
+    expected, total = torch.zeros_like(chance), torch.zeros(3, 1).double()
+    for some in itertools.product([0.0, 1.0], repeat=3):
+        present = torch.tensor(some).double()
+        weight = torch.where(present > 0, chance, 1 - chance).prod(1, keepdim=True)
+        if present.any():
+            expected += weight * present
+            total += weight
+    for given in (logits, logits.float()):
+        found = torch.sigmoid(among_anomalies(given)).double()
+        assert torch.allclose(found, expected / total, atol=1e-5)
+    extreme = torch.tensor([[500.0, -500.0], [-500.0, -500.0], [-500.0, -501.0]])
+    assert torch.isfinite(among_anomalies(extreme)).all()
+
+
+def test_without_a_gate_or_with_one_category_logits_stay() -> None:
+    slopes = torch.ones(3)
+    heads = torch.tensor([[1.0, -2.0, 0.5]])
+    assert torch.equal(decided(heads, 0.0, None, slopes)[0], heads[:, :2])
+    assert torch.equal(decided(heads[:, 1:], 0.5, None, slopes[1:])[0], heads[:, 1:2])
+    logits, anomaly = decided(heads, 0.5, None, slopes)
+    expected = torch.sigmoid(among_anomalies(heads[:, :2])) * torch.sigmoid(heads[:, 2:]) ** 0.5
+    assert torch.allclose(torch.sigmoid(logits), expected)
+    assert torch.equal(anomaly, heads[:, 2])
 
 
 @pytest.mark.parametrize("count", [9, 30, 200])
@@ -74,7 +106,7 @@ def test_sets_at_a_stated_prevalence_contain_the_truth_as_often() -> None:
     anyone = labels.amax(1, keepdim=True)
     heads = 2 * torch.cat([labels, anyone], 1) - 1 + torch.randn(4000, 3, generator=random)
     stated = Prevalence(torch.tensor([0.05, 0.1]), 0.12)
-    logits, _ = decided(heads, 0.5, stated)
+    logits, _ = decided(heads, 0.5, stated, torch.full((3,), 0.7))
     ends = conformal_thresholds(logits[:400], labels[:400], 0.9)
     possible = conformal_sets(logits[None, 400:], ends[None])[0]
     for answer, of in ((0, labels[400:] > 0.5), (1, labels[400:] < 0.5)):

@@ -3,7 +3,17 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from sdmad.method.combine import fit_weights, penalised_logistic
+from sdmad.method.combine import (
+    LEAST_SLOPE,
+    SLOPE,
+    PriorWeights,
+    fit_slopes,
+    fit_weights,
+    penalised_logistic,
+    prior_weights,
+)
+
+PRIOR = PriorWeights((3.0, 0.4), (2.0, 0.4), 0.5)
 
 
 def rows(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,8 +58,8 @@ def voices(shots: int, useful: float) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def test_with_many_images_left_out_a_part_weighs_what_it_is_worth() -> None:
-    good = fit_weights(*voices(200, 1.0), (3.0, 0.4)).parts
-    bad = fit_weights(*voices(200, 0.0), (3.0, 0.4)).parts
+    good = fit_weights(*voices(200, 1.0), PRIOR).parts
+    bad = fit_weights(*voices(200, 0.0), PRIOR).parts
     # The log odds of two normal distributions at +-1 with deviation 1 are 2 x.
     assert torch.allclose(good[:, 0], torch.full((3,), 2.0).double(), atol=0.35)
     assert (bad[:, 0] < 0.3).all()
@@ -60,12 +70,37 @@ def test_with_many_images_left_out_a_part_weighs_what_it_is_worth() -> None:
 def test_one_shot_leaves_the_fixed_weights() -> None:
     probe, signs, targets = voices(1, 1.0)
     probe[torch.tensor([0, 1]), torch.tensor([0, 1])] = torch.nan
-    found = fit_weights(probe, signs, targets, (3.0, 0.4))
-    assert torch.allclose(found.parts, torch.tensor([3.0, 0.4]).double().expand(3, 2))
+    found = fit_weights(probe, signs, targets, PRIOR)
+    assert torch.allclose(found.parts, torch.tensor([[3.0, 0.4], [3.0, 0.4], [2.0, 0.4]]).double())
     assert not found.offset.any()
 
 
 def test_a_part_that_is_off_stays_off() -> None:
     probe, signs, targets = voices(20, 1.0)
-    assert not fit_weights(probe, signs, targets, (0.0, 0.4)).parts[:, 0].any()
-    assert not fit_weights(probe, signs, targets, (3.0, 0.0)).parts[:, 1].any()
+    no_probe, no_signs = PriorWeights((0, 0.4), (0, 0.4), 0), PriorWeights((3, 0), (3, 0), 0)
+    assert not fit_weights(probe, signs, targets, no_probe).parts[:, 0].any()
+    assert not fit_weights(probe, signs, targets, no_signs).parts[:, 1].any()
+
+
+def test_with_few_shots_more_rests_on_the_frozen_model() -> None:
+    one, four, many = (prior_weights(shots, 3.0, 0.4, 0.5) for shots in (1, 4, 100_000))
+    assert one.anomaly[0] == one.adapted == 0, "nothing can be left out"
+    assert one.category == (1.5, 0.8) and one.anomaly[1] == 0.8
+    assert four.category[0] / four.category[1] > one.category[0] / one.category[1]
+    assert np.allclose([*many.category, *many.anomaly, many.adapted], [3, 0.4, 3, 0.4, 0.5], 1e-3)
+
+
+def test_the_anomaly_has_evidence_at_one_shot_even_without_signs() -> None:
+    assert prior_weights(1, 3.0, 0.0, 0.5).anomaly == (1.5, 0.0)
+
+
+def test_the_slope_of_probabilities_is_that_of_left_out_images() -> None:
+    generator = torch.Generator().manual_seed(3)
+    targets = (torch.rand(4000, 3, generator=generator) < 0.5).float()
+    x = 2 * targets - 1 + torch.randn(targets.shape, generator=generator)
+    # The log odds of two normal distributions at +-1 with deviation 1 are 2 x.
+    assert torch.allclose(fit_slopes(2 * x, targets), torch.ones(3).double(), atol=0.1)
+    assert torch.allclose(fit_slopes(8 * x, targets), torch.full((3,), 0.25).double(), atol=0.03)
+    assert torch.allclose(fit_slopes(-x, targets), torch.full((3,), LEAST_SLOPE).double())
+    few, none = torch.full((3, 3), torch.nan), torch.eye(3)
+    assert torch.allclose(fit_slopes(few, none), torch.full((3,), SLOPE).double())
