@@ -18,6 +18,7 @@ from sdmad.method.decision import Decision
 from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
+from sdmad.scoring.transport import enclosed
 
 if TYPE_CHECKING:
     from sdmad.detector import Detector
@@ -120,7 +121,7 @@ class ModelActor(ABC, Generic[Model]):
             table = table.append_column(name, pa.array(batch[name]))
         model_seconds = np.zeros(len(batch["unit"]), np.float32)
         model_seconds[good] = seconds
-        return table.append_column("model_seconds", pa.array(model_seconds))
+        return enclosed(table.append_column("model_seconds", pa.array(model_seconds)))
 
 
 class DetectorActor(ModelActor["Detector"]):

@@ -9,9 +9,11 @@ its start. A complete unit is returned once, with its rows in stored order.
 """
 
 import hashlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,41 +29,57 @@ def extend(before: int, *texts: str) -> int:
 
 
 @dataclass
+class _Stretch:
+    """Rows of a unit that follow each other, after the row with the digest `before`."""
+
+    rows: pa.Table
+    digests: np.ndarray
+    before: int
+
+    def until(self, digest: int) -> pa.Table:
+        """The rows up to the one with this digest."""
+        return self.rows.slice(0, int(np.flatnonzero(self.digests == digest)[0]) + 1)
+
+
+@dataclass
 class _Trace:
     """A chain from the end of a unit back to the row before the one with the digest `wanted`."""
 
     wanted: int
-    found: list[int] = field(default_factory=list)
+    found: list[pa.Table] = field(default_factory=list)
 
 
 @dataclass
 class _Open:
-    """Rows of a unit: tables, and by digest the digest before it and the row's place in them."""
+    """Rows of a unit by their digests; `whole` is the schema of a unit without rows."""
 
-    tables: list[pa.Table] = field(default_factory=list)
-    rows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    whole: pa.Schema
+    stretches: dict[int, _Stretch] = field(default_factory=dict)
     traces: dict[int, _Trace] = field(default_factory=dict)
-    size: int = 0
 
     def take(self, rows: pa.Table) -> None:
-        columns = (rows[name].to_pylist() for name in ("index", "digest", "before"))
-        for position, (index, digest, before) in enumerate(zip(*columns, strict=True)):
-            if index == END_OF_UNIT:
-                self.traces.setdefault(before, _Trace(before))
-            else:
-                self.rows.setdefault(digest, (before, self.size + position))
-        self.tables.append(rows)
-        self.size += rows.num_rows
+        index, digest, before = (rows[name].to_numpy() for name in ("index", "digest", "before"))
+        ends = index == END_OF_UNIT
+        for last in before[ends].tolist():
+            self.traces.setdefault(last, _Trace(last))
+        # A stretch ends where the next row has another one before it, or ends the unit.
+        breaks = (before[1:] != digest[:-1]) | ends[1:] | ends[:-1]
+        edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(index)]
+        for start, stop in itertools.pairwise(edges):
+            if not ends[start]:
+                digests = digest[start:stop]
+                stretch = _Stretch(rows.slice(start, stop - start), digests, int(before[start]))
+                self.stretches |= dict.fromkeys(digests.tolist(), stretch)
 
     def complete(self) -> pa.Table | None:
         """The rows of an unbroken chain; None if there is none yet."""
         for trace in self.traces.values():
-            while trace.wanted != START and trace.wanted in self.rows:
-                trace.wanted, position = self.rows[trace.wanted]
-                trace.found.append(position)
+            while trace.wanted != START and trace.wanted in self.stretches:
+                stretch = self.stretches[trace.wanted]
+                trace.found.append(stretch.until(trace.wanted))
+                trace.wanted = stretch.before
             if trace.wanted == START:
-                places = pa.array(trace.found[::-1], pa.int64())
-                return pa.concat_tables(self.tables).take(places)
+                return pa.concat_tables([self.whole.empty_table(), *trace.found[::-1]])
         return None
 
 
@@ -78,11 +96,11 @@ class Ledger:
     def add(self, batch: pa.Table) -> list[tuple[str, pa.Table]]:
         """Add rows and return the units that they complete, each with all its rows."""
         whole = []
-        for unit in pc.unique(batch["unit"]).to_pylist():
+        for unit, rows in _by_unit(batch):
             if unit in self._closed:
                 continue
-            entry = self._open.setdefault(unit, _Open())
-            entry.take(batch.filter(pc.equal(batch["unit"], unit)))
+            entry = self._open.setdefault(unit, _Open(batch.schema))
+            entry.take(rows)
             table = entry.complete()
             if table is not None:
                 del self._open[unit]
@@ -94,3 +112,14 @@ class Ledger:
         """Those of `units` that are not complete; their rows are dropped."""
         self._open.clear()
         return set(units) - self._closed
+
+
+def _by_unit(batch: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Rows next to each other that have the same unit; a unit can come several times."""
+    start = passed = 0
+    for chunk in batch["unit"].chunks:
+        runs = pc.run_end_encode(chunk)
+        for unit, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            yield unit, batch.slice(start, passed + end - start)
+            start = passed + end
+        passed += len(chunk)

@@ -25,6 +25,7 @@ from sdmad.archive.units import WorkUnit
 from sdmad.runtime.cluster import mistakes_surface
 from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
 from sdmad.scoring.pools import PipelineConfig
+from sdmad.scoring.transport import disclosed
 
 # A task or an actor whose process keeps dying ends the run with an error after so many retries.
 RETRIES = 4
@@ -72,9 +73,10 @@ def stream_rows(
         )
         rows = _compute(images, operators, config)
         with mistakes_surface():
-            yield from rows.iter_batches(
+            for batch in rows.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=1
-            )
+            ):
+                yield disclosed(batch)
 
 
 def _configure_ray_data() -> None:

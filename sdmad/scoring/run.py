@@ -220,12 +220,15 @@ def _commit(
 ) -> _Written:
     """Write a complete unit."""
     begin = time.monotonic()
+    failures = tables.empty_failures().schema
     good = pc.equal(rows["stage"], "")
-    made = rows.filter(good).select(task.schema.names).cast(task.schema)
+    failed = rows.select(failures.names).filter(pc.invert(good)).cast(failures)
+    made = rows.select(task.schema.names)
+    if failed.num_rows:
+        made = made.filter(good)
+    made = made.cast(task.schema)
     if task.decision:
         made = apply_to_rows(task.decision, made)
-    failures = tables.empty_failures().schema
-    failed = rows.filter(pc.invert(good)).select(failures.names).cast(failures)
     tables.commit_unit(output, unit, made, failed, metadata, task.kind.table)
     reasons = zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
     return _Written(unit, made.num_rows, list(reasons), time.monotonic() - begin)

@@ -26,6 +26,7 @@ from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.plan import Plan, make_plan
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import FAILURES, commit_unit
+from sdmad.scoring.transport import disclosed
 from tests.helpers import Ended, run_command
 
 # The job as a process that sends itself a signal when it is about to write a file of scores: the
@@ -232,4 +233,4 @@ def in_process(
     for unit in units:
         payload = {"payload": np.array([unit.to_json()], object)}
         options = operators.options | {"rows": 7, "run": run, "quarantine": quarantine}
-        yield from map(model, operators.read(payload, **options))
+        yield from map(disclosed, map(model, operators.read(payload, **options)))

@@ -92,6 +92,13 @@ def test_attempts_that_agree_complete_each_other() -> None:
     assert out == {"u": ["a", "a", "b", "c"]}
 
 
+def test_attempts_that_are_cut_in_other_places_complete_each_other() -> None:
+    rows = attempt("u", list("abcdef"))
+    for batches in ([rows[:4], rows[2:]], [rows[2:], rows[:4]], [rows[:3] + rows[1:5], rows[4:]]):
+        out, _ = collect(batches)
+        assert out == {"u": list("abcdef")}
+
+
 def test_rows_that_come_after_the_end_or_twice_are_ignored() -> None:
     rows = attempt("u", ["a", "b"])
     out, _ = collect([rows[2:], rows[1:2], rows[:1], rows, rows[:1]])

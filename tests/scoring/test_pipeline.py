@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sdmad.archive.listing import list_archive
@@ -16,6 +17,7 @@ from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.tables import ScoreColumns
+from sdmad.scoring.transport import enclosed
 from tests.helpers import encoded, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -29,12 +31,12 @@ def light_detector() -> type:
     """
 
     class LightActor:
-        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        def __call__(self, batch: dict[str, Any]) -> pa.Table:
             import os
 
-            count = len(batch["unit"])
+            columns = {name: list(batch[name]) for name in ("unit", "index")}
             shown = json.dumps(dict(os.environ))
-            return {name: batch[name] for name in ("unit", "index")} | {"env": [shown] * count}
+            return enclosed(pa.table(columns | {"env": [shown] * len(batch["unit"])}))
 
     return LightActor
 
