@@ -11,7 +11,7 @@ from sdmad.comparison.bootstrap import bootstrap
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, compare, list_cells, stored_name
-from sdmad.comparison.scores import read_possible, read_scores, read_test
+from sdmad.comparison.scores import read_possible, read_scores, read_stated, read_test
 from sdmad.errors import UserError
 from sdmad.storage.run_record import read_record
 
@@ -63,13 +63,16 @@ def test_metrics_equal_those_computed_without_ray(
     images = TestImages(np.stack([pixels[name] for name in names]), test.labels)
     bench = Bench(backbone, catalog, setting.learner, setting.budget, images)
     for method in setting.names:
-        scores, anomaly, possible = bench.score(method, None, supports[1])
+        scores, anomaly, possible, stated = bench.score(method, None, supports[1])
         cell = cell_uri(output, stored_name(setting, method), 2, 1)
         for written, expected in zip(read_scores(cell), (scores, anomaly), strict=True):
             assert written == pytest.approx(expected, abs=2e-3)
         stored = read_possible(cell)
         assert (stored is None) == (possible is None) == (method != "sd_mad")
         assert possible is None or (stored == possible).mean() > 0.98
+        kept = read_stated(cell)
+        assert (kept is None) == (stated is None) == (method != "sd_mad")
+        assert stated is None or np.column_stack(kept) == pytest.approx(stated, abs=2e-3)
         for (protocol, metric), value in metrics(test.labels, scores, anomaly).items():
             row = results[
                 (results.method == method)
