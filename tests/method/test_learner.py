@@ -150,3 +150,11 @@ def _probabilities(model, rule, config, pixels) -> tuple[np.ndarray, np.ndarray]
         readings = model.read(activations, frozen, model.sign_embeddings())
         found = rule.evidence(model, readings, config)
     return torch.sigmoid(found.logits).numpy(), torch.sigmoid(found.anomaly).numpy()
+
+
+def test_shots_that_are_not_one_number_are_the_median_of_the_smaller_sides() -> None:
+    """Three images with one category, one with the other, two normal: sides of 3, 1 and 2."""
+    from sdmad.method.learner import _typical_shots
+
+    labels = torch.tensor([[1.0, 0]] * 3 + [[0.0, 1]] + [[0.0, 0]] * 2)
+    assert _typical_shots(labels) == 2

@@ -19,7 +19,7 @@ from sdmad.errors import UserError
 from sdmad.scoring.census import parquet
 from sdmad.storage import StoredObject
 from sdmad.storage import s3 as s3_access
-from sdmad.storage.names import clean, escaped, local_path
+from sdmad.storage.names import clean, is_possible, escaped, local_path
 from sdmad.storage.retries import patiently
 
 # In place of a size that is not known, such as that of a manifest's object.
@@ -76,7 +76,7 @@ def _csv_uris(archive: str) -> list[str]:
 
 def _absolute(uri: str, folder: str) -> str:
     if uri.startswith("file://"):
-        if "\0" in uri:
+        if not is_possible(uri):
             return clean(uri.removeprefix("file://"))
         return clean(os.path.realpath(local_path(uri.removeprefix("file://")).expanduser()))
     if "://" not in uri and not uri.startswith("/"):
