@@ -19,7 +19,7 @@ from sdmad.errors import UserError
 from sdmad.scoring.census import parquet
 from sdmad.storage import StoredObject
 from sdmad.storage import s3 as s3_access
-from sdmad.storage.names import clean, is_possible, escaped, local_path
+from sdmad.storage.names import clean, escaped, is_possible, local_path
 from sdmad.storage.retries import patiently
 
 # In place of a size that is not known, such as that of a manifest's object.
