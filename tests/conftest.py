@@ -1,5 +1,6 @@
 """Shared fixtures: one Ray, one S3 server, one small archive and one small training run."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,12 +31,20 @@ RAY_FILES = ("test_readme.py", "test_cluster.py", "test_chaos.py", "tests/demo/"
 QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2), category_names=False)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that run Ray stay in one process, one after the other."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & RAY_FIXTURES or any(part in str(item.path) for part in RAY_FILES):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Of two processes, the one without Ray gives way: the tests with Ray take the longest."""
+    beside = "PYTEST_XDIST_WORKER" in os.environ and not ray.is_initialized()
+    if beside and not item.get_closest_marker("xdist_group") and not os.nice(0):
+        os.nice(10)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +87,8 @@ def ray_cluster(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as environment:
         # What workers know of it must come from the jobs.
         environment.delenv("OMP_WAIT_POLICY", raising=False)
+        # Ray's workers give way to all other processes by default.
+        environment.setenv("RAY_worker_niceness", "0")
         environment.setenv("RAY_metrics_report_interval_ms", "1000")
         environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         environment.setenv("PYTHONPATH", killers(tmp_path_factory.mktemp("formats")))
