@@ -40,7 +40,7 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.fits import fit_uri
 from sdmad.phantoms.task import draw_example
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "gpu"
@@ -185,7 +185,7 @@ def main(
     for seeds in SEEDS:
         command = [sys.executable, __file__, "--alone-of", str(detectors / str(seeds))]
         found = subprocess.run(
-            command, env=os.environ | DETECTOR_ENVIRONMENT, check=True, capture_output=True
+            command, env=os.environ | MODEL_ENVIRONMENT, check=True, capture_output=True
         )
         rates = json.loads(found.stdout.splitlines()[-1])
         shown = ", ".join(f"{rates[str(calls)]:.0f} ({calls} at once)" for calls in CALLS)

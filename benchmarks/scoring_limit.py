@@ -54,7 +54,7 @@ from sdmad.archive.decode import decode
 from sdmad.backbones.config import PHANTOM
 from sdmad.demo.local_s3 import local_s3
 from sdmad.detector import Detector
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT
 from sdmad.scoring.capacity import Archive, Cluster, Pace, estimate
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def limit_apart(bound: Bound, detector: Path, images: int, at_once: int = 1) -> 
         with ThreadPoolExecutor(at_once) as pool:
             return np.mean(list(pool.map(one, [env] * at_once)), axis=0).tolist()
 
-    found = mean(os.environ | DETECTOR_ENVIRONMENT)
+    found = mean(os.environ | MODEL_ENVIRONMENT)
     return found if bound is Bound.model else mean(dict(os.environ))[:-1] + found[-1:]
 
 

@@ -40,7 +40,7 @@ from sdmad.method.learner import LearnerConfig, _schedule, fit_batch
 from sdmad.method.model import SignModel
 from sdmad.method.standard import Standard
 from sdmad.phantoms.task import CATEGORIES, draw_example
-from sdmad.runtime.cluster import THREADS_SLEEP
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT
 
 ADAPTERS = 8
 
@@ -210,9 +210,9 @@ def main(
     ] = None,
 ) -> None:
     """Time fitting and scoring with many seeds; print ratios."""
-    if not THREADS_SLEEP.items() <= os.environ.items():  # As in a training run.
+    if not MODEL_ENVIRONMENT.items() <= os.environ.items():  # As in a training run.
         again = [sys.executable, *sys.argv]
-        sys.exit(subprocess.run(again, env=os.environ | THREADS_SLEEP).returncode)
+        sys.exit(subprocess.run(again, env=os.environ | MODEL_ENVIRONMENT).returncode)
     backbone = load_backbone(BackboneConfig(), "cpu")
     catalog, config = load_catalog("fundus" if data else "phantoms"), LearnerConfig()
     drawn = (

@@ -38,7 +38,7 @@ from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import DecisionRule, SignModel
 from sdmad.method.threshold import FINDING_THRESHOLD
-from sdmad.method.views import IMAGES_AT_ONCE, EncodedViews, SupportCache
+from sdmad.method.views import EncodedViews, SupportCache
 from sdmad.phantoms.task import CATEGORIES, draw_example
 from sdmad.scoring.suggestions.choice import Pool, choose
 
@@ -109,7 +109,7 @@ class Bench:
         return augment(self.pixels[row], key, view, self.learner.augment)
 
     def _prefix(self, rows: np.ndarray) -> list[tuple[Activations, torch.Tensor]]:
-        parts = np.array_split(rows, max(1, len(rows) // IMAGES_AT_ONCE))
+        parts = np.array_split(rows, max(1, len(rows) // self.backbone.images_at_once))
         return [
             self.backbone.image_activations(self.backbone.pixels(self.pixels[part]), 1, lean=True)
             for part in parts
@@ -145,7 +145,7 @@ class Bench:
 
     def _pool(self) -> Iterator[tuple[Activations, torch.Tensor]]:
         """The images of the pool as they are: of all views the first."""
-        for rows in torch.arange(len(self.pool)).split(IMAGES_AT_ONCE):
+        for rows in torch.arange(len(self.pool)).split(self.backbone.images_at_once):
             first = rows * self.learner.augment.views
             taken = self.views.take(first[None])
             one = taken.of_images(taken.f_in[0], taken.f_frozen[0], taken.patches[0])

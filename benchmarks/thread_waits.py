@@ -41,8 +41,7 @@ from sdmad.backbones.loading import load_backbone
 from sdmad.detector import Detector
 from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig, fit_batch
-from sdmad.runtime.cluster import THREADS_SLEEP
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT, THREADS_SLEEP
 from sdmad.scoring.slices import SlicedDetector
 
 BATCH, BATCHES = 64, 16
@@ -53,11 +52,6 @@ CORES = os.cpu_count() or 1
 class Work(StrEnum):
     scoring = "scoring"
     fitting = "fitting"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables of the job's processes that do this work."""
-        return DETECTOR_ENVIRONMENT if self is Work.scoring else THREADS_SLEEP
 
     @property
     def unit(self) -> str:
@@ -113,7 +107,7 @@ def fit() -> tuple[float, float]:
 def measure(work: Work, detector: Path, beside: Beside, way: Way) -> tuple[float, float]:
     """Wall and CPU time of a new process that does the work."""
     command = [sys.executable, __file__, "--work", work, "--way", way, "--detector", str(detector)]
-    env = os.environ | work.environment
+    env = os.environ | MODEL_ENVIRONMENT
     for name in THREADS_SLEEP if way is Way.spinning else ():
         del env[name]
     with _company(command if beside is Beside.another else _busy(beside), env):

@@ -34,7 +34,7 @@ WINDOW = 0.375
 """Standard deviation of the window that hides a place, relative to the distance between places."""
 BLUR = 1.0
 """Standard deviation of the blur, relative to the distance between places."""
-IMAGES_AT_ONCE = 64
+WINDOWS_AT_ONCE = 16
 LEAST_LOGITS = 1.0
 """Loss, in logits, that gets the full colour where no place of the map loses more."""
 OPACITY = 0.5
@@ -85,7 +85,7 @@ def occlusion_maps(
         whole = _similarities(model, signs, image[None])  # (1, M)
         parts = [
             _similarities(model, signs, image + window[:, None] * (hidden - image))
-            for window in windows.split(IMAGES_AT_ONCE)
+            for window in windows.split(WINDOWS_AT_ONCE)
         ]
         maps.append((whole - torch.cat(parts)).T.unflatten(1, (places, places)))
     return torch.stack(maps) if maps else images.new_zeros(0, signs.shape[1], places, places)

@@ -72,6 +72,11 @@ class Backbone:
         """A hash over all weights."""
         return self.identity.weights
 
+    @property
+    def images_at_once(self) -> int:
+        """How many images to encode at once; on CPUs more take memory, and no less time."""
+        return 64 if self.device.type == "cuda" else 16
+
     def pixels(self, images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
         """uint8 images (B, H, W, 3) -> the tower's normalised input (B, 3, H, W) on the device."""
         batch = self._on_device(np.asarray(images)).permute(0, 3, 1, 2).float() / 255

@@ -24,7 +24,6 @@ from sdmad.inputs.catalog import Catalog
 from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.calibration import fit_temperature
 from sdmad.method.losses import category_loss, midpoint_bias
-from sdmad.method.views import IMAGES_AT_ONCE
 
 
 class BaselineConfig(BaseModel):
@@ -101,7 +100,7 @@ class FrozenImages:
         """Outputs of `block`, batch by batch, from the latest block up to it that is kept."""
         start = max(earlier for earlier in self._after if earlier <= block)
         kept, outputs = self._after[start], []
-        for tokens in kept.f_frozen.split(IMAGES_AT_ONCE):
+        for tokens in kept.f_frozen.split(self.backbone.images_at_once):
             for later in range(start + 1, block + 1):
                 tokens = self.backbone.image.block(later, tokens, kept)
             outputs.append(tokens)
@@ -112,8 +111,8 @@ class FrozenImages:
         return _Taken(self, rows)
 
     def _parts(self) -> list[np.ndarray]:
-        starts = range(0, len(self), IMAGES_AT_ONCE)
-        return [self._pixels[start : start + IMAGES_AT_ONCE] for start in starts]
+        at_once = self.backbone.images_at_once
+        return [self._pixels[k : k + at_once] for k in range(0, len(self), at_once)]
 
 
 class _Taken(FrozenImages):
@@ -240,7 +239,7 @@ class Scorer:
 @torch.no_grad()
 def whole_evidence(evidence: Evidence, images: FrozenImages) -> torch.Tensor:
     """Evidence (B, C) of any number of images, computed in batches."""
-    rows = torch.arange(len(images)).split(IMAGES_AT_ONCE)
+    rows = torch.arange(len(images)).split(images.backbone.images_at_once)
     return torch.cat([evidence(images.take(some)) for some in rows])
 
 

@@ -17,7 +17,7 @@ from sdmad.method.augment import AugmentConfig, SupportImages
 from sdmad.method.calibration import conformal_sets
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
-from sdmad.method.views import IMAGES_AT_ONCE, SupportCache, encode
+from sdmad.method.views import SupportCache, encode
 
 EDGE = 1e-6
 
@@ -149,14 +149,14 @@ class Bench:
     def _prefix(self, model: SignModel) -> list[tuple[Activations, torch.Tensor]]:
         blocks = model.config.image.blocks
         if self.test.encoded:
-            return _batches(*self.test.encoded)
+            return _batches(*self.test.encoded, self.backbone.images_at_once)
         if blocks not in self._prefixes:
-            pixels = self.test.pixels
+            pixels, at_once = self.test.pixels, self.backbone.images_at_once
             self._prefixes[blocks] = [
                 model.image_activations(
-                    self.backbone.pixels(pixels[start : start + IMAGES_AT_ONCE]), lean=True
+                    self.backbone.pixels(pixels[start : start + at_once]), lean=True
                 )
-                for start in range(0, len(pixels), IMAGES_AT_ONCE)
+                for start in range(0, len(pixels), at_once)
             ]
         return self._prefixes[blocks]
 
@@ -173,12 +173,12 @@ def at_shares(learner: LearnerConfig, names: list[str], truth: np.ndarray) -> Le
 
 
 def _batches(
-    activations: Activations, frozen: torch.Tensor
+    activations: Activations, frozen: torch.Tensor, at_once: int
 ) -> list[tuple[Activations, torch.Tensor]]:
     names = ("f_in", "f_frozen", "patches")
-    parts = zip(*(getattr(activations, name).split(IMAGES_AT_ONCE) for name in names), strict=True)
+    parts = zip(*(getattr(activations, name).split(at_once) for name in names), strict=True)
     of_images = [activations.of_images(*tensors) for tensors in parts]
-    return list(zip(of_images, frozen.split(IMAGES_AT_ONCE), strict=True))
+    return list(zip(of_images, frozen.split(at_once), strict=True))
 
 
 def metrics(

@@ -34,7 +34,7 @@ from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.method.learner import LearnerConfig
 from sdmad.runtime.cluster import (
-    THREADS_SLEEP,
+    MODEL_ENVIRONMENT,
     Resources,
     connect,
     gpus_each,
@@ -272,7 +272,7 @@ def _measure_missing(
         num_gpus=gpus,
         max_restarts=RESTARTS,
         max_task_retries=-1,
-        runtime_env={"env_vars": THREADS_SLEEP},
+        runtime_env={"env_vars": MODEL_ENVIRONMENT},
     )(Comparer)
     arguments = (config, catalog, named, test.labels, pixels, output, threads, device, chosen)
     pool = [remote.remote(*arguments) for _ in range(actors)]

@@ -25,7 +25,6 @@ from sdmad.scoring.similar import THREADS, Search
 BY_CHANCE = 0.05
 MOST_SUPPORT = 2048
 LEAST_SUPPORT = 8
-IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,10 @@ def _support(search: Search, uri: str) -> tuple[np.ndarray, np.ndarray, int]:
     if not pixels:
         raise UserError(f"the support images cannot be read from {drawn.archive}")
     stacked = [pixels[image] for image in images if image in pixels]
+    at_once = search.backbone.images_at_once
     embeddings = [
-        search.backbone.embed_images(np.stack(stacked[start : start + IMAGES_AT_ONCE]))
-        for start in range(0, len(stacked), IMAGES_AT_ONCE)
+        search.backbone.embed_images(np.stack(stacked[start : start + at_once]))
+        for start in range(0, len(stacked), at_once)
     ]
     labels = drawn.labels
     named = zip(labels.archive, labels.member, strict=True)

@@ -38,7 +38,7 @@ from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.shots import key
 from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import (
-    THREADS_SLEEP,
+    MODEL_ENVIRONMENT,
     Resources,
     connect,
     gpus_each,
@@ -245,7 +245,7 @@ def _fit_missing(
             # Fits go straight to the output; Ray Train stores no checkpoints.
             **kept_in_memory(),
             failure_config=FailureConfig(max_failures=config.compute.max_failures),
-            worker_runtime_env={"env_vars": THREADS_SLEEP},
+            worker_runtime_env={"env_vars": MODEL_ENVIRONMENT},
         ),
     )
     with mistakes_surface(), _watch(output, missing, stale):

@@ -18,8 +18,6 @@ from sdmad.method import memory
 from sdmad.method.augment import AugmentConfig, SupportImages, augment
 from sdmad.method.model import SignModel
 
-IMAGES_AT_ONCE = 64
-
 
 class EncodedViews:
     """Views by number, 0 to `count` - 1; `pixels` makes uint8 images (N, H, W, 3) of numbers.
@@ -34,8 +32,9 @@ class EncodedViews:
         self._pixels = pixels
         patches, frozen = [], []
         self._kept = 0
-        for start in range(0, count, IMAGES_AT_ONCE):
-            some = range(start, min(start + IMAGES_AT_ONCE, count))
+        at_once = model.backbone.images_at_once
+        for start in range(0, count, at_once):
+            some = range(start, min(start + at_once, count))
             activations, embeddings = model.image_activations(self._batch(some))
             patches.append(activations.patches)
             frozen.append(embeddings)
@@ -77,7 +76,7 @@ class EncodedViews:
         f_frozen = torch.empty_like(f_in)
         kept = rows < self._kept
         f_in[kept], f_frozen[kept] = self._f_in[rows[kept]], self._f_frozen[rows[kept]]
-        for some in again.split(IMAGES_AT_ONCE):
+        for some in again.split(self._model.backbone.images_at_once):
             computed = self._model.backbone.image.prefix(
                 self._batch(some.tolist()), self._model.config.image.blocks
             )

@@ -13,7 +13,6 @@ from sdmad.report.plots import png_uri
 
 IMAGES_PER_GROUP = 16
 CLEAR_RIGHT, CLEAR_WRONG, UNCERTAIN = 8, 4, 6
-IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,9 @@ def similarities(
     images without pixels."""
     found = np.full((len(test.table), len(detector.catalog.signs)), np.nan, np.float32)
     known = sorted({int(row) for row in rows} & pixels.keys())
-    for start in range(0, len(known), IMAGES_AT_ONCE):
-        some = known[start : start + IMAGES_AT_ONCE]
+    at_once = detector.backbone.images_at_once
+    for start in range(0, len(known), at_once):
+        some = known[start : start + at_once]
         found[some] = detector.score_pixels(np.stack([pixels[r] for r in some])).similarities
     return found
 

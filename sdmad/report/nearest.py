@@ -14,7 +14,7 @@ from sdmad.archive.selected import decode_members
 from sdmad.detector import Detector
 from sdmad.errors import UserError
 from sdmad.fitting.supports import draw_again
-from sdmad.report.examples import IMAGES_AT_ONCE, Example
+from sdmad.report.examples import Example
 from sdmad.report.plots import png_uri
 
 MOST_IMAGES = 96
@@ -80,9 +80,10 @@ def nearest_supports(
 
 def features(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     """The patch features (B, D) that the probe reads, of uint8 pixels (B, height, width, 3)."""
+    at_once = detector.backbone.images_at_once
     parts = [
-        detector.patch_features(pixels[start : start + IMAGES_AT_ONCE])
-        for start in range(0, len(pixels), IMAGES_AT_ONCE)
+        detector.patch_features(pixels[start : start + at_once])
+        for start in range(0, len(pixels), at_once)
     ]
     return np.concatenate(parts)
 

@@ -15,24 +15,13 @@ import torch
 from sdmad.backbones.precision import Precision
 from sdmad.errors import UserError
 from sdmad.method.decision import Decision
-from sdmad.runtime.cluster import THREADS_SLEEP, node_cpus
+from sdmad.runtime.cluster import node_cpus
 from sdmad.scoring.slices import SlicedDetector
 from sdmad.scoring.tables import ScoreColumns, score_rows
 from sdmad.scoring.transport import enclosed
 
 if TYPE_CHECKING:
     from sdmad.detector import Detector
-
-# Environment of a detector's process. By default glibc returns every large freed buffer to the
-# kernel, and the next layer faults its pages in again: thousands of page faults for each image, a
-# tenth of a detector's time on CPUs. A single arena that is never trimmed keeps the buffers, which
-# every batch needs again. Sleeping threads matter where PyTorch splits operations among threads:
-# while the detector loads, and beside a GPU.
-DETECTOR_ENVIRONMENT = THREADS_SLEEP | {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-}
 
 
 Model = TypeVar("Model")

@@ -22,8 +22,7 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from sdmad.archive.units import WorkUnit
-from sdmad.runtime.cluster import mistakes_surface
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT, mistakes_surface
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.transport import disclosed
 
@@ -126,7 +125,7 @@ def _compute(
         ),
         num_cpus=config.detector_cpus,
         num_gpus=config.detector_gpus or None,
-        runtime_env={"env_vars": DETECTOR_ENVIRONMENT},
+        runtime_env={"env_vars": MODEL_ENVIRONMENT},
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )

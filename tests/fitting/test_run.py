@@ -26,7 +26,7 @@ from sdmad.fitting.config import ComputeConfig, TrainConfig
 from sdmad.fitting.reading import check_names
 from sdmad.fitting.run import train_seeds
 from sdmad.fitting.worker import share_cores
-from sdmad.runtime.cluster import THREADS_SLEEP
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT
 from sdmad.storage.run_record import read_record
 from tests.conftest import QUICK
 from tests.helpers import ROOT, workers
@@ -130,7 +130,7 @@ def test_a_killed_worker_loses_only_its_unfinished_fits(archive, training_run, t
     thread.start()
     assert train_seeds(settings, str(output)) == 3
     thread.join()
-    assert THREADS_SLEEP.items() <= killed["environment"].items()
+    assert MODEL_ENVIRONMENT.items() <= killed["environment"].items()
     after = times(output)
     assert len(before) < len(killed["kept"]) < len(after) == 5
     assert {p: t for p, t in after.items() if p in killed["kept"]} == killed["kept"]

@@ -10,9 +10,9 @@ from sdmad.archive.listing import list_archive
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.units import cut_units
 from sdmad.errors import UserError
-from sdmad.runtime.cluster import Resources, connect
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT, Resources, connect
 from sdmad.scoring import pipeline
-from sdmad.scoring.actor import DETECTOR_ENVIRONMENT, DetectorActor
+from sdmad.scoring.actor import DetectorActor
 from sdmad.scoring.pipeline import Operators
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.reading import read_and_decode
@@ -57,7 +57,7 @@ def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch,
     order = [unit for unit, _ in rows]
     assert order == sorted(order, key=[unit.id for unit in units].index)
     for environment in environments:
-        assert DETECTOR_ENVIRONMENT.items() <= environment.items()
+        assert MODEL_ENVIRONMENT.items() <= environment.items()
 
 
 @pytest.mark.parametrize("who", ["reader", "detector"])
