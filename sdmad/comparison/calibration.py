@@ -6,6 +6,9 @@ All from the stored scores of a comparison, at the prevalence of the test split.
 assume that a category is as frequent as its absence: their odds are multiplied by those of its
 share of the test images. Scores of SD-MAD are those that it gives where these shares are stated
 (`sdmad.comparison.cell.at_shares`). A variant that states a prevalence is taken as it is.
+
+A calibration error is never 0, because a bin has few images: right probabilities have one by
+chance, too (Broecker and Smith, *Increasing the reliability of reliability diagrams*, 2007).
 """
 
 import numpy as np
@@ -20,11 +23,14 @@ from sdmad.report.decisions import at_prevalence, reliability
 
 QUANTITIES = {
     "error": "calibration error",
+    "chance": "by chance",
     "anomaly_error": "of the anomaly score",
+    "anomaly_chance": "by chance",
     "with": "coverage, images with the category",
     "without": "coverage, images without",
     "undecided": "undecided",
 }
+DRAWS = 20
 
 
 def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
@@ -34,6 +40,8 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
 
     - `error`: expected calibration error, ten bins of equal width; `anomaly_error`: the same for
       the anomaly score
+    - `chance`, `anomaly_chance`: the same if the probabilities were right, the mean over `DRAWS` draws
+      of labels from them
     - `with`, `without`: share of the test images with, and without, a category whose conformal set
       holds the true answer; `undecided`: share whose set holds both answers or none. Only of SD-MAD
       and its variants.
@@ -45,7 +53,7 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
             for seed in parse_numbers(config.seeds, "seeds"):
                 cell = cell_uri(output, stored_name(config, method), shots, seed)
                 stated = read_stated(cell) or at_shares(truth, *read_scores(cell))
-                found = errors(truth, *stated)
+                found = errors(truth, *stated) | by_chance(truth, *stated)
                 possible = read_possible(cell)
                 if possible is not None:
                     found |= coverage(truth, possible)
@@ -72,6 +80,22 @@ def errors(truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray) -> dict[s
     }
 
 
+def by_chance(truth: np.ndarray, scores: np.ndarray, anomaly: np.ndarray) -> dict[str, float]:
+    """The errors of scores (N, C) and anomaly scores (N,) if they were right, for the same
+    categories as `errors`."""
+    random = np.random.default_rng(0)
+    known = scores[:, _known(truth)]
+
+    def error(probabilities: np.ndarray) -> float:
+        return reliability(random.random(len(probabilities)) < probabilities, probabilities).error
+
+    of_categories = [error(one) for one in known.T for _ in range(DRAWS)]
+    return {
+        "chance": float(np.mean(of_categories)) if of_categories else np.nan,
+        "anomaly_chance": float(np.mean([error(anomaly) for _ in range(DRAWS)])),
+    }
+
+
 def coverage(truth: np.ndarray, possible: np.ndarray) -> dict[str, float]:
     """Coverage of the conformal sets `possible` (N, C, 2), which say for each image and category
     whether "with it" and "without it" are possible."""
@@ -88,8 +112,8 @@ def tables(found: pd.DataFrame) -> str:
     """Markdown: the quantities of each method, a table for each number of shots."""
     parts = [
         "Calibration error at the prevalence of the test split (mean over categories, ten bins), "
-        "and how often conformal sets hold the true answer. Per cent, mean ± standard deviation "
-        "over seeds.\n"
+        "what it would be by chance if the probabilities were right, and how often conformal sets "
+        "hold the true answer. Per cent, mean ± standard deviation over seeds.\n"
     ]
     for shots, group in found.groupby("shots", sort=True):
         parts.append(f"**{shots} {'shot' if shots == 1 else 'shots'}**\n")
@@ -114,4 +138,4 @@ def _shown(values: pd.Series) -> str:
 
 def _known(truth: np.ndarray) -> np.ndarray:
     """The categories (C,) with enough test images on both sides."""
-    return np.minimum(truth.sum(axis=0), (~truth).sum(axis=0)) >= LEAST_POSITIVES
+    return np.asarray(np.minimum(truth.sum(0), (~truth).sum(0)) >= LEAST_POSITIVES)

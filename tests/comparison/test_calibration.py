@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from sdmad.comparison.calibration import at_shares, calibration, coverage, errors, tables
+from sdmad.comparison.calibration import (
+    at_shares,
+    by_chance,
+    calibration,
+    coverage,
+    errors,
+    tables,
+)
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, stored_name
 from sdmad.comparison.scores import write_scores, write_test
@@ -23,6 +30,19 @@ def test_scores_that_are_right_at_half_have_no_error_at_the_true_prevalence() ->
     found = errors(truth, *at_shares(truth, right, right[:, 0]))
     assert found == pytest.approx({"error": 0, "anomaly_error": 0}, abs=0.003)
     assert errors(truth, right, right[:, 0])["error"] > 0.1
+
+
+def test_right_probabilities_have_an_error_by_chance() -> None:
+    """In each of ten bins the share differs by sqrt(2/pi) standard errors on average."""
+    random = np.random.default_rng(1)
+    centres = np.repeat(np.arange(10) / 10 + 0.05, 50)
+    deviation = np.sqrt(centres * (1 - centres) / 50)
+    expected = float(np.mean(np.sqrt(2 / np.pi) * deviation))
+    truth = random.random((500, 1)) < centres[:, None]
+    found = by_chance(truth, centres[:, None], centres)
+    assert found == pytest.approx({"chance": expected, "anomaly_chance": expected}, rel=0.12)
+    drawn = [errors(random.random((500, 1)) < centres[:, None], centres[:, None], centres)["error"]]
+    assert drawn[0] == pytest.approx(expected, rel=0.5)
 
 
 def test_rare_categories_do_not_count() -> None:
@@ -56,7 +76,7 @@ def test_the_table_has_all_methods_and_seeds(tmp_path) -> None:
             scores = (random.random((40, 1)), random.random(40))
             write_scores(cell, ["one"], *scores, sets, stated)
     found = calibration(config, str(tmp_path))
-    assert found.groupby("method").size().to_dict() == {"sd_mad": 10, "gda": 4}
+    assert found.groupby("method").size().to_dict() == {"sd_mad": 14, "gda": 8}
     sd_mad, gda = tables(found).splitlines()[-2:]
     assert sd_mad.startswith("| sd_mad |") and "100.0 ± 0.0" in sd_mad
     assert gda.endswith("| - | - | - |")
