@@ -40,8 +40,8 @@ def calibration(config: CompareConfig, output: str) -> pd.DataFrame:
 
     - `error`: expected calibration error, ten bins of equal width; `anomaly_error`: the same for
       the anomaly score
-    - `chance`, `anomaly_chance`: the same if the probabilities were right, the mean over `DRAWS` draws
-      of labels from them
+    - `chance`, `anomaly_chance`: the same if the probabilities were right, the mean over `DRAWS`
+      draws of labels from them
     - `with`, `without`: share of the test images with, and without, a category whose conformal set
       holds the true answer; `undecided`: share whose set holds both answers or none. Only of SD-MAD
       and its variants.
