@@ -27,6 +27,11 @@ def test_rows_arrive_in_one_table_as_they_were_sent() -> None:
 
 
 def test_a_batch_takes_few_buffers_on_its_way() -> None:
-    """Each costs the driver time: with all columns as they are, 60 for each batch."""
+    """Each costs the driver time: with all columns as they are, there are 60 for each batch."""
     table = enclosed(rows(0, 64))
-    assert (table.num_rows, table.num_columns) == (1, 1)
+    assert (table.num_rows, table.num_columns) == (1, 2)
+
+
+def test_a_batch_without_rows_keeps_its_columns() -> None:
+    none = rows(0, 3).slice(0, 0)
+    assert disclosed(enclosed(none)).equals(none, check_metadata=True)
