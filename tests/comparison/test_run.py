@@ -1,6 +1,9 @@
 """A comparison on Ray: its metrics, what it skips, what it refuses."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, compare, list_cells, stored_name
 from sdmad.comparison.scores import read_possible, read_scores, read_stated, read_test
 from sdmad.errors import UserError
+from sdmad.runtime.cluster import MODEL_ENVIRONMENT
 from sdmad.storage.run_record import read_record
 
 QUICK = {"steps": 3, "augment": {"views": 2}}
@@ -32,9 +36,29 @@ def config(archive, **more: object) -> CompareConfig:
 
 
 @pytest.fixture(scope="module")
-def compared(archive, ray_cluster, tmp_path_factory):
+def environments(tmp_path_factory) -> Path:
+    """A folder with the environment of each process of `compared`."""
+    return tmp_path_factory.mktemp("environments")
+
+
+@pytest.fixture(scope="module")
+def compared(archive, ray_cluster, tmp_path_factory, environments):
+    class Observed(run.Comparer):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            (environments / str(os.getpid())).write_text(json.dumps(dict(os.environ)))
+
     output = str(tmp_path_factory.mktemp("compared"))
-    return output, compare(config(archive), output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Comparer", Observed)
+        return output, compare(config(archive), output)
+
+
+@pytest.mark.usefixtures("compared")
+def test_processes_have_the_environment_of_models(environments) -> None:
+    found = [json.loads(path.read_text()) for path in environments.iterdir()]
+    assert len(found) == 2
+    assert all(one.items() >= MODEL_ENVIRONMENT.items() for one in found)
 
 
 def test_every_method_has_every_metric_on_every_support(compared) -> None:
