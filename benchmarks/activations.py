@@ -55,6 +55,7 @@ from sdmad.scoring.plan import encode_plan, plan_uri
 from sdmad.scoring.reading import read_and_decode
 from sdmad.scoring.stored import StoredDetectorActor, read_stored
 from sdmad.scoring.tables import ScoreColumns
+from sdmad.scoring.transport import disclosed
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "runs" / "benchmark-activations"
@@ -79,7 +80,7 @@ def write_unit(
 ) -> int:
     """Read a unit, compute its rows and write its tables; the number of images."""
     payload = {"payload": np.array([unit.to_json()], object)}
-    rows = pa.concat_tables(map(actor, read(payload, rows=BATCH)))
+    rows = pa.concat_tables(disclosed(actor(batch)) for batch in read(payload, rows=BATCH))
     good = pa.array([stage == "" for stage in rows["stage"].to_pylist()])
     made = rows.filter(good).select(schema.names).cast(schema)
     commit(output, unit, made, table)
