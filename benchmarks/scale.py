@@ -136,7 +136,7 @@ def stored_row(stored_bytes: float, stored_ms: float, fleet: Fleet, busy: Pace) 
 def main(
     read_ms: Annotated[float, typer.Option(help="Read, a core: scoring_limit.py decode.")] = 0.39,
     decode_ms: Annotated[float, typer.Option(help="Decode, a core: the same.")] = 2.79,
-    driver_ms: Annotated[float, typer.Option(help="Driver, an image: driver_cost.py.")] = 0.027,
+    driver_ms: Annotated[float, typer.Option(help="Driver, an image: driver_cost.py.")] = 0.0191,
     cpu_model_ms: Annotated[
         float, typer.Option(help="ViT-B/32, an image on a core: gpu_forward.py, scoring_limit.py.")
     ] = 90.0,

@@ -66,6 +66,7 @@ def test_one_stream_and_several_are_unpacked_whole(form) -> None:
         (lzma.compress(b"a") + bytes(8) + lzma.compress(b"b") + bytes(4), b"ab"),
         (SKIPPABLE + zstd(b"a") + SKIPPABLE + zstd(b"b") + SKIPPABLE, b"ab"),
     ],
+    ids=["gzip", "xz", "zstd"],
 )
 def test_padding_between_streams_is_skipped(content, expected) -> None:
     stream, compressed = unpacked(io.BytesIO(content))
