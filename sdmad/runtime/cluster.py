@@ -29,8 +29,9 @@ from sdmad.runtime import head
 # and two fits on one node take at least twice as long (benchmarks/thread_waits.py).
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "passive"}
 # Large freed buffers stay with the process, in a single arena that is never trimmed. By default
-# glibc returns them to the kernel, and the next layer faults their pages in again: thousands of
-# page faults for each image, a tenth of the time of a ViT on CPUs and half of that of convolutions.
+# glibc returns them to the kernel, and the next layer faults their pages in again: a twentieth to a
+# tenth of the time of a ViT on CPUs, and up to half of that of convolutions
+# (benchmarks/freed_buffers.py).
 BUFFERS_STAY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
