@@ -21,7 +21,13 @@ def wanted() -> bool:
 def log(event: str, **fields: object) -> None:
     """Write one line to stderr."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    print(json.dumps({"time": now, "event": event, **fields}), file=sys.stderr, flush=True)
+    _write(json.dumps({"time": now, "event": event, **fields}))
+
+
+def _write(line: str) -> None:
+    """In one call: a signal or another thread can come between text and end of line."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class Notice(str):
@@ -46,4 +52,4 @@ def notice(text: str, names: bool = False) -> None:
     if wanted():
         log("notice", text=text)
     else:
-        print(f"notice: {text}", file=sys.stderr, flush=True)
+        _write(f"notice: {text}")

@@ -1,8 +1,10 @@
 """Progress lines of a run in a log."""
 
 import json
+import sys
 import time
 
+from sdmad import logs
 from sdmad.runtime import progress
 from sdmad.runtime.progress import Tracker
 
@@ -29,3 +31,13 @@ def test_lines_are_json_when_wanted(monkeypatch, capsys) -> None:
         pass
     first = json.loads(capsys.readouterr().err.splitlines()[0])
     assert (first["event"], first["done"], first["total"]) == ("progress", 0, 4)
+
+
+def test_a_line_of_the_log_is_written_at_once(monkeypatch) -> None:
+    """Otherwise a stop between text and end of line joins two lines."""
+    written: list[str] = []
+    monkeypatch.setattr(sys.stderr, "write", written.append)
+    logs.log("unit committed", unit="a")
+    logs.notice("a sentence")
+    assert [text.count("\n") for text in written] == [1, 1]
+    assert all(text.endswith("\n") for text in written)
