@@ -21,11 +21,14 @@ def wanted() -> bool:
 def log(event: str, **fields: object) -> None:
     """Write one line to stderr."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    _write(json.dumps({"time": now, "event": event, **fields}))
+    write(json.dumps({"time": now, "event": event, **fields}))
 
 
-def _write(line: str) -> None:
-    """In one call: a signal or another thread can come between text and end of line."""
+def write(line: str) -> None:
+    """Write a line to stderr in one call.
+
+    `print` makes two, and a stop that comes between text and end of line joins two lines.
+    """
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -52,4 +55,4 @@ def notice(text: str, names: bool = False) -> None:
     if wanted():
         log("notice", text=text)
     else:
-        _write(f"notice: {text}")
+        write(f"notice: {text}")

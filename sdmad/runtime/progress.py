@@ -25,7 +25,7 @@ def step(what: str, text: str) -> None:
     if logs.wanted():
         logs.log("progress", what=what, note=text)
     else:
-        print(f"{what}: {text}", file=sys.stderr, flush=True)
+        logs.write(f"{what}: {text}")
 
 
 class Tracker:
@@ -97,9 +97,7 @@ class Tracker:
         left = ""
         if 0 < self.done < self.total:
             left = f", {seconds / self.done * (self.total - self.done):.0f} s left"
-        print(
+        logs.write(
             f"{self.what}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s{left}"
-            + (f", {note}" if note else ""),
-            file=sys.stderr,
-            flush=True,
+            + (f", {note}" if note else "")
         )

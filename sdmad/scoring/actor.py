@@ -23,7 +23,6 @@ from sdmad.scoring.transport import enclosed
 if TYPE_CHECKING:
     from sdmad.detector import Detector
 
-
 Model = TypeVar("Model")
 
 
