@@ -216,13 +216,14 @@ def _read_rows(
     """
 
     def read(unit: str) -> tuple[pa.Table | None, list[int]]:
-        content = tables.read_content(run, "scores", unit)
-        names = parquet.decode(content, ("archive", "member"))
-        pairs = zip(names["archive"].to_pylist(), names["member"].to_pylist(), strict=True)
-        matched = [(k, position[name]) for k, name in enumerate(pairs) if name in position]
-        if not matched:
-            return None, []
-        rows = parquet.decode(content, columns).take(pa.array([k for k, _ in matched]))
+        with tables.readable(run, "scores", unit):
+            content = tables.read_content(run, "scores", unit)
+            names = parquet.decode(content, ("archive", "member"))
+            pairs = zip(names["archive"].to_pylist(), names["member"].to_pylist(), strict=True)
+            matched = [(k, position[name]) for k, name in enumerate(pairs) if name in position]
+            if not matched:
+                return None, []
+            rows = parquet.decode(content, columns).take(pa.array([k for k, _ in matched]))
         return rows, [row for _, row in matched]
 
     parts, owners = [], []

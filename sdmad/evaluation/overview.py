@@ -23,7 +23,6 @@ from sdmad.evaluation.sites import Groups
 from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.scoring import tables
 from sdmad.scoring.plan import open_plan
-from sdmad.storage import parquet
 
 READERS = 8
 BINS = 50
@@ -210,7 +209,7 @@ def _parts(
     """The tables of units in their order; a few are read ahead."""
 
     def read(unit: str) -> tuple[str, pa.Table, pa.Table]:
-        scores = parquet.decode(tables.read_content(run, "scores", unit), columns)
+        scores = tables.read_part(run, "scores", unit, columns)
         return unit, scores, tables.read_part(run, "failures", unit)
 
     waiting: deque[Future[tuple[str, pa.Table, pa.Table]]] = deque()

@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 
 from sdmad import storage
 from sdmad.activations import Stored, from_arrow
-from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.naming import clean, comparable, split_frame
 from sdmad.archive.units import WorkUnit
 from sdmad.fitting.encoded import Chosen, Found
 from sdmad.inputs.matching import SHOWN, FailureIndex, Name, NameIndex
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
-from sdmad.scoring.stored import check_complete, damaged, read_unit
+from sdmad.scoring.stored import check_complete
 
 THREADS = 8
 NAMES = ["archive", "member"]
@@ -102,30 +101,28 @@ class EncodedArchive:
         uri = storage.join(self.uri, tables.ACTIVATIONS, tables.part_name(unit.id))
         found = _OfUnit([], {}, set(), {}, [])
         vectors: list[pa.Table] = []
-        try:
-            with storage.open_read(uri, 1 << 20) as stream:
-                file = pq.ParquetFile(stream)
-                for group in range(file.num_row_groups):
-                    held = file.read_row_group(group, NAMES, use_threads=False).to_pylist()
-                    named = [(row["archive"], row["member"]) for row in held]
-                    rows = [index.find(name) for name in named]
-                    found.there.update(row for row in rows if row is not None)
-                    if len(found.others) < SHOWN:
-                        unnamed = [n for n, row in zip(named, rows, strict=True) if row is None]
-                        found.others.extend(unnamed[:SHOWN])
-                    some = [k for k, row in enumerate(rows) if row in needed]
-                    if some:
-                        columns = list(self.stored.layout.blank())
-                        table = file.read_row_group(group, columns, use_threads=False)
-                        vectors.append(table.take(some))
-                        found.rows.extend(row for k in some if (row := rows[k]) is not None)
-        except (OSError, *DAMAGE) as error:
-            if not (is_damage(error) or isinstance(error, FileNotFoundError)):
-                raise
-            raise damaged(uri) from None
+        with (
+            tables.readable(self.uri, tables.ACTIVATIONS, unit.id),
+            storage.open_read(uri, 1 << 20) as stream,
+        ):
+            file = pq.ParquetFile(stream)
+            for group in range(file.num_row_groups):
+                held = file.read_row_group(group, NAMES, use_threads=False).to_pylist()
+                named = [(row["archive"], row["member"]) for row in held]
+                rows = [index.find(name) for name in named]
+                found.there.update(row for row in rows if row is not None)
+                if len(found.others) < SHOWN:
+                    unnamed = [n for n, row in zip(named, rows, strict=True) if row is None]
+                    found.others.extend(unnamed[:SHOWN])
+                some = [k for k, row in enumerate(rows) if row in needed]
+                if some:
+                    columns = list(self.stored.layout.blank())
+                    table = file.read_row_group(group, columns, use_threads=False)
+                    vectors.append(table.take(some))
+                    found.rows.extend(row for k in some if (row := rows[k]) is not None)
         if vectors:
             found.columns.update(from_arrow(pa.concat_tables(vectors)))
-        failed = read_unit(self.uri, unit.id, "failures", [*NAMES, "reason"])
+        failed = tables.read_part(self.uri, "failures", unit.id, [*NAMES, "reason"])
         for row in failed.to_pylist():
             for k in failures.find((row["archive"], row["member"])):
                 found.failed.setdefault(k, row["reason"])

@@ -84,7 +84,8 @@ def _configure_ray_data() -> None:
     context.print_on_execution_start = False
     if "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S" not in os.environ:
         context.execution_no_progress_timeout_s = LONGEST_WAIT
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What fails is raised; Ray would print it before, with its own traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Ray 2.60 can bound retries only through arguments that it deprecates for 2.64.
     warnings.simplefilter("ignore", RayDeprecationWarning)
 

@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 from sdmad import storage
 from sdmad.activations import Stored, from_arrow
 from sdmad.archive.decode import decode
-from sdmad.archive.limits import DAMAGE, DecodeError, is_damage
+from sdmad.archive.limits import DecodeError
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.errors import UserError
 from sdmad.scoring import tables
 from sdmad.scoring.plan import read_plan
-from sdmad.scoring.stored import check_complete, damaged
+from sdmad.scoring.stored import check_complete
 
 THREADS = 8
 ROWS = 1024
@@ -194,13 +194,11 @@ class Search:
     def _open(self, unit: str) -> Iterator[pq.ParquetFile]:
         """The table of a unit; `UserError` if it is missing or damaged."""
         uri = storage.join(self.activations, tables.ACTIVATIONS, tables.part_name(unit))
-        try:
-            with storage.open_read(uri, 1 << 20) as stream:
-                yield pq.ParquetFile(stream)
-        except (OSError, *DAMAGE) as error:
-            if not (is_damage(error) or isinstance(error, FileNotFoundError)):
-                raise
-            raise damaged(uri) from None
+        with (
+            tables.readable(self.activations, tables.ACTIVATIONS, unit),
+            storage.open_read(uri, 1 << 20) as stream,
+        ):
+            yield pq.ParquetFile(stream)
 
 
 def _first(found: list[Found], top: int) -> list[Found]:

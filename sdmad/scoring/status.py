@@ -166,8 +166,9 @@ def _images(
 
 
 def _rows(output: str, kind: str, unit: str) -> int:
-    content = tables.read_content(output, kind, unit)
-    return int(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows)
+    with tables.readable(output, kind, unit):
+        content = tables.read_content(output, kind, unit)
+        return int(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows)
 
 
 def _seconds_left(record: dict[str, Any], units: int) -> float | None:

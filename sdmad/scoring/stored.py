@@ -8,16 +8,14 @@ run that reads the archive.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from sdmad import storage
 from sdmad.activations import KEYS, Layout, Stored, User, from_arrow
-from sdmad.archive.limits import DAMAGE, is_damage
 from sdmad.archive.units import WorkUnit
 from sdmad.errors import UserError
 from sdmad.fits import Provenance, load_fits
@@ -63,7 +61,7 @@ def read_stored(
 def _images(unit: str, activations: str, layout: Layout) -> Iterator[dict[str, Any]]:
     begin = time.monotonic()
     good, failed = (
-        read_unit(activations, unit, table) for table in (tables.ACTIVATIONS, "failures")
+        tables.read_part(activations, table, unit) for table in (tables.ACTIVATIONS, "failures")
     )
     columns = from_arrow(good)
     each = (time.monotonic() - begin) / max(1, good.num_rows + failed.num_rows)
@@ -73,25 +71,6 @@ def _images(unit: str, activations: str, layout: Layout) -> Iterator[dict[str, A
         yield row | values | seconds | {"unit": unit, "stage": "", "reason": ""}
     for row in failed.to_pylist():
         yield row | dict.fromkeys(layout.blank()) | seconds | {"unit": unit}
-
-
-def read_unit(
-    activations: str, unit: str, table: str, columns: Iterable[str] | None = None
-) -> pa.Table:
-    """A table of a finished unit. Raises `UserError` if it is missing or damaged."""
-    try:
-        return tables.read_part(activations, table, unit, columns)
-    except (OSError, *DAMAGE) as error:
-        if not (is_damage(error) or isinstance(error, FileNotFoundError)):
-            raise
-        raise damaged(storage.join(activations, table, tables.part_name(unit))) from None
-
-
-def damaged(uri: str) -> UserError:
-    """The exception for a table of activations that cannot be read."""
-    return UserError(
-        f"{uri} is missing or damaged; remove what is left of it and run `sdmad encode` again"
-    )
 
 
 class StoredDetectorActor(ModelActor["Detector"]):

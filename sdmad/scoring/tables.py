@@ -9,6 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import pyarrow.compute as pc
 
 from sdmad import storage
 from sdmad.archive import naming
+from sdmad.archive.limits import DAMAGE, is_damage
+from sdmad.errors import UserError
 from sdmad.storage import parquet
 
 if TYPE_CHECKING:
@@ -130,8 +133,27 @@ def metadata_of(schema: pa.Schema) -> dict[str, str]:
 
 
 def read_part(output: str, kind: str, unit: str, columns: Iterable[str] | None = None) -> pa.Table:
-    """The table of `kind` of a finished unit, or some of its columns."""
-    return parquet.decode(read_content(output, kind, unit), columns)
+    """The table of `kind` of a finished unit, or some of its columns.
+
+    Raises `UserError` if it is missing or damaged.
+    """
+    with readable(output, kind, unit):
+        return parquet.decode(read_content(output, kind, unit), columns)
+
+
+@contextmanager
+def readable(output: str, kind: str, unit: str) -> Iterator[None]:
+    """A `UserError` if what is read within is missing or damaged: the table of `kind` of a unit."""
+    try:
+        yield
+    except (OSError, *DAMAGE) as error:
+        if not (is_damage(error) or isinstance(error, FileNotFoundError)):
+            raise
+        name = part_name(unit)
+        raise UserError(
+            f"{storage.join(output, kind, name)} is missing or damaged; remove every {name} under "
+            f"{output} and run the command that wrote them again"
+        ) from None
 
 
 def read_parts(

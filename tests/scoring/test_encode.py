@@ -225,7 +225,20 @@ def test_a_file_that_is_damaged_or_missing_is_named(store) -> None:
     assert store.encode().returncode == 0
     path = next((store.activations / "activations").glob("part-*.parquet"))
     path.write_bytes(path.read_bytes()[:-100])
-    refused(store.score(), path.name, "is missing or damaged", "run `sdmad encode` again")
+    refused(store.score(), path.name, "is missing or damaged", f"remove every {path.name} under")
+    refused(store.verify("--activations", store.activations), f"{path} is missing or damaged")
+    for part in store.activations.rglob(path.name):
+        part.unlink()
+    assert store.encode().returncode == store.score().returncode == 0
+
+
+def test_a_damaged_table_of_scores_is_named_by_those_who_read_it(store) -> None:
+    assert store.encode().returncode == store.score().returncode == 0
+    part = next((store.scores / "scores").glob("part-*.parquet"))
+    part.write_bytes(b"hi")
+    refused(store.verify("--scores", store.scores), f"{part} is missing or damaged")
+    with pytest.raises(UserError, match=f"{part.name} is missing or damaged"):
+        list(written.read_parts(str(store.scores), "scores", [part.stem.removeprefix("part-")]))
 
 
 def test_the_two_kinds_of_tables_are_not_confused(store, tmp_path) -> None:

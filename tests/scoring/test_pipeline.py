@@ -1,6 +1,7 @@
 """The pipeline: rows of all units, and the processes that make them."""
 
 import json
+import logging
 from typing import Any
 
 import pyarrow as pa
@@ -61,8 +62,10 @@ def test_units_run_in_portions_and_detectors_have_their_environment(monkeypatch,
 
 
 @pytest.mark.parametrize("who", ["reader", "detector"])
-def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(tmp_path, capfd, who) -> None:
+def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(tmp_path, capfd, caplog, who) -> None:
     """And Ray prints nothing of its own."""
+    # Ray Data prints by a handler that may have been made before stderr was captured.
+    logging.getLogger("ray.data").addHandler(caplog.handler)
     path = write_tar(tmp_path / "s.tar", {"1.png": encoded()})
     units = list(cut_units(str(tmp_path), list_archive(str(tmp_path))))
     message = "there is no detector at"
@@ -78,8 +81,10 @@ def test_a_mistake_of_a_reader_or_a_detector_is_one_sentence(tmp_path, capfd, wh
     with pytest.raises(UserError, match=message) as raised:
         list(stream)
     assert "\n" not in str(raised.value)
+    logging.getLogger("ray.data").removeHandler(caplog.handler)
     shown = capfd.readouterr()
     assert "Traceback" not in shown.out + shown.err
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
