@@ -121,7 +121,7 @@ def fit(task: Task) -> Scorer:
     """Fit the changes of both towers together."""
     backbone, scale = task.backbone, task.backbone.logit_scale
     texts = ClassTexts.signs(task.catalog)
-    prompts = backbone.text.prefix(backbone.tokens(texts.texts), len(backbone.text.blocks))
+    prompts = backbone.text.before_block(backbone.tokens(texts.texts), 0)
     image = AdaptedTower(backbone.image, task.generator)
     text = AdaptedTower(backbone.text, task.generator)
 

@@ -36,7 +36,7 @@ class PromptLearner(nn.Module):
             backbone.tokens([" ".join([word] * CONTEXT + [text]) for text in texts.texts])
             for word in PLACEHOLDERS
         )
-        self.prompts = self.tower.prefix(tokens, len(self.tower.blocks))
+        self.prompts = self.tower.before_block(tokens, 0)
         # The two placeholders differ exactly where the context stands, in any tokenizer.
         # Padding behind the last token may be cut, and a class token may stand behind all.
         length = self.prompts.f_in.shape[1]

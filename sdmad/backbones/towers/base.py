@@ -128,6 +128,17 @@ class Tower(ABC):
         depth = max(1, adapted_blocks)
         if depth > len(self.blocks):
             raise ValueError(f"{depth} blocks to adapt, and the tower has {len(self.blocks)}")
+        index = len(self.blocks) - depth
+        activations = self.before_block(inputs, index)
+        if lean and depth == 1 and (token := self.read_token(index, activations)) is not None:
+            return replace(activations.reduced(), f_frozen=token)
+        f_frozen = self.block(index, activations.f_in, activations)
+        activations = replace(activations, f_frozen=f_frozen)
+        return activations.reduced() if depth == 1 else activations
+
+    @torch.no_grad()
+    def before_block(self, inputs: torch.Tensor, index: int) -> Activations:
+        """Run the frozen part up to one block: its input (B, T, D), as `f_in` and `f_frozen`."""
         captured: list[Call] = []
         caller = threading.get_ident()
 
@@ -137,7 +148,6 @@ class Tower(ABC):
                 captured.append((args, kwargs or {}))
                 raise _Stop
 
-        index = len(self.blocks) - depth
         with _HOOKS:
             handle = self.blocks[index].register_forward_pre_hook(stop, with_kwargs=True)
         try:
@@ -148,12 +158,7 @@ class Tower(ABC):
             with _HOOKS:
                 handle.remove()
         (f_in, *rest), kwargs = captured[0]
-        activations = self.describe(inputs, self.capture(f_in, (tuple(rest), kwargs)))
-        if lean and depth == 1 and (token := self.read_token(index, activations)) is not None:
-            return replace(activations.reduced(), f_frozen=token)
-        f_frozen = self.block(index, activations.f_in, activations)
-        activations = replace(activations, f_frozen=f_frozen)
-        return activations.reduced() if depth == 1 else activations
+        return self.describe(inputs, self.capture(f_in, (tuple(rest), kwargs)))
 
     def block(self, index: int, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         """Output of one frozen block for tokens (B, T, D) or (S, B, T, D)."""

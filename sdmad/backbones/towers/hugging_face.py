@@ -32,8 +32,8 @@ class HuggingFaceTextTower(TextTower):
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().run(self._without_padding(inputs))
 
-    def prefix(self, inputs: torch.Tensor, adapted_blocks: int, lean: bool = False) -> Activations:
-        return super().prefix(self._without_padding(inputs), adapted_blocks, lean)
+    def before_block(self, inputs: torch.Tensor, index: int) -> Activations:
+        return super().before_block(self._without_padding(inputs), index)
 
     def _without_padding(self, inputs: torch.Tensor) -> torch.Tensor:
         """Token ids up to the end of the longest text: no token attends to padding behind it."""
