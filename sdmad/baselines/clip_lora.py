@@ -127,7 +127,7 @@ def fit(task: Task) -> Scorer:
 
     def learning(images: FrozenImages) -> torch.Tensor:
         rows = texts.rows_of_step(task.generator)
-        some = backbone.text.part(prompts, slice(None), rows)
+        some = backbone.text.texts(prompts, rows)
         features = texts.some(rows).features(text(some))
         return text_evidence(image(images.before_blocks()), features, scale)
 

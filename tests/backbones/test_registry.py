@@ -121,6 +121,19 @@ def test_seeds_in_one_batch_equal_seeds_alone(one: Small) -> None:
 
 
 @once
+def test_texts_without_padding_have_the_same_embeddings(one: Small) -> None:
+    tower, ids = text_tower(one.clip), one.token_ids(4)
+    rows = torch.tensor([3, 0])  # The two shortest.
+    with torch.no_grad():
+        expected = tower.run(ids)[rows]
+        texts = tower.texts(tower.before_block(ids, 0), rows)
+        tokens = texts.f_in
+        for index in range(len(tower.blocks)):
+            tokens = tower.block(index, tokens, texts)
+        assert torch.allclose(tower.head(tokens, texts), expected, atol=1e-5)
+
+
+@once
 def test_fits_train_and_scores_come_out(one: Small) -> None:
     backbone = one.backbone()
     two = TowerAdapterConfig(blocks=2, bottleneck=4)

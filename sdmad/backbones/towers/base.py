@@ -228,6 +228,36 @@ class Tower(ABC):
 class TextTower(Tower):
     """A text encoder, whose blocks may take a mask for each text."""
 
+    def length(self, activations: Activations) -> int:
+        """How many tokens count in the longest text; those behind are padding."""
+        return activations.f_in.shape[-2]
+
+    def texts(self, activations: Activations, rows: torch.Tensor) -> Activations:
+        """The activations of the texts at `rows`, without padding behind the longest of them."""
+        return self.without_padding(self.part(activations, slice(None), rows))
+
+    def without_padding(self, activations: Activations) -> Activations:
+        """The same without padding behind the longest text, exact but for the order of sums."""
+        whole, length = activations.f_in.shape[-2], self.length(activations)
+        if length == whole:
+            return activations
+        mask = activations.mask
+
+        def shorter(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or value.dim() < 2:
+                return value
+            for dim in (-2, -1):
+                value = value.narrow(dim, 0, length) if value.shape[dim] == whole else value
+            return value
+
+        return replace(
+            activations,
+            f_in=activations.f_in[..., :length, :],
+            f_frozen=activations.f_frozen[..., :length, :],
+            call=_changed(activations.call, shorter),
+            mask=None if mask is None else mask[:, :length],
+        )
+
     def call_for(self, activations: Activations, seeds: int) -> Call:
         if seeds == 1:
             return activations.call
@@ -295,5 +325,9 @@ def _of_masks(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> Cal
         batched = isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[0] > 1
         return change(value) if batched else value
 
+    return _changed(call, changed)
+
+
+def _changed(call: Call, change: Callable[[Any], Any]) -> Call:
     args, kwargs = call
-    return tuple(map(changed, args)), {name: changed(value) for name, value in kwargs.items()}
+    return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}

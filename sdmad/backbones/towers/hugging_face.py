@@ -37,8 +37,12 @@ class HuggingFaceTextTower(TextTower):
 
     def _without_padding(self, inputs: torch.Tensor) -> torch.Tensor:
         """Token ids up to the end of the longest text: no token attends to padding behind it."""
-        real = (inputs != self.text.config.pad_token_id).any(0).nonzero()
-        return inputs[:, : int(real.max()) + 1] if len(real) else inputs
+        return inputs[:, : _length(inputs != self.text.config.pad_token_id)]
+
+    def length(self, activations: Activations) -> int:
+        if activations.mask is None:
+            return super().length(activations)
+        return _length(activations.mask)
 
     def encode(self, inputs: torch.Tensor) -> Any:
         return self.text(inputs)
@@ -61,6 +65,12 @@ class HuggingFaceTextTower(TextTower):
             last_hidden_state=tokens, pooler_output=None if own is None else own(tokens)
         )
         return self.text.proj(self.text.pooler(output, activations.mask))
+
+
+def _length(real: torch.Tensor) -> int:
+    """The length of the longest text, from which tokens (B, T) are real."""
+    columns = real.any(0).nonzero()
+    return int(columns.max()) + 1 if len(columns) else real.shape[1]
 
 
 def layers_of(transformer: nn.Module) -> nn.ModuleList | None:

@@ -60,15 +60,14 @@ class OpenClipTextTower(TextTower):
             # Where text_global_pool would look, found by pooling the positions themselves.
             positions = torch.arange(length, device=inputs.device).expand(len(inputs), length)
             read = text_global_pool(positions[..., None], inputs, self.pool_type, self.eos_id)[:, 0]
-        captured = replace(captured, read=read)
-        mask = captured.call[1].get("attn_mask")
-        if mask is None or mask.dim() != 2:
-            return captured
+        return self.without_padding(replace(captured, read=read))
+
+    def length(self, activations: Activations) -> int:
+        mask = activations.call[1].get("attn_mask")
+        if mask is None or mask.dim() != 2 or activations.read is None:
+            return super().length(activations)
         # Causal attention: tokens behind the last one that is read change nothing.
-        length = int(read.max()) + 1
-        kwargs = captured.call[1] | {"attn_mask": mask[:length, :length]}
-        f_in = captured.f_in[:, :length]
-        return replace(captured, f_in=f_in, call=(captured.call[0], kwargs))
+        return int(activations.read.max()) + 1
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         if activations.read is None:
