@@ -113,8 +113,8 @@ class Tower(ABC):
         return captured
 
     def read_token(self, index: int, activations: Activations) -> torch.Tensor | None:
-        """Output (B, 1, D) of one frozen block for the token that the head reads, without computing
-        the others; None where that is not known to be possible."""
+        """Output (B, 1, D) of one block for the token that the head reads, from `activations.f_in`,
+        without computing the others; None where that is not known to be possible."""
         return None
 
     @torch.no_grad()

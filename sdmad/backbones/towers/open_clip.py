@@ -25,10 +25,8 @@ class OpenClipImageTower(ImageTower):
         block = self.blocks[index]
         if not self.reads_first_token or not isinstance(block, ResidualAttentionBlock):
             return None
-        every = block.ln_1(activations.f_in)
-        attended = block.attention(q_x=every[:, :1], k_x=every, v_x=every)
-        token = activations.f_in[:, :1] + block.ls_1(attended)
-        return token + block.ls_2(block.mlp(block.ln_2(token)))
+        first = torch.zeros(len(activations.f_in), dtype=torch.long)
+        return _token(block, activations.f_in, first)
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         pooled, _ = self.visual._pool(tokens)
@@ -69,6 +67,19 @@ class OpenClipTextTower(TextTower):
         # Causal attention: tokens behind the last one that is read change nothing.
         return int(activations.read.max()) + 1
 
+    def read_token(self, index: int, activations: Activations) -> torch.Tensor | None:
+        block, read = self.blocks[index], activations.read
+        if read is None or not isinstance(block, ResidualAttentionBlock):
+            return None
+        mask = activations.call[1].get("attn_mask")
+        if mask is not None:
+            heads = block.attn.num_heads
+            of_head = read.repeat_interleave(heads)
+            # (T, T), or (B x heads, T, T) where a class token attends to no padding.
+            rows = mask[of_head] if mask.dim() == 2 else mask[torch.arange(len(mask)), of_head]
+            mask = rows[:, None]
+        return _token(block, activations.f_in, read, mask)
+
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         if activations.read is None:
             raise AssertionError("text activations always know the token that is read")
@@ -78,3 +89,21 @@ class OpenClipTextTower(TextTower):
         if projection is None:
             return pooled
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _token(
+    block: ResidualAttentionBlock,
+    tokens: torch.Tensor,
+    read: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Output (B, 1, D) of a block for one token of each input (B, T, D), at `read` (B,).
+
+    `mask` (B x heads, 1, T) is added to the attention of these tokens.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    every = block.ln_1(tokens)
+    own = every[rows, read][:, None]
+    attended = block.attention(q_x=own, k_x=every, v_x=every, attn_mask=mask)
+    token = tokens[rows, read][:, None] + block.ls_1(attended)
+    return token + block.ls_2(block.mlp(block.ln_2(token)))
