@@ -12,6 +12,8 @@ import os
 import sys
 from datetime import UTC, datetime
 
+from sdmad.words import as_typed
+
 
 def wanted() -> bool:
     """Whether the driver logs in JSON."""
@@ -55,4 +57,4 @@ def notice(text: str, names: bool = False) -> None:
     if wanted():
         log("notice", text=text)
     else:
-        write(f"notice: {text}")
+        write(f"notice: {as_typed(text)}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Scores
+from sdmad.runtime.cli import say
 
 
 def apply(
@@ -32,9 +33,9 @@ def apply(
     if done.waiting:
         logs.notice(f"{done.waiting} of {done.planned} work units have no scores yet")
     if not done.units:
-        typer.echo(f"all {done.skipped} scored work units are decided already, at {target}")
+        say(f"all {done.skipped} scored work units are decided already, at {target}")
         return
-    typer.echo(
+    say(
         f"decided {done.images} images in {done.units} work units: "
         f"{done.findings_before} findings became {done.findings}; the tables are at {target}"
     )

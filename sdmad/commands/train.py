@@ -18,6 +18,7 @@ from sdmad.commands.options import (
     Shots,
     configuration_changes,
 )
+from sdmad.runtime.cli import say
 
 
 def train(
@@ -54,4 +55,4 @@ def train(
 
         encoded = EncodedArchive.open(storage.resolve(settings.activations))
     made = train_seeds(settings, target, encoded, names)
-    typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")
+    say(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")

@@ -21,7 +21,7 @@ from sdmad.report.run import Evaluated, evaluate_run
 from sdmad.scoring.images import score_archive
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.verify import verify_scores
-from sdmad.words import counted
+from sdmad.words import as_typed, counted
 
 BUCKET = "sdmad-demo"
 MARKER = ".sdmad-demo"
@@ -109,4 +109,4 @@ def _clear(output: Path) -> None:
 
 
 def _say(text: str) -> None:
-    typer.secho(f"== {text}", err=True, bold=True)
+    typer.secho(f"== {as_typed(text)}", err=True, bold=True)

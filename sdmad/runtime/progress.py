@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from sdmad import logs
+from sdmad.words import as_typed
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -25,7 +26,7 @@ def step(what: str, text: str) -> None:
     if logs.wanted():
         logs.log("progress", what=what, note=text)
     else:
-        logs.write(f"{what}: {text}")
+        logs.write(as_typed(f"{what}: {text}"))
 
 
 class Tracker:

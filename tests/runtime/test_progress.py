@@ -45,3 +45,17 @@ def test_each_line_is_written_in_one_call(monkeypatch) -> None:
     assert len(written) >= 4
     assert all(text.count("\n") == 1 for text in written)
     assert all(text.endswith("\n") for text in written)
+
+
+def test_notices_and_steps_show_paths_as_typed(tmp_path, monkeypatch, capsys) -> None:
+    """JSON lines are for programs, and keep absolute paths."""
+    monkeypatch.chdir(tmp_path)
+    logs.notice(f"the fits of before are at {tmp_path}/runs/earlier")
+    progress.step("evaluating", f"reading {tmp_path}/scores")
+    assert capsys.readouterr().err.splitlines() == [
+        "notice: the fits of before are at runs/earlier",
+        "evaluating: reading scores",
+    ]
+    monkeypatch.setenv("SDMAD_LOG", "json")
+    logs.notice(f"{tmp_path}/x is empty")
+    assert json.loads(capsys.readouterr().err)["text"] == f"{tmp_path}/x is empty"
