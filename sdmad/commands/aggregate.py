@@ -54,7 +54,7 @@ def aggregate(
         f"{counted(found.images, 'image')} with scores, by {pooling}"
     )
     if found.empty:
-        more = f" and {len(found.empty) - SHOWN} more" if len(found.empty) > SHOWN else ""
+        more = f" and {len(found.empty) - SHOWN:,} more" if len(found.empty) > SHOWN else ""
         listed = f": {', '.join(found.empty[:SHOWN])}{more}" if names else ""
         say(f"{counted(len(found.empty), 'group')} without images{listed}")
     listed = ", ".join(f"{name} {number:,}" for name, number in found.findings.items())

@@ -26,16 +26,21 @@ def apply(
     """
     from sdmad import logs, storage
     from sdmad.scoring.redecide import apply_decision
+    from sdmad.words import counted
 
     target = storage.resolve(output)
     storage.check_writable(target)
     done = apply_decision(storage.resolve(decision), storage.resolve(scores), target)
     if done.waiting:
-        logs.notice(f"{done.waiting} of {done.planned} work units have no scores yet")
+        logs.notice(f"{done.waiting:,} of {done.planned:,} work units have no scores yet")
     if not done.units:
-        say(f"all {done.skipped} scored work units are decided already, at {target}")
+        say(
+            f"nothing to do: {counted(done.skipped, 'work unit')} decided before; the tables are "
+            f"at {target}"
+        )
         return
     say(
-        f"decided {done.images} images in {done.units} work units: "
-        f"{done.findings_before} findings became {done.findings}; the tables are at {target}"
+        f"decided {counted(done.images, 'image')} in {counted(done.units, 'work unit')}: "
+        f"{counted(done.findings_before, 'finding')} became {done.findings:,}; the tables are "
+        f"at {target}"
     )

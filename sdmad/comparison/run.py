@@ -257,7 +257,7 @@ def _measure_missing(
     if encoded is None:
         pixels, problems = read_images(wanted, archive, spec)
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
             raise UserError(problems[0] + more)
     else:
         found = encoded.find(wanted, wanted)

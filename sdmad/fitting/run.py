@@ -197,7 +197,7 @@ def _pixels(images: set[Image], archive: str, spec: ImageSpec) -> dict[Image, An
     """For `fitting.reading.fetch`; `UserError` for images that cannot be used."""
     pixels, problems = read_images(images, archive, spec)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     return pixels
 

@@ -99,6 +99,6 @@ class Tracker:
         if 0 < self.done < self.total:
             left = f", {seconds / self.done * (self.total - self.done):.0f} s left"
         logs.write(
-            f"{self.what}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s{left}"
+            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {seconds:.0f} s{left}"
             + (f", {note}" if note else "")
         )
