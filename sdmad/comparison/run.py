@@ -41,7 +41,7 @@ from sdmad.runtime.cluster import (
     mistakes_surface,
     node_cpus,
 )
-from sdmad.runtime.progress import Tracker
+from sdmad.runtime.progress import STARTING_FITS, Tracker
 from sdmad.scoring.chosen import EncodedArchive
 from sdmad.storage import parquet, run_record
 
@@ -280,7 +280,7 @@ def _measure_missing(
     working: dict[Any, Any] = {}
     with (
         mistakes_surface(),
-        Tracker("comparing", sum(len(m) for _, m in todo), "fits") as tracker,
+        Tracker("comparing", sum(len(m) for _, m in todo), "fits", STARTING_FITS) as tracker,
     ):
         while waiting or working:
             while waiting and pool:

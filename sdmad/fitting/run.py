@@ -45,7 +45,7 @@ from sdmad.runtime.cluster import (
     kept_in_memory,
     mistakes_surface,
 )
-from sdmad.runtime.progress import Tracker
+from sdmad.runtime.progress import STARTING_FITS, Tracker
 from sdmad.storage import run_record
 from sdmad.storage.fit_files import Key
 from sdmad.storage.objects import StoredObject
@@ -284,7 +284,7 @@ def _watch(
     """Show the number of finished fits while the workers run, by listing the output."""
     wanted = {(s.shots, s.seed) for s in missing}
     stop = threading.Event()
-    with Tracker("fitting", len(missing), "fits") as tracker:
+    with Tracker("fitting", len(missing), "fits", STARTING_FITS) as tracker:
 
         def poll() -> None:
             while not stop.wait(1.0):

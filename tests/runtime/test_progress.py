@@ -25,6 +25,21 @@ def test_lines_appear_while_a_run_waits(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_says_what_it_waits_for_until_something_is_done(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    with Tracker("scoring", 4, "units", progress.STARTING) as tracker:
+        time.sleep(0.3)
+        tracker.update(0)
+        time.sleep(0.3)
+        tracker.update(1)
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    waiting = "scoring: 0 of 4 units, 0 s, starting: processes load the model"
+    assert lines[1] == waiting
+    assert lines.count(waiting) > 1
+    assert lines[-2].endswith(" s left")
+
+
 def test_lines_are_json_when_wanted(monkeypatch, capsys) -> None:
     monkeypatch.setenv("SDMAD_LOG", "json")
     with Tracker("scoring", 4, "units"):
