@@ -7,8 +7,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from sdmad.commands.app import COMMANDS, LABEL_COMMANDS, main
 from sdmad.commands.labels import import_labels
+from sdmad.commands.train import train
 from tests.helpers import ROOT, captured, run_command
 
 SDMAD = Path(sys.executable).parent / "sdmad"
@@ -64,6 +67,22 @@ def test_paths_are_shown_as_they_were_typed(tmp_path, monkeypatch) -> None:
     assert result.stdout.splitlines()[-1] == "wrote new/labels.csv with 1 row", result.stderr
     again = run_command(import_labels, "filled.csv", "--output", "new/labels.csv")
     assert again.stderr.startswith("error: new/labels.csv exists; ")
+
+
+@pytest.mark.parametrize(
+    ("shots", "told"),
+    [
+        ("4", "detector is at runs/x/fits/shots=4"),
+        ("1,all", "detectors are at runs/x/fits/shots=1 and runs/x/fits/shots=all"),
+        ("malignant=4,default=2", "detector is at runs/x/fits/shots=2.malignant-4"),
+    ],
+)
+def test_training_tells_where_each_detector_is(tmp_path, monkeypatch, shots, told) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sdmad.fitting.run.train_seeds", lambda *given: 8)
+    Path("c.yaml").write_text("{archive: a, labels: a/labels.csv, catalog: phantoms}")
+    result = run_command(train, "--config", "c.yaml", "--output", "runs/x", "--shots", shots)
+    assert result.stdout == f"wrote 8 new fits; the {told}\n", result.stderr
 
 
 def test_commands_tell_everything_through_one_function() -> None:
