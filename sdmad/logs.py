@@ -8,6 +8,7 @@ patients or other groups. Commands with `--names` write them where the user asks
 """
 
 import json
+import logging
 import os
 import sys
 from datetime import UTC, datetime
@@ -18,6 +19,14 @@ from sdmad.words import as_typed
 def wanted() -> bool:
     """Whether the driver logs in JSON."""
     return os.environ.get("SDMAD_LOG", "") == "json"
+
+
+def quieten() -> None:
+    """Leave out botocore's warnings, for the whole process: errors that last become exceptions.
+
+    Called where a command or a worker starts, so that importing sdmad changes no logger.
+    """
+    logging.getLogger("botocore").setLevel(logging.ERROR)
 
 
 def log(event: str, **fields: object) -> None:

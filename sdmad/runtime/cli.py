@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sdmad import logs
 from sdmad.errors import UserError
 from sdmad.words import as_typed
 
@@ -41,6 +42,7 @@ def run_app(app: typer.Typer) -> None:
     global _running
     # `ray job stop` and drained nodes send SIGTERM; as an exception it lets `finally` blocks run.
     signal.signal(signal.SIGTERM, _stop)
+    logs.quieten()
     _running = True
     try:
         app()
