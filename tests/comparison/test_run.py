@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sdmad.comparison import run
+from sdmad.comparison import code, run
 from sdmad.comparison.bootstrap import bootstrap
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
@@ -133,6 +133,18 @@ def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
     again = compare(config(archive, variants=variants), output)
     assert read_record(output)["cells_skipped"] == 6
     assert again.equals(more)
+
+
+def test_cells_of_other_code_are_taken_over_and_told(
+    compared, archive, monkeypatch, capsys
+) -> None:
+    output, _ = compared
+    compare(config(archive), output)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(code, "present", lambda: "0.2.0 (aaaaaaaa)")
+    compare(config(archive), output)
+    told = capsys.readouterr().err
+    assert told.startswith("notice: 4 of all 4 cells were made by other code than this, 0.2.0 (")
 
 
 def test_another_catalog_is_refused(compared, archive, catalog, tmp_path) -> None:
