@@ -33,7 +33,7 @@ from sdmad.backbones.config import HUB, PHANTOM, BackboneConfig, FileFormat
 from sdmad.backbones.faster import UnfilledWeights, mapped
 from sdmad.backbones.identity import BackboneIdentity
 from sdmad.backbones.quiet import quiet
-from sdmad.backbones.towers import Activations, ImageTower, Tower
+from sdmad.backbones.towers import Activations, ImageTower, TextTower
 from sdmad.backbones.towers.kinds import check_towers, image_tower, text_tower
 from sdmad.errors import UserError
 from sdmad.phantoms import backbone as phantom_backbone
@@ -59,7 +59,7 @@ class Backbone:
 
     config: BackboneConfig
     image: ImageTower
-    text: Tower
+    text: TextTower
     tokenizer: Any
     spec: ImageSpec
     logit_scale: float

@@ -81,7 +81,7 @@ def _fit_text(task: Task) -> torch.Tensor:
 
     def evidence(images: FrozenImages) -> torch.Tensor:
         rows = texts.rows_of_step(task.generator)
-        some = backbone.text.part(prompts, slice(None), rows)
+        some = backbone.text.texts(prompts, rows)
         latest[:] = [texts.some(rows).features(text(some))]
         return text_evidence(images.embeddings, latest[0], backbone.logit_scale)
 

@@ -41,9 +41,9 @@ BEFORE_BLOCKS = -1
 class FrozenImages:
     """Images with the outputs of the frozen image tower, each computed once, at its first use.
 
-    Scorers that are given the same object share its embeddings and activations. What was computed
-    for an early block is the start for later ones: once `before_blocks` was used, the pixels are
-    not read again.
+    Scorers that are given the same object share its embeddings and activations. Pixels are encoded
+    at most twice: for embeddings that are asked for first, and for the outputs of blocks. The input
+    of the first block is kept for those, whichever block is asked for first.
     """
 
     def __init__(
@@ -67,34 +67,28 @@ class FrozenImages:
             return self._embeddings
         if not self._after:
             return torch.cat([self.backbone.embed_images(part) for part in self._parts()])
-        tower, kept = self.backbone.image, next(iter(self._after.values()))
-        parts = [tower.head(tokens, kept) for tokens in self._continued(len(tower.blocks) - 1)]
+        tower, before = self.backbone.image, self.before_blocks()
+        parts = [tower.head(tokens, before) for tokens in self._continued(len(tower.blocks) - 1)]
         return F.normalize(torch.cat(parts), dim=-1)
 
+    @torch.no_grad()
     def before_blocks(self) -> Activations:
         """The input (B, T, D) of the first block, as `f_in` and `f_frozen`."""
-        return self.after_block(BEFORE_BLOCKS)
-
-    def after_block(self, block: int) -> Activations:
-        """The output (B, T, D) of block `block` (0 is the first), as `f_in` and `f_frozen`.
-
-        For the last block at least the tokens that the head reads.
-        """
-        if block not in self._after:
-            self._after[block] = self._compute(block)
-        return self._after[block]
+        if BEFORE_BLOCKS not in self._after:
+            tower, pixels = self.backbone.image, map(self.backbone.pixels, self._parts())
+            parts = [tower.before_block(part, 0) for part in pixels]
+            tokens = torch.cat([part.f_in for part in parts])
+            self._after[BEFORE_BLOCKS] = parts[0].of_images(tokens, tokens)
+        return self._after[BEFORE_BLOCKS]
 
     @torch.no_grad()
-    def _compute(self, block: int) -> Activations:
-        tower = self.backbone.image
-        if any(earlier < block for earlier in self._after):
+    def after_block(self, block: int) -> Activations:
+        """The output (B, T, D) of block `block` (0 is the first), as `f_in` and `f_frozen`."""
+        before = self.before_blocks()
+        if block not in self._after:
             tokens = torch.cat(self._continued(block))
-            like = next(iter(self._after.values()))
-            return like.of_images(tokens, tokens)
-        depth = len(tower.blocks) - max(block, 0)
-        parts = [tower.prefix(self.backbone.pixels(part), depth) for part in self._parts()]
-        tokens = torch.cat([part.f_in if block < 0 else part.f_frozen for part in parts])
-        return parts[0].of_images(tokens, tokens)
+            self._after[block] = before.of_images(tokens, tokens)
+        return self._after[block]
 
     def _continued(self, block: int) -> list[torch.Tensor]:
         """Outputs of `block`, batch by batch, from the latest block up to it that is kept."""
@@ -128,8 +122,13 @@ class _Taken(FrozenImages):
     def embeddings(self) -> torch.Tensor:
         return self._whole.embeddings[self._rows]
 
+    def before_blocks(self) -> Activations:
+        return self._some(self._whole.before_blocks())
+
     def after_block(self, block: int) -> Activations:
-        activations = self._whole.after_block(block)
+        return self._some(self._whole.after_block(block))
+
+    def _some(self, activations: Activations) -> Activations:
         tokens = activations.f_frozen[self._rows]
         return replace(activations, f_in=tokens, f_frozen=tokens)
 

@@ -121,13 +121,13 @@ def fit(task: Task) -> Scorer:
     """Fit the changes of both towers together."""
     backbone, scale = task.backbone, task.backbone.logit_scale
     texts = ClassTexts.signs(task.catalog)
-    prompts = backbone.text.prefix(backbone.tokens(texts.texts), len(backbone.text.blocks))
+    prompts = backbone.text.before_block(backbone.tokens(texts.texts), 0)
     image = AdaptedTower(backbone.image, task.generator)
     text = AdaptedTower(backbone.text, task.generator)
 
     def learning(images: FrozenImages) -> torch.Tensor:
         rows = texts.rows_of_step(task.generator)
-        some = backbone.text.part(prompts, slice(None), rows)
+        some = backbone.text.texts(prompts, rows)
         features = texts.some(rows).features(text(some))
         return text_evidence(image(images.before_blocks()), features, scale)
 

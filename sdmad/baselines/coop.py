@@ -36,7 +36,7 @@ class PromptLearner(nn.Module):
             backbone.tokens([" ".join([word] * CONTEXT + [text]) for text in texts.texts])
             for word in PLACEHOLDERS
         )
-        self.prompts = self.tower.prefix(tokens, len(self.tower.blocks))
+        self.prompts = self.tower.before_block(tokens, 0)
         # The two placeholders differ exactly where the context stands, in any tokenizer.
         # Padding behind the last token may be cut, and a class token may stand behind all.
         length = self.prompts.f_in.shape[1]
@@ -52,9 +52,10 @@ class PromptLearner(nn.Module):
     def features(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Class features (1 + C, E) of the prompts with their context, of those at `rows`."""
         rows = torch.arange(len(self.texts.texts)) if rows is None else rows
-        prompts = self.tower.part(self.prompts, slice(None), rows)
+        prompts = self.tower.texts(self.prompts, rows)
         tokens = prompts.f_in.clone()
-        tokens[self.where[rows]] += self.context.repeat(len(tokens), 1)
+        where = self.where[rows, : tokens.shape[1]]
+        tokens[where] += self.context.repeat(len(tokens), 1)
         output = self.tower.block(0, tokens, prompts)
         prompts = replace(prompts, f_in=tokens, f_frozen=output)
         return self.texts.some(rows).features(adapted_tower(self.tower, prompts, {}))

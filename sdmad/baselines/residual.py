@@ -1,23 +1,12 @@
-"""Adapters after the frozen output of some blocks, run by `Tower.suffix`."""
+"""A tower with adapters after the output of some blocks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from sdmad.backbones.towers import Activations, Tower
-
-
-class _AfterBlock(nn.Module):
-    """A block adapter for `Tower.suffix` that reads only the block's output; None: identity."""
-
-    def __init__(self, module: nn.Module | None) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, f_in: torch.Tensor, f_frozen: torch.Tensor) -> torch.Tensor:
-        tokens = f_frozen if f_frozen.dim() == 4 else f_frozen[None]  # (1, B, T, D)
-        return tokens if self.module is None else self.module(tokens)
 
 
 def adapted_tower(
@@ -27,8 +16,19 @@ def adapted_tower(
 
     `adapters` have the number of their block as key; each maps tokens (1, B, T, D) to the same
     shape. `activations.f_frozen` (B, T, D) is the output of the first block with an adapter, or of
-    block 0 if there are no adapters.
+    block 0 if there are no adapters. A last block without an adapter computes only the token that
+    the head reads, where the tower knows how.
     """
-    first = min(adapters, default=0)
-    after = [_AfterBlock(adapters.get(block)) for block in range(first, len(tower.blocks))]
-    return tower.suffix(activations, after)[0]
+    first, last = min(adapters, default=0), len(tower.blocks) - 1
+    tokens = activations.f_frozen
+    for block in range(first, last + 1):
+        if block > first:
+            before = replace(activations, f_in=tokens, f_frozen=tokens)
+            if block == last and last not in adapters:
+                token = tower.read_token(last, before)
+                if token is not None:
+                    return tower.head(token, before.reduced())
+            tokens = tower.block(block, tokens, activations)
+        if block in adapters:
+            tokens = adapters[block](tokens[None])[0]
+    return tower.head(tokens, activations)

@@ -3,11 +3,12 @@
 CLIP (arXiv 2103.00020) compares an image with the text of each class, embedded as the unit mean
 over templates. Class 0 is normal, class c the c-th category of the catalog.
 
-[choice] Methods that train the text tower read one text of each sign in a training step, drawn
-anew, because the gradient of all texts costs several times as much. Every score uses all texts.
+[choice] Methods that train the text tower read one text of at most `SIGNS_OF_CLASS` signs of each
+class in a training step, drawn anew, because the gradient of all texts costs several times as much.
+Every score uses all texts of all signs.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 
 from sdmad.backbones.loading import Backbone
 from sdmad.inputs.catalog import Catalog
+
+SIGNS_OF_CLASS = 4
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,28 @@ class ClassTexts:
         return ClassTexts(texts, torch.from_numpy(owner), torch.from_numpy(membership))
 
     def rows_of_step(self, generator: torch.Generator) -> torch.Tensor:
-        """Rows (M,) of one text of each sign; of all texts where gradients are off."""
+        """Rows of one text of each sign that a training step reads, in the order of signs.
+
+        Of each class at most `SIGNS_OF_CLASS` signs are drawn; a sign counts for all classes that
+        have it. Where gradients are off, the rows (P,) of all texts.
+        """
         if not torch.is_grad_enabled():
             return torch.arange(len(self.texts))
         by_sign = torch.argsort(self.owner, stable=True)
         counts = torch.bincount(self.owner, minlength=self.membership.shape[1])
         draws = (torch.rand(len(counts), generator=generator) * counts).long()
-        return by_sign[counts.cumsum(0) - counts + draws]
+        rows = by_sign[counts.cumsum(0) - counts + draws]
+        # The first signs of each class in one random order of all signs.
+        order = torch.rand(len(counts), generator=generator).argsort()
+        rank = self.membership[:, order].cumsum(1)
+        drawn = (self.membership[:, order] & (rank <= SIGNS_OF_CLASS)).any(0)
+        return rows[order[drawn].sort().values]
 
     def some(self, rows: torch.Tensor) -> "ClassTexts":
-        """The texts at `rows`, at least one of each sign."""
-        return replace(self, texts=[self.texts[row] for row in rows], owner=self.owner[rows])
+        """The texts at `rows`, at least one of each class, and their signs."""
+        signs, owner = self.owner[rows].unique(return_inverse=True)
+        texts = [self.texts[row] for row in rows]
+        return ClassTexts(texts, owner, self.membership[:, signs])
 
     def features(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Class features (1 + C, E) from text embeddings (P, E).

@@ -9,7 +9,7 @@ import torch
 from sdmad import baselines
 from sdmad.backbones.loading import Backbone
 from sdmad.backbones.towers import Activations
-from sdmad.baselines import BASELINES, BaselineConfig, FrozenImages, SupportViews
+from sdmad.baselines import BASELINES, READ_BLOCKS, BaselineConfig, FrozenImages, SupportViews
 from sdmad.comparison.config import Variant
 from sdmad.evaluation import protocols
 from sdmad.inputs.catalog import Catalog
@@ -89,12 +89,16 @@ class Bench:
             known = support.encoded[1][:, None] if support.encoded else self._known_views(support)
             views = SupportViews.of(self.backbone, support, self.budget.augment, known)
             self._views = (key, views)
-        scorer = baselines.fit(name, self.backbone, self.catalog, self._views[1], self.budget)
         if self._images is None:
             some = next(iter(self._prefixes.values()), None)
             known = None if some is None else torch.cat([frozen for _, frozen in some])
             known = self.test.encoded[1] if self.test.encoded else known
             self._images = FrozenImages(self.backbone, self.test.pixels, known)
+        if name in READ_BLOCKS:
+            # Embeddings that are asked for first would encode the pixels a second time.
+            self._views[1].views.before_blocks()
+            self._images.before_blocks()
+        scorer = baselines.fit(name, self.backbone, self.catalog, self._views[1], self.budget)
         scores = scorer.scores(self._images)
         return Scored(scores, scorer.anomaly(scores))
 

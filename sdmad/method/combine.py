@@ -12,13 +12,15 @@ Shapes: R rows (an image for a head), P parameters, N images, H = C + 1 heads, a
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 PRIOR_DEVIATION = (1.0, 0.3)
 """How far the weights of probe and frozen signs may lie from the fixed ones, as a deviation."""
 OFFSET_DEVIATION = 0.1
-SLOPE, SLOPE_DEVIATION, LEAST_SLOPE = 0.4, 0.5, 0.1
-"""The slope of probabilities before left-out images are looked at, how far it may lie from that as
-a deviation, and the least one."""
+SLOPE, SLOPE_DEVIATION = (0.3, 0.5), 0.8
+"""The slope of probabilities before left-out images are looked at, of categories and of any
+anomaly, and how far its logarithm may lie from that as a deviation."""
+SLOPES = torch.logspace(-1, 1, 101, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ def prior_weights(shots: float, probe: float, frozen: float, adapted: float) -> 
     """Prior weights at K = `shots`, from those with many shots.
 
         probe, category        a (K + 1) / (K + 3)
-        probe, any anomaly     a (K - 1) / (K + 1)
+        probe, any anomaly     a (K - 1) / (K + 3)
         frozen signs           b (K + 7) / (K + 3)
-        adapted signs          d (K - 1) / (K + 1)
+        adapted signs          d (K - 1) / (K + 3)
 
     The fewer the shots, the more rests on the frozen model, which does not depend on the draw of
     the support. With one shot nothing can be left out; adapted signs, and the probe of any anomaly,
@@ -45,7 +47,7 @@ def prior_weights(shots: float, probe: float, frozen: float, adapted: float) -> 
     has the probe's weight of a category.
     """
     of_category = probe * (shots + 1) / (shots + 3)
-    checked = (shots - 1) / (shots + 1)
+    checked = (shots - 1) / (shots + 3)
     signs = frozen * (shots + 7) / (shots + 3)
     of_any = probe * checked if frozen else of_category
     return PriorWeights((of_category, signs), (of_any, signs), adapted * checked)
@@ -65,34 +67,24 @@ def fit_weights(
     """Weights of two parts whose outputs for left-out images are `probe` and `signs` (N, H).
 
     `targets` (N, H) are 0 or 1. All categories share their weights, any anomaly has its own. A part
-    whose prior weight is 0 is off. Heads count with the number of
-    images on their smaller side; those with a single image there do not count.
+    whose prior weight is 0 is off. Heads count with the number of images on their smaller side;
+    those with a single image there do not count.
     """
-    probe, signs, shown = probe.double(), signs.double(), targets > 0.5
+    shown = targets > 0.5
     heads = targets.shape[1]
-    finite, probe = torch.isfinite(probe), probe.nan_to_num(0.0)
+    known, probe, signs = torch.isfinite(probe), probe.double().nan_to_num(0.0), signs.double()
     parts, offset = probe.new_zeros(heads, 2), probe.new_zeros(heads)
     for some, pair in zip(_groups(heads), (prior.category, prior.anomaly), strict=True):
-        known = finite if pair[0] else torch.ones_like(shown)
         mean = torch.tensor(pair, dtype=torch.float64, device=probe.device)
         deviation = torch.tensor(PRIOR_DEVIATION).to(mean) * (mean > 0)
-        count = len(range(heads)[some])
-        features, truth, weights = [], [], []
-        for k, head in enumerate(range(heads)[some]):
-            rows, own = known[:, head], shown[:, head]
-            features.append(
-                torch.cat(
-                    [probe[rows, head, None], signs[rows, head, None], _one_hot(k, count, rows)], 1
-                )
-            )
-            truth.append(own[rows].double())
-            weights.append(_weights(own[rows]))
+        rows = known[:, some] if pair[0] else torch.ones_like(shown[:, some])
+        of_head = torch.eye(rows.shape[1]).to(mean).expand(*rows.shape, -1)
         found = penalised_logistic(
-            torch.cat(features),
-            torch.cat(truth),
-            torch.cat(weights),
-            torch.cat([mean, mean.new_zeros(count)]),
-            torch.cat([deviation, mean.new_full((count,), OFFSET_DEVIATION)]),
+            torch.cat([probe[:, some, None], signs[:, some, None], of_head], -1).flatten(0, 1),
+            shown[:, some].double().flatten(),
+            _weights(shown[:, some], rows).flatten(),
+            torch.cat([mean, mean.new_zeros(rows.shape[1])]),
+            torch.cat([deviation, mean.new_full((rows.shape[1],), OFFSET_DEVIATION)]),
         )
         parts[some] = found[:2].clamp_min(0) * (mean > 0)
         offset[some] = found[2:]
@@ -102,26 +94,18 @@ def fit_weights(
 def fit_slopes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Slopes (H,) of the logits (N, H) of left-out images, NaN where an image cannot be left out.
 
-    What logits are multiplied by where a prevalence is stated. All categories share one, any
-    anomaly has its own.
+    What logits are multiplied by where a prevalence is stated: the likeliest of 101 from 0.1 to 10,
+    whose logarithm has a normal prior. All categories share one, any anomaly has its own.
     """
     logits, shown = logits.double(), targets > 0.5
+    grid = SLOPES.to(logits.device)
+    right = torch.where(shown, logits, -logits)
     slopes = logits.new_zeros(logits.shape[1])
-    for some in _groups(len(slopes)):
-        features, truth, weights = [], [], []
-        for values, own in zip(logits.T[some], shown.T[some], strict=True):
-            known = torch.isfinite(values)
-            features.append(values[known, None])
-            truth.append(own[known].double())
-            weights.append(_weights(own[known]))
-        found = penalised_logistic(
-            torch.cat(features),
-            torch.cat(truth),
-            torch.cat(weights),
-            logits.new_tensor([SLOPE]),
-            logits.new_tensor([SLOPE_DEVIATION]),
-        )
-        slopes[some] = found.clamp_min(LEAST_SLOPE)
+    for some, middle in zip(_groups(len(slopes)), SLOPE, strict=True):
+        weights = _weights(shown[:, some], torch.isfinite(right[:, some])).flatten()
+        losses = -F.logsigmoid(grid[:, None] * right[:, some].nan_to_num(0.0).flatten()) @ weights
+        far = (grid / middle).log() / SLOPE_DEVIATION
+        slopes[some] = grid[(losses + 0.5 * far.square()).argmin()]
     return slopes
 
 
@@ -153,16 +137,11 @@ def penalised_logistic(
     return found
 
 
-def _weights(shown: torch.Tensor) -> torch.Tensor:
-    """Weights (N,) of the rows of one head: both sides the same, in all the smaller side's size."""
-    positive, negative = int(shown.sum()), int((~shown).sum())
-    least = min(positive, negative)
-    if least < 2:
-        return torch.zeros(len(shown), dtype=torch.float64, device=shown.device)
-    return torch.where(shown, 0.5 * least / positive, 0.5 * least / negative).double()
-
-
-def _one_hot(k: int, count: int, rows: torch.Tensor) -> torch.Tensor:
-    some = torch.zeros(int(rows.sum()), count, dtype=torch.float64, device=rows.device)
-    some[:, k] = 1
-    return some
+def _weights(shown: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Weights (N, H) of the images for each head, from bool (N, H): 0 for those that are not known,
+    and the others of each side together half the smaller side's size."""
+    sides = torch.stack([shown & known, ~shown & known])
+    counts = sides.sum(1, keepdim=True).double()
+    least = counts.amin(0)
+    each = torch.where(least < 2, 0, least) / 2 / counts.clamp_min(1)
+    return (sides * each).sum(0)

@@ -121,6 +121,32 @@ def test_seeds_in_one_batch_equal_seeds_alone(one: Small) -> None:
 
 
 @once
+def test_texts_without_padding_have_the_same_embeddings(one: Small) -> None:
+    tower, ids = text_tower(one.clip), one.token_ids(4)
+    rows = torch.tensor([3, 0])  # The two shortest.
+    with torch.no_grad():
+        expected = tower.run(ids)[rows]
+        texts = tower.texts(tower.before_block(ids, 0), rows)
+        tokens = texts.f_in
+        for index in range(len(tower.blocks)):
+            tokens = tower.block(index, tokens, texts)
+        assert torch.allclose(tower.head(tokens, texts), expected, atol=1e-5)
+
+
+@once
+def test_the_token_that_is_read_is_that_of_the_whole_block(one: Small) -> None:
+    for tower, inputs, _ in towers(one):
+        last = len(tower.blocks) - 1
+        with torch.no_grad():
+            before = tower.before_block(inputs, last)
+            token = tower.read_token(last, before)
+            whole = tower.block(last, before.f_in, before)
+        if token is not None:
+            read = before.read if before.read is not None else torch.zeros(len(inputs)).long()
+            assert torch.allclose(token[:, 0], whole[torch.arange(len(inputs)), read], atol=1e-5)
+
+
+@once
 def test_fits_train_and_scores_come_out(one: Small) -> None:
     backbone = one.backbone()
     two = TowerAdapterConfig(blocks=2, bottleneck=4)

@@ -127,7 +127,10 @@ def test_only_the_token_that_is_read_is_kept_when_that_is_exact() -> None:
     assert image.prefix(torch.randn(2, 3, 32, 32), 2).f_in.shape == (2, 17, 48)
     assert text.prefix(token_ids(), 1).f_in.shape == (4, 1, 40)
     # The longest text ends at position 9: what lies behind it is cut.
-    assert text.prefix(token_ids(), 2).f_in.shape == (4, 10, 40)
+    prompts = text.prefix(token_ids(), 2)
+    assert prompts.f_in.shape == (4, 10, 40)
+    # The two shortest end at 3 and 5.
+    assert text.texts(prompts, torch.tensor([2, 0])).f_in.shape == (2, 6, 40)
 
 
 @pytest.mark.parametrize("pooler", ["mean_pooler", "cls_last_hidden_state_pooler"])
@@ -135,7 +138,9 @@ def test_a_hugging_face_tower_cuts_padding_behind_the_longest_text(tmp_path, poo
     clip = biomed_clip(tmp_path, pooler).eval().requires_grad_(False)
     tower, ids = text_tower(clip), token_ids()
     # The longest text ends at position 9, of 16.
-    assert tower.prefix(ids, 3).f_in.shape == (4, 10, 32)
+    prompts = tower.prefix(ids, 3)
+    assert prompts.f_in.shape == (4, 10, 32)
+    assert tower.texts(prompts, torch.tensor([2, 0])).f_in.shape == (2, 6, 32)
     assert torch.allclose(tower.run(ids), clip.text(ids), atol=1e-5)
 
 

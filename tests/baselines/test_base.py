@@ -42,13 +42,13 @@ def test_batches_have_equally_many_images_of_each_class(views, backbone, catalog
 
 def test_the_frozen_tower_runs_once_for_each_image(supports, backbone, monkeypatch) -> None:
     calls: list[int] = []
-    original = Tower.prefix
+    original = Tower.before_block
 
-    def counted(tower, inputs, adapted_blocks):
+    def counted(tower, inputs, index):
         calls.append(len(inputs))
-        return original(tower, inputs, adapted_blocks)
+        return original(tower, inputs, index)
 
-    monkeypatch.setattr(Tower, "prefix", counted)
+    monkeypatch.setattr(Tower, "before_block", counted)
     images = FrozenImages(backbone, supports[0].pixels)
     some = torch.tensor([3, 1])
     taken = images.take(some).take(torch.tensor([1]))
@@ -58,26 +58,21 @@ def test_the_frozen_tower_runs_once_for_each_image(supports, backbone, monkeypat
 
 
 @pytest.mark.parametrize("first", [BEFORE_BLOCKS, 0, 2])
-def test_outputs_do_not_depend_on_which_was_asked_for_first(supports, backbone, first) -> None:
-    tower, pixels = backbone.image, supports[0].pixels
-    images = FrozenImages(backbone, pixels)
-    images.after_block(first)
-    depth = len(tower.blocks)
-    for block in range(max(first, 0), depth - 1):
-        expected = tower.prefix(backbone.pixels(pixels), depth - block).f_frozen
-        assert torch.allclose(images.after_block(block).f_frozen, expected, atol=1e-5)
-    assert torch.allclose(images.embeddings, backbone.embed_images(pixels), atol=1e-5)
-    expected = tower.prefix(backbone.pixels(pixels), depth).f_in
-    assert torch.equal(FrozenImages(backbone, pixels).before_blocks().f_in, expected)
-
-
-def test_pixels_are_read_once_when_the_first_block_is_asked_for_first(
-    supports, backbone, monkeypatch
+def test_outputs_do_not_depend_on_which_was_asked_for_first(
+    supports, backbone, first, monkeypatch
 ) -> None:
-    images = FrozenImages(backbone, supports[0].pixels)
-    images.before_blocks()
-    monkeypatch.setattr(type(backbone), "pixels", None)
-    assert images.embeddings.shape[0] == images.after_block(0).f_in.shape[0] == len(images)
+    tower, pixels = backbone.image, supports[0].pixels
+    depth = len(tower.blocks)
+    whole = tower.prefix(backbone.pixels(pixels), depth)
+    outputs = [tower.prefix(backbone.pixels(pixels), depth - b).f_frozen for b in range(depth - 1)]
+    embeddings = backbone.embed_images(pixels)
+    images = FrozenImages(backbone, pixels)
+    images.before_blocks() if first == BEFORE_BLOCKS else images.after_block(first)
+    monkeypatch.setattr(type(backbone), "pixels", None)  # Pixels are not read again.
+    assert torch.equal(images.before_blocks().f_in, whole.f_in)
+    for block, expected in enumerate(outputs):
+        assert torch.allclose(images.after_block(block).f_frozen, expected, atol=1e-5)
+    assert torch.allclose(images.embeddings, embeddings, atol=1e-5)
 
 
 def test_an_image_has_several_classes_or_is_normal(views, supports) -> None:

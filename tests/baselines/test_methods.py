@@ -1,12 +1,14 @@
 """Each baseline follows the formulas of its paper."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sdmad.backbones.towers import Activations
-from sdmad.backbones.towers.kinds import image_tower
+from sdmad.backbones.towers.kinds import image_tower, text_tower
 from sdmad.baselines import BASELINES, BaselineConfig, fit
 from sdmad.baselines.aa_clip import AdaptedTower, ResidualAdapter
 from sdmad.baselines.coop import CONTEXT, PromptLearner
@@ -16,7 +18,7 @@ from sdmad.baselines.texts import ClassTexts
 from sdmad.baselines.tip_adapter import Cache
 from sdmad.method.augment import AugmentConfig
 from tests.backbones.small import TINY, build
-from tests.backbones.test_towers import biomed_clip, own_clip
+from tests.backbones.test_towers import biomed_clip, own_clip, token_ids
 
 
 @pytest.fixture
@@ -37,6 +39,29 @@ def test_identity_adapters_leave_the_embeddings_unchanged(clip, kind, block) -> 
     changed = adapted_tower(tower, activations, {block: nn.ReLU()})
     assert not torch.allclose(changed, got, atol=1e-3)
     assert tower.class_tokens == 1
+
+
+def test_the_last_block_computes_only_the_token_that_is_read() -> None:
+    clip = own_clip().eval().requires_grad_(False)
+    for tower, inputs in (
+        (image_tower(clip), torch.randn(3, 3, 32, 32)),
+        (text_tower(clip), token_ids()),
+    ):
+        activations = tower.prefix(inputs, 3)
+        tokens = activations.f_frozen.clone().requires_grad_()
+        counts: list[int] = []
+        tower.blocks[2].mlp.register_forward_pre_hook(
+            lambda _, args, counts=counts: counts.append(args[0].shape[1])
+        )
+        embeddings, gradients = [], []
+        for adapters in ({0: nn.Identity()}, {0: nn.Identity(), 2: nn.Identity()}):
+            some = adapted_tower(tower, replace(activations, f_frozen=tokens), adapters)
+            embeddings.append(some.detach())
+            gradients.append(torch.autograd.grad(some.square().sum(), tokens)[0])
+        assert counts == [1, tokens.shape[1]]
+        assert torch.allclose(*embeddings, atol=1e-5)
+        assert torch.allclose(*gradients, atol=1e-5)
+        assert gradients[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("method", sorted(BASELINES))

@@ -1,10 +1,12 @@
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
+import pytest
 import torch
 
 from sdmad.backbones.loading import Backbone
-from sdmad.baselines import BaselineConfig
+from sdmad.baselines import READ_BLOCKS, BaselineConfig
 from sdmad.comparison import cell
 from sdmad.comparison.cell import Bench, TestImages
 from sdmad.comparison.config import Variant
@@ -70,3 +72,22 @@ def test_baselines_take_what_sd_mad_encoded(supports, backbone, catalog, monkeyp
     assert not images
     scores("linear_probe")
     assert sum(images) == len(pixels) + len(support.keys) * budget.augment.views
+
+
+@pytest.mark.parametrize("methods", permutations(READ_BLOCKS))
+def test_deep_baselines_encode_pixels_once_in_any_order(
+    methods, supports, backbone, catalog, monkeypatch
+) -> None:
+    encoded: list[int] = []
+    read = Backbone.pixels
+    monkeypatch.setattr(
+        Backbone, "pixels", lambda self, part: encoded.append(len(part)) or read(self, part)
+    )
+    pixels = supports[1].pixels[:4]
+    test = TestImages(pixels, np.zeros((len(pixels), len(catalog.categories)), bool))
+    budget = BaselineConfig(steps=0, augment=AugmentConfig(views=1))
+    bench = Bench(backbone, catalog, QUICK, budget, test)
+    for support in supports[:2]:
+        for method in methods:
+            bench.score(method, None, support)
+    assert sum(encoded) == len(pixels) + sum(len(support.keys) for support in supports[:2])

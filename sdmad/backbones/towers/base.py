@@ -113,8 +113,8 @@ class Tower(ABC):
         return captured
 
     def read_token(self, index: int, activations: Activations) -> torch.Tensor | None:
-        """Output (B, 1, D) of one frozen block for the token that the head reads, without computing
-        the others; None where that is not known to be possible."""
+        """Output (B, 1, D) of one block for the token that the head reads, from `activations.f_in`,
+        without computing the others; None where that is not known to be possible."""
         return None
 
     @torch.no_grad()
@@ -128,6 +128,17 @@ class Tower(ABC):
         depth = max(1, adapted_blocks)
         if depth > len(self.blocks):
             raise ValueError(f"{depth} blocks to adapt, and the tower has {len(self.blocks)}")
+        index = len(self.blocks) - depth
+        activations = self.before_block(inputs, index)
+        if lean and depth == 1 and (token := self.read_token(index, activations)) is not None:
+            return replace(activations.reduced(), f_frozen=token)
+        f_frozen = self.block(index, activations.f_in, activations)
+        activations = replace(activations, f_frozen=f_frozen)
+        return activations.reduced() if depth == 1 else activations
+
+    @torch.no_grad()
+    def before_block(self, inputs: torch.Tensor, index: int) -> Activations:
+        """Run the frozen part up to one block: its input (B, T, D), as `f_in` and `f_frozen`."""
         captured: list[Call] = []
         caller = threading.get_ident()
 
@@ -137,7 +148,6 @@ class Tower(ABC):
                 captured.append((args, kwargs or {}))
                 raise _Stop
 
-        index = len(self.blocks) - depth
         with _HOOKS:
             handle = self.blocks[index].register_forward_pre_hook(stop, with_kwargs=True)
         try:
@@ -148,12 +158,7 @@ class Tower(ABC):
             with _HOOKS:
                 handle.remove()
         (f_in, *rest), kwargs = captured[0]
-        activations = self.describe(inputs, self.capture(f_in, (tuple(rest), kwargs)))
-        if lean and depth == 1 and (token := self.read_token(index, activations)) is not None:
-            return replace(activations.reduced(), f_frozen=token)
-        f_frozen = self.block(index, activations.f_in, activations)
-        activations = replace(activations, f_frozen=f_frozen)
-        return activations.reduced() if depth == 1 else activations
+        return self.describe(inputs, self.capture(f_in, (tuple(rest), kwargs)))
 
     def block(self, index: int, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         """Output of one frozen block for tokens (B, T, D) or (S, B, T, D)."""
@@ -223,6 +228,36 @@ class Tower(ABC):
 class TextTower(Tower):
     """A text encoder, whose blocks may take a mask for each text."""
 
+    def length(self, activations: Activations) -> int:
+        """How many tokens count in the longest text; those behind are padding."""
+        return activations.f_in.shape[-2]
+
+    def texts(self, activations: Activations, rows: torch.Tensor) -> Activations:
+        """The activations of the texts at `rows`, without padding behind the longest of them."""
+        return self.without_padding(self.part(activations, slice(None), rows))
+
+    def without_padding(self, activations: Activations) -> Activations:
+        """The same without padding behind the longest text, exact but for the order of sums."""
+        whole, length = activations.f_in.shape[-2], self.length(activations)
+        if length == whole:
+            return activations
+        mask = activations.mask
+
+        def shorter(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or value.dim() < 2:
+                return value
+            for dim in (-2, -1):
+                value = value.narrow(dim, 0, length) if value.shape[dim] == whole else value
+            return value
+
+        return replace(
+            activations,
+            f_in=activations.f_in[..., :length, :],
+            f_frozen=activations.f_frozen[..., :length, :],
+            call=_changed(activations.call, shorter),
+            mask=None if mask is None else mask[:, :length],
+        )
+
     def call_for(self, activations: Activations, seeds: int) -> Call:
         if seeds == 1:
             return activations.call
@@ -290,5 +325,9 @@ def _of_masks(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> Cal
         batched = isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[0] > 1
         return change(value) if batched else value
 
+    return _changed(call, changed)
+
+
+def _changed(call: Call, change: Callable[[Any], Any]) -> Call:
     args, kwargs = call
-    return tuple(map(changed, args)), {name: changed(value) for name, value in kwargs.items()}
+    return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}

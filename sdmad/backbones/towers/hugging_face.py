@@ -32,13 +32,17 @@ class HuggingFaceTextTower(TextTower):
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().run(self._without_padding(inputs))
 
-    def prefix(self, inputs: torch.Tensor, adapted_blocks: int, lean: bool = False) -> Activations:
-        return super().prefix(self._without_padding(inputs), adapted_blocks, lean)
+    def before_block(self, inputs: torch.Tensor, index: int) -> Activations:
+        return super().before_block(self._without_padding(inputs), index)
 
     def _without_padding(self, inputs: torch.Tensor) -> torch.Tensor:
         """Token ids up to the end of the longest text: no token attends to padding behind it."""
-        real = (inputs != self.text.config.pad_token_id).any(0).nonzero()
-        return inputs[:, : int(real.max()) + 1] if len(real) else inputs
+        return inputs[:, : _length(inputs != self.text.config.pad_token_id)]
+
+    def length(self, activations: Activations) -> int:
+        if activations.mask is None:
+            return super().length(activations)
+        return _length(activations.mask)
 
     def encode(self, inputs: torch.Tensor) -> Any:
         return self.text(inputs)
@@ -61,6 +65,12 @@ class HuggingFaceTextTower(TextTower):
             last_hidden_state=tokens, pooler_output=None if own is None else own(tokens)
         )
         return self.text.proj(self.text.pooler(output, activations.mask))
+
+
+def _length(real: torch.Tensor) -> int:
+    """The length of the longest text, from which tokens (B, T) are real."""
+    columns = real.any(0).nonzero()
+    return int(columns.max()) + 1 if len(columns) else real.shape[1]
 
 
 def layers_of(transformer: nn.Module) -> nn.ModuleList | None:

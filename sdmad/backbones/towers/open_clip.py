@@ -25,10 +25,8 @@ class OpenClipImageTower(ImageTower):
         block = self.blocks[index]
         if not self.reads_first_token or not isinstance(block, ResidualAttentionBlock):
             return None
-        every = block.ln_1(activations.f_in)
-        attended = block.attention(q_x=every[:, :1], k_x=every, v_x=every)
-        token = activations.f_in[:, :1] + block.ls_1(attended)
-        return token + block.ls_2(block.mlp(block.ln_2(token)))
+        first = torch.zeros(len(activations.f_in), dtype=torch.long)
+        return _token(block, activations.f_in, first)
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         pooled, _ = self.visual._pool(tokens)
@@ -60,15 +58,27 @@ class OpenClipTextTower(TextTower):
             # Where text_global_pool would look, found by pooling the positions themselves.
             positions = torch.arange(length, device=inputs.device).expand(len(inputs), length)
             read = text_global_pool(positions[..., None], inputs, self.pool_type, self.eos_id)[:, 0]
-        captured = replace(captured, read=read)
-        mask = captured.call[1].get("attn_mask")
-        if mask is None or mask.dim() != 2:
-            return captured
+        return self.without_padding(replace(captured, read=read))
+
+    def length(self, activations: Activations) -> int:
+        mask = activations.call[1].get("attn_mask")
+        if mask is None or mask.dim() != 2 or activations.read is None:
+            return super().length(activations)
         # Causal attention: tokens behind the last one that is read change nothing.
-        length = int(read.max()) + 1
-        kwargs = captured.call[1] | {"attn_mask": mask[:length, :length]}
-        f_in = captured.f_in[:, :length]
-        return replace(captured, f_in=f_in, call=(captured.call[0], kwargs))
+        return int(activations.read.max()) + 1
+
+    def read_token(self, index: int, activations: Activations) -> torch.Tensor | None:
+        block, read = self.blocks[index], activations.read
+        if read is None or not isinstance(block, ResidualAttentionBlock):
+            return None
+        mask = activations.call[1].get("attn_mask")
+        if mask is not None:
+            heads = block.attn.num_heads
+            of_head = read.repeat_interleave(heads)
+            # (T, T), or (B x heads, T, T) where a class token attends to no padding.
+            rows = mask[of_head] if mask.dim() == 2 else mask[torch.arange(len(mask)), of_head]
+            mask = rows[:, None]
+        return _token(block, activations.f_in, read, mask)
 
     def head(self, tokens: torch.Tensor, activations: Activations) -> torch.Tensor:
         if activations.read is None:
@@ -79,3 +89,21 @@ class OpenClipTextTower(TextTower):
         if projection is None:
             return pooled
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _token(
+    block: ResidualAttentionBlock,
+    tokens: torch.Tensor,
+    read: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Output (B, 1, D) of a block for one token of each input (B, T, D), at `read` (B,).
+
+    `mask` (B x heads, 1, T) is added to the attention of these tokens.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    every = block.ln_1(tokens)
+    own = every[rows, read][:, None]
+    attended = block.attention(q_x=own, k_x=every, v_x=every, attn_mask=mask)
+    token = tokens[rows, read][:, None] + block.ls_1(attended)
+    return token + block.ls_2(block.mlp(block.ln_2(token)))
