@@ -90,6 +90,23 @@ class FrozenImages:
             self._after[block] = before.of_images(tokens, tokens)
         return self._after[block]
 
+    @property
+    def encoded(self) -> bool:
+        """Whether the pixels were encoded, and are not needed any more."""
+        return BEFORE_BLOCKS in self._after
+
+    @torch.no_grad()
+    def activations(self, adapted_blocks: int) -> list[tuple[Activations, torch.Tensor]]:
+        """`Backbone.image_activations` of the images, batch by batch, lean."""
+        tower, before = self.backbone.image, self.before_blocks()
+        index = tower.first_adapted(adapted_blocks)
+        embeddings = self.embeddings.split(self.backbone.images_at_once)
+        parts = []
+        for tokens, units in zip(self._continued(index - 1), embeddings, strict=True):
+            start = tower.describe(tokens, replace(before, f_in=tokens, f_frozen=tokens))
+            parts.append((tower.adapted_part(start, index, lean=True), units))
+        return parts
+
     def _continued(self, block: int) -> list[torch.Tensor]:
         """Outputs of `block`, batch by batch, from the latest block up to it that is kept."""
         start = max(earlier for earlier in self._after if earlier <= block)

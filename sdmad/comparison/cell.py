@@ -1,5 +1,6 @@
 """One method on one support: fit, score the test images, compute metrics. No Ray, no files."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +18,11 @@ from sdmad.method.augment import AugmentConfig, SupportImages
 from sdmad.method.calibration import conformal_sets
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import SignModel
-from sdmad.method.views import SupportCache, encode
+from sdmad.method.views import StoredViews, SupportCache, encode
 
 EDGE = 1e-6
+TENSORS = ("f_in", "f_frozen", "patches")
+"""What `Activations.of_images` takes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Bench:
     The outputs of the frozen backbone for the test images are computed once and kept in memory, and
     those for the views of a support until the next support. With one adapted block and a head that
     reads one token that is two tokens an image, else all tokens of a block (0.15 MB for ViT-B/32,
-    1 MB for ViT-L/14).
+    1 MB for ViT-L/14). Pixels are encoded once if methods come `in_order`.
     """
 
     def __init__(
@@ -143,17 +146,31 @@ class Bench:
     ) -> SupportCache:
         """The encoded views of one support, which variants share."""
         [support] = supports
-        key = (support.shots, support.seed, model.config.image.blocks, config)
+        blocks = model.config.image.blocks
+        key = (support.shots, support.seed, blocks, config)
         if self._cache is None or self._cache[0] != key:
             self._cache = None  # Two caches at once would take the memory of two.
-            self._cache = (key, encode(model, supports, config))
+            views = self._encoded_views(support, config)
+            cache = (
+                encode(model, supports, config) if views is None else _cache(views, support, blocks)
+            )
+            self._cache = (key, cache)
         return self._cache[1]
+
+    def _encoded_views(self, support: SupportImages, config: AugmentConfig) -> SupportViews | None:
+        """The views of a support, if a baseline has encoded their pixels."""
+        if self._views is None or config != self.budget.augment:
+            return None
+        key, views = self._views
+        return views if key == (support.shots, support.seed) and views.views.encoded else None
 
     @torch.no_grad()
     def _prefix(self, model: SignModel) -> list[tuple[Activations, torch.Tensor]]:
         blocks = model.config.image.blocks
         if self.test.encoded:
             return _batches(*self.test.encoded, self.backbone.images_at_once)
+        if blocks not in self._prefixes and self._images is not None and self._images.encoded:
+            self._prefixes[blocks] = self._images.activations(blocks)
         if blocks not in self._prefixes:
             pixels, at_once = self.test.pixels, self.backbone.images_at_once
             self._prefixes[blocks] = [
@@ -163,6 +180,24 @@ class Bench:
                 for start in range(0, len(pixels), at_once)
             ]
         return self._prefixes[blocks]
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in an order in which a `Bench` encodes pixels once for all of them."""
+    return sorted(methods, key=lambda method: method not in READ_BLOCKS)
+
+
+def _cache(views: SupportViews, support: SupportImages, blocks: int) -> SupportCache:
+    """The views of `support` as SD-MAD reads them, for a number of adapted blocks."""
+    parts = views.views.activations(blocks)
+    tensors = [
+        torch.cat([getattr(activations, name) for activations, _ in parts]) for name in TENSORS
+    ]
+    activations = parts[0][0].of_images(*tensors)
+    frozen = torch.cat([embeddings for _, embeddings in parts])
+    place = np.argsort(np.argsort(np.array(support.keys, object), kind="stable"))
+    images = torch.from_numpy(place)
+    return SupportCache(StoredViews(activations, frozen), views.num_views, [images])
 
 
 def at_shares(learner: LearnerConfig, names: list[str], truth: np.ndarray) -> LearnerConfig:
@@ -179,8 +214,7 @@ def at_shares(learner: LearnerConfig, names: list[str], truth: np.ndarray) -> Le
 def _batches(
     activations: Activations, frozen: torch.Tensor, at_once: int
 ) -> list[tuple[Activations, torch.Tensor]]:
-    names = ("f_in", "f_frozen", "patches")
-    parts = zip(*(getattr(activations, name).split(at_once) for name in names), strict=True)
+    parts = zip(*(getattr(activations, name).split(at_once) for name in TENSORS), strict=True)
     of_images = [activations.of_images(*tensors) for tensors in parts]
     return list(zip(of_images, frozen.split(at_once), strict=True))
 

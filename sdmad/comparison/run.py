@@ -22,7 +22,7 @@ from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.baselines import BASELINES, READ_BLOCKS
 from sdmad.comparison import code
-from sdmad.comparison.cell import Bench, TestImages, metrics
+from sdmad.comparison.cell import Bench, TestImages, in_order, metrics
 from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.comparison.scores import SUFFIX, write_scores, write_test
 from sdmad.errors import UserError
@@ -223,7 +223,7 @@ class Comparer:
             images = support.with_pixels(fetch(support.images, self.pixels))
         else:
             images = support.with_activations(self.chosen, self.bench.backbone)
-        for method in methods:
+        for method in in_order(methods):
             variant = self.config.variants.get(method)
             scored = self.bench.score(method, variant, images)
             found = metrics(self.bench.test.truth, scored.scores, scored.anomaly)

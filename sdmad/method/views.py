@@ -169,7 +169,7 @@ def groups_in_memory(
 ) -> list[slice]:
     """Fits that share a cache: as many in a row as it holds, at least one."""
     first = supports[0]
-    if first.encoded is not None:
+    if len(supports) == 1 or first.encoded is not None:
         return [slice(0, len(supports))]
     one, _ = model.image_activations(model.backbone.pixels(first.pixels[:1]))
     room = memory.CACHE // (2 * one.f_in.nbytes * config.views)

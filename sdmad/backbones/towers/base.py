@@ -125,16 +125,27 @@ class Tower(ABC):
         the last block for that token alone: equal but for the order of sums (1e-6), and nearly a
         block's time less.
         """
+        index = self.first_adapted(adapted_blocks)
+        return self.adapted_part(self.before_block(inputs, index), index, lean)
+
+    def first_adapted(self, adapted_blocks: int) -> int:
+        """The number of the first of the last `adapted_blocks` blocks; the last block without any.
+
+        Raises `ValueError` if the tower has fewer blocks.
+        """
         depth = max(1, adapted_blocks)
         if depth > len(self.blocks):
             raise ValueError(f"{depth} blocks to adapt, and the tower has {len(self.blocks)}")
-        index = len(self.blocks) - depth
-        activations = self.before_block(inputs, index)
-        if lean and depth == 1 and (token := self.read_token(index, activations)) is not None:
-            return replace(activations.reduced(), f_frozen=token)
-        f_frozen = self.block(index, activations.f_in, activations)
-        activations = replace(activations, f_frozen=f_frozen)
-        return activations.reduced() if depth == 1 else activations
+        return len(self.blocks) - depth
+
+    @torch.no_grad()
+    def adapted_part(self, before: Activations, index: int, lean: bool = False) -> Activations:
+        """What `prefix` returns, from the input of block `index`."""
+        one = index == len(self.blocks) - 1
+        if lean and one and (token := self.read_token(index, before)) is not None:
+            return replace(before.reduced(), f_frozen=token)
+        activations = replace(before, f_frozen=self.block(index, before.f_in, before))
+        return activations.reduced() if one else activations
 
     @torch.no_grad()
     def before_block(self, inputs: torch.Tensor, index: int) -> Activations:
