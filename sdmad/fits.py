@@ -25,7 +25,7 @@ from sdmad.inputs.shots import Shots, in_order
 from sdmad.method.adapter import TowerAdapters
 from sdmad.method.learner import LearnerConfig
 from sdmad.method.model import DecisionRule, SignModel
-from sdmad.storage.fit_files import EARLIER, Key, fit_key
+from sdmad.storage.fit_files import EARLIER, Key, detector_uri, fit_key
 from sdmad.storage.fit_files import fit_uri as fit_uri
 from sdmad.storage.fit_files import list_fits as list_fits
 from sdmad.words import code_version as code_version
@@ -162,7 +162,7 @@ def find_detector(uri: str) -> list[str]:
     if not found:
         raise UserError(f"there is no detector at {uri}; make one with `sdmad train`")
     if len(shots) > 1:
-        choices = ", ".join(storage.join(uri, "fits", f"shots={s}") for s in shots)
+        choices = ", ".join(detector_uri(uri, s) for s in shots)
         numbers = " and ".join(map(str, shots))
         raise UserError(f"{uri} has fits with {numbers} shots; choose one of {choices}")
     return [found[key] for key in sorted(found, key=lambda key: key[1])]

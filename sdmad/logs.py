@@ -8,14 +8,25 @@ patients or other groups. Commands with `--names` write them where the user asks
 """
 
 import json
+import logging
 import os
 import sys
 from datetime import UTC, datetime
+
+from sdmad.words import as_typed
 
 
 def wanted() -> bool:
     """Whether the driver logs in JSON."""
     return os.environ.get("SDMAD_LOG", "") == "json"
+
+
+def quieten() -> None:
+    """Leave out botocore's warnings, for the whole process: errors that last become exceptions.
+
+    Called where a command or a worker starts, so that importing sdmad changes no logger.
+    """
+    logging.getLogger("botocore").setLevel(logging.ERROR)
 
 
 def log(event: str, **fields: object) -> None:
@@ -55,4 +66,4 @@ def notice(text: str, names: bool = False) -> None:
     if wanted():
         log("notice", text=text)
     else:
-        write(f"notice: {text}")
+        write(f"notice: {as_typed(text)}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from sdmad.words import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -147,10 +149,10 @@ class Scores:
         return pd.DataFrame(columns, index=pd.Index(self.names, name="image"))
 
     def __repr__(self) -> str:
-        images = f"{len(self)} image{'' if len(self) == 1 else 's'}"
+        images = counted(len(self), "image")
         with_finding = sum(map(bool, self.findings))
         return (
-            f"<Scores of {images}, {with_finding} with findings; "
+            f"<Scores of {images}, {with_finding:,} with findings; "
             f"{len(self.category_names)} categories, {self.seeds.shape[-1]} seeds>"
         )
 

@@ -1,6 +1,8 @@
-"""What messages say often: numbers with nouns, durations, the version of this code."""
+"""What messages say often: numbers with nouns, durations, paths, the version of this code."""
 
+import re
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def counted(number: int, noun: str) -> str:
@@ -15,6 +17,21 @@ def duration(seconds: float) -> str:
             value = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]
             return f"{value:.1f} h" if unit == "h" else f"{value:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def as_typed(text: str) -> str:
+    """A message in which local paths below the working directory are relative to it.
+
+    Other paths and URIs of object storage stay as they are.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        return text
+    if here == "/":
+        return text
+    # Not where the directory is a part of a longer path or URI, as in s3://data/... or file:///...
+    return re.sub(rf"(?<![\w./~-]){re.escape(here)}/(?=[^\s'\"])", "", text)
 
 
 def code_version() -> str:

@@ -1,10 +1,14 @@
 """What open_clip knows of a named model and its published weights, before anything is loaded.
 
-facts = facts_of("ViT-L-14-336", "openai")
-facts.quick_gelu, facts.preprocess["mean"]
+    facts = facts_of("ViT-L-14-336", "openai")
+    facts.quick_gelu, facts.preprocess["mean"]
+
+`python -m sdmad.backbones.published` lists the tags of every model that can be adapted.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 
 from sdmad import storage
-from sdmad.backbones.architectures import check_architecture
+from sdmad.backbones.architectures import check_architecture, refusal
 from sdmad.backbones.config import BackboneConfig
 from sdmad.errors import UserError
 
+LISTED = "python -m sdmad.backbones.published"
+# Names in a message, of many.
+FEW = 3
 FORMAT_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
@@ -77,16 +84,17 @@ def check_name(config: BackboneConfig) -> None:
     if "/" in model:
         raise UserError(f"there is no backbone folder {model}")
     if model not in open_clip.list_models():
+        near = _nearest(model, open_clip.list_models()) or ["ViT-B-32", "ViT-L-14-336"]
         raise UserError(
-            f"open_clip has no model {model!r}; try ViT-B-32 or ViT-L-14-336, "
+            f"open_clip has no model {model!r}; try {' or '.join(near)}, "
             "or hf-hub:organisation/name, or a folder"
         )
     check_architecture(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
-    known = f"open_clip's tags are {', '.join(tags)}" if tags else "open_clip has no tags for it"
     if pretrained is None:
         raise UserError(
-            f"the backbone {model} needs weights: set 'pretrained' to a tag or a file; {known}"
+            f"the backbone {model} needs weights: set 'pretrained' to a tag or a file; "
+            f"{_tags_in_words(tags)}"
         )
     if pretrained in tags:
         if config.activation or config.preprocess.model_dump(exclude_none=True):
@@ -100,10 +108,38 @@ def check_name(config: BackboneConfig) -> None:
             + (
                 "it is a folder; give it as the model, without 'pretrained'"
                 if not storage.is_s3(pretrained) and Path(pretrained).is_dir()
-                else f"no such file, and {known}"
+                else f"no such file, and {_tags_in_words(tags, pretrained)}"
             )
         )
 
 
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The few of the `known` names most like `name`, whatever their case; maybe none."""
+    folded = {other.casefold(): other for other in known}
+    return [folded[near] for near in get_close_matches(name.casefold(), folded, n=FEW)]
+
+
+def _tags_in_words(tags: list[str], wanted: str = "") -> str:
+    """The tags of a model; of many, those most like the `wanted` one, and how to list all."""
+    if not tags:
+        return "open_clip has no tags for it"
+    some = list(dict.fromkeys([*_nearest(wanted, tags), *tags]))[:FEW]
+    more = len(tags) - len(some)
+    rest = f" and {more} more, which `{LISTED}` lists" if more else ""
+    return f"open_clip's tags are {', '.join(some)}{rest}"
+
+
+def listing() -> Iterator[str]:
+    """A line for each model that can be adapted and has published weights: its name and tags."""
+    for model in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if tags and refusal(model) is None:
+            yield f"{model}: {', '.join(tags)}"
+
+
 def _is_file(place: str) -> bool:
     return storage.exists(place) if storage.is_s3(place) else Path(place).is_file()
+
+
+if __name__ == "__main__":
+    print("\n".join(listing()))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import How, Names, Scores, TopK
+from sdmad.runtime.cli import say
 
 
 def aggregate(
@@ -48,14 +49,14 @@ def aggregate(
     uri = write_groups(found, target)
     for notice in found.notices:
         logs.notice(notice, names)
-    typer.echo(
+    say(
         f"{counted(found.table.num_rows, 'group')} by {found.by}, "
         f"{counted(found.images, 'image')} with scores, by {pooling}"
     )
     if found.empty:
-        more = f" and {len(found.empty) - SHOWN} more" if len(found.empty) > SHOWN else ""
+        more = f" and {len(found.empty) - SHOWN:,} more" if len(found.empty) > SHOWN else ""
         listed = f": {', '.join(found.empty[:SHOWN])}{more}" if names else ""
-        typer.echo(f"{counted(len(found.empty), 'group')} without images{listed}")
+        say(f"{counted(len(found.empty), 'group')} without images{listed}")
     listed = ", ".join(f"{name} {number:,}" for name, number in found.findings.items())
-    typer.echo(f"groups with findings: {listed or 'none'}")
-    typer.echo(f"wrote {uri}")
+    say(f"groups with findings: {listed or 'none'}")
+    say(f"wrote {uri}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Scores
+from sdmad.runtime.cli import say
 
 
 def apply(
@@ -25,16 +26,21 @@ def apply(
     """
     from sdmad import logs, storage
     from sdmad.scoring.redecide import apply_decision
+    from sdmad.words import counted
 
     target = storage.resolve(output)
     storage.check_writable(target)
     done = apply_decision(storage.resolve(decision), storage.resolve(scores), target)
     if done.waiting:
-        logs.notice(f"{done.waiting} of {done.planned} work units have no scores yet")
+        logs.notice(f"{done.waiting:,} of {done.planned:,} work units have no scores yet")
     if not done.units:
-        typer.echo(f"all {done.skipped} scored work units are decided already, at {target}")
+        say(
+            f"nothing to do: {counted(done.skipped, 'work unit')} decided before; the tables are "
+            f"at {target}"
+        )
         return
-    typer.echo(
-        f"decided {done.images} images in {done.units} work units: "
-        f"{done.findings_before} findings became {done.findings}; the tables are at {target}"
+    say(
+        f"decided {counted(done.images, 'image')} in {counted(done.units, 'work unit')}: "
+        f"{counted(done.findings_before, 'finding')} became {done.findings:,}; the tables are "
+        f"at {target}"
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Names, Scores
+from sdmad.runtime.cli import say
 
 
 def calibrate(
@@ -94,4 +95,4 @@ def calibrate(
     )
     write_decision(file, place)
     print_decision(file, target, notices, names)
-    typer.echo(f"decision file: {place}")
+    say(f"decision file: {place}")

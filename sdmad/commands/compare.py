@@ -16,6 +16,7 @@ from sdmad.commands.options import (
     Shots,
     configuration_changes,
 )
+from sdmad.runtime.cli import say
 
 
 def compare(
@@ -66,5 +67,5 @@ def compare(
     results = compare(settings, target)
     replicates = two_level.bootstrap(settings, target)
     calibrated = calibration(settings, target)
-    typer.echo(write_pages(results, settings, target, replicates, calibrated))
-    typer.echo(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")
+    say(write_pages(results, settings, target, replicates, calibrated))
+    say(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def convert(
     recipe: Annotated[
@@ -37,4 +39,4 @@ def convert(
     tally = write_archive(chosen.records(source), target, chosen.name)
     print_tally(tally, load_catalog(chosen.catalog_name))
     images = counted(sum(tally.images.values()), "image")
-    typer.echo(f"wrote {images} in {counted(tally.shards, 'shard')} to {target}")
+    say(f"wrote {images} in {counted(tally.shards, 'shard')} to {target}")

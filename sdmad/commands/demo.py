@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("runs/demo"),
@@ -35,4 +37,4 @@ def demo(
 
     result = run_demo(output.resolve(), shots, seeds, images)
     print_metrics(result)
-    typer.echo(f"report: {result.report}")
+    say(f"report: {result.report}")

@@ -22,6 +22,7 @@ from sdmad.commands.options import (
     outcome,
     pipeline,
 )
+from sdmad.runtime.cli import say
 
 
 def encode(
@@ -79,4 +80,4 @@ def encode(
         accept_changes,
         prune,
     )
-    typer.echo(outcome(tally, "encoded", f"the activations are at {target}"))
+    say(outcome(tally, "encoded", f"the activations are at {target}"))

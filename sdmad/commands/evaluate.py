@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import How, Names, Scores, TopK
+from sdmad.runtime.cli import say
 
 
 def evaluate(
@@ -53,4 +54,4 @@ def evaluate(
         Pooling.parse(how, top_k),
     )
     print_metrics(result, names)
-    typer.echo(f"report: {result.report}")
+    say(f"report: {result.report}")

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def import_labels(
     export: Annotated[
@@ -48,10 +50,10 @@ def import_labels(
         raise UserError(f"{export} has no labelled image")
     storage.write_bytes(target, found.encode())
     normal = sum(not row["labels"] for row in new.rows)
-    typer.echo(
+    say(
         f"{counted(len(new.rows), 'labelled image')}, {normal:,} of them normal; left out: "
         f"{counted(new.waiting, 'image')} without labels, "
         f"{counted(new.cancelled, 'skipped annotation')}, {counted(new.empty, 'empty annotation')}"
     )
     rows = len(found.before) + len(new.rows)
-    typer.echo(f"wrote {target} with {counted(rows, 'row')}")
+    say(f"wrote {target} with {counted(rows, 'row')}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from sdmad.runtime.cli import say
+
 if TYPE_CHECKING:
     from sdmad.scoring.capacity import Estimate, Pace
 
@@ -98,21 +100,19 @@ def _options_named() -> Iterator[None]:
 
 
 def _show(found: "Estimate", pace: "Pace", start_minutes: float) -> None:
-    typer.echo(f"busy time per image: {_shown(pace)}")
+    say(f"busy time per image: {_shown(pace)}")
     for part, hours in found.hours_alone.items():
         mark = "  <- the limit" if part == found.limit else ""
-        typer.echo(f"  {part:10s} alone {hours:12,.2f} h{mark}")
-    typer.echo(
-        f"hours             {found.hours:12,.2f} including {start_minutes:g} minutes to start"
-    )
-    typer.echo(f"images per second {found.images_per_second:12,.0f}")
-    typer.echo(f"data read         {found.gigabytes:12,.0f} GB")
-    typer.echo(
+        say(f"  {part:10s} alone {hours:12,.2f} h{mark}")
+    say(f"hours             {found.hours:12,.2f} including {start_minutes:g} minutes to start")
+    say(f"images per second {found.images_per_second:12,.0f}")
+    say(f"data read         {found.gigabytes:12,.0f} GB")
+    say(
         f"requests          {found.get_requests:12,.0f} GET, {found.put_requests:,.0f} PUT, "
         f"{found.list_requests:,.0f} LIST"
     )
     nodes = f"{found.node_dollars:,.0f} $ for nodes, " if found.node_dollars else ""
-    typer.echo(f"cost              {nodes}{found.request_dollars:,.2f} $ for requests")
+    say(f"cost              {nodes}{found.request_dollars:,.2f} $ for requests")
 
 
 def _pace(run: str | None, given: dict[str, float | None]) -> "Pace":

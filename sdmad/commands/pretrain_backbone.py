@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def pretrain_backbone(
     output: Annotated[Path, typer.Option(help="Folder for the open_clip checkpoint.")],
@@ -23,4 +25,4 @@ def pretrain_backbone(
     from sdmad.phantoms.pretraining import PretrainConfig, pretrain
 
     pretrain(PretrainConfig(steps=steps, workers=workers, seed=seed), output)
-    typer.echo(f"wrote {output}")
+    say(f"wrote {output}")

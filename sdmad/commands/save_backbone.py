@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def save_backbone(
     model: Annotated[
@@ -30,5 +32,5 @@ def save_backbone(
 
     target = storage.resolve(output)
     identity = save(BackboneConfig(model=model, pretrained=pretrained), target, half)
-    typer.echo(f"saved the weights {identity.weights} with activation {identity.activation}")
-    typer.echo(f"use them in a configuration as backbone: {{model: {target}}}")
+    say(f"saved the weights {identity.weights} with activation {identity.activation}")
+    say(f"use them in a configuration as backbone: {{model: {target}}}")

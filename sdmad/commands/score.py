@@ -22,6 +22,7 @@ from sdmad.commands.options import (
     outcome,
     pipeline,
 )
+from sdmad.runtime.cli import say
 
 
 def score(
@@ -99,4 +100,4 @@ def score(
         source = storage.resolve(str(activations))
         storage.check_writable(target)
         tally = score_activations(source, storage.resolve(detector), target, config, *options)
-    typer.echo(outcome(tally, "scored", f"the tables are at {target}"))
+    say(outcome(tally, "scored", f"the tables are at {target}"))

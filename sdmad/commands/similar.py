@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def similar(
     activations: Annotated[
@@ -57,11 +59,11 @@ def similar(
         )
     for row in table.slice(0, top).to_pylist():
         names = [row["uri"], *([row["other"]] if "other" in row else [])]
-        typer.echo(f"{row['cosine']:.4f}  {'  '.join(names)}")
+        say(f"{row['cosine']:.4f}  {'  '.join(names)}")
     if duplicates_above is not None:
         pairs = counted(table.num_rows, "pair")
-        typer.echo(f"{pairs} with a cosine of {duplicates_above:g} or more")
+        say(f"{pairs} with a cosine of {duplicates_above:g} or more")
     if output is not None:
         target = storage.resolve(output)
         storage.write_bytes(target, parquet.encode(table))
-        typer.echo(f"the table is at {target}")
+        say(f"the table is at {target}")

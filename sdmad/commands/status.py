@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def status(
     output: Annotated[
@@ -53,4 +55,4 @@ def status(
         typer.echo(dumps({"job": job} | content, indent=2))
         return
     for line in shown:
-        typer.echo(line)
+        say(line)

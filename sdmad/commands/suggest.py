@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdmad.commands.options import Activations, Scores
+from sdmad.runtime.cli import say
 
 if TYPE_CHECKING:
     from sdmad.scoring.suggestions.run import Suggested
@@ -99,8 +100,8 @@ def suggest(
     for notice in notices:
         logs.notice(notice)
     for line in _lines(found):
-        typer.echo(line)
-    typer.echo(f"wrote {', '.join(written)}")
+        say(line)
+    say(f"wrote {', '.join(written)}")
 
 
 def _lines(found: "Suggested") -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Activations, Scores
+from sdmad.runtime.cli import say
 
 
 def summary(
@@ -58,5 +59,5 @@ def summary(
         logs.notice(notice)
     groups = result.overview.groups.compared(depth)
     for sentence in sentences(result.overview, groups, result.unlike):
-        typer.echo(sentence)
-    typer.echo(f"summary: {result.page}")
+        say(sentence)
+    say(f"summary: {result.page}")

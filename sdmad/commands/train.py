@@ -18,6 +18,7 @@ from sdmad.commands.options import (
     Shots,
     configuration_changes,
 )
+from sdmad.runtime.cli import say
 
 
 def train(
@@ -43,6 +44,8 @@ def train(
     from sdmad import storage
     from sdmad.fitting.config import TrainConfig, load_config
     from sdmad.fitting.run import train_seeds
+    from sdmad.inputs.shots import key
+    from sdmad.storage.fit_files import detector_uri
     from sdmad.words import counted
 
     changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
@@ -54,4 +57,8 @@ def train(
 
         encoded = EncodedArchive.open(storage.resolve(settings.activations))
     made = train_seeds(settings, target, encoded, names)
-    typer.echo(f"wrote {counted(made, 'new fit')}; the detectors are at {target}/fits/shots=<k>")
+    places = [detector_uri(target, key(some)) for some in settings.shots]
+    where = f"detector is at {places[0]}"
+    if len(places) > 1:
+        where = f"detectors are at {', '.join(places[:-1])} and {places[-1]}"
+    say(f"wrote {counted(made, 'new fit')}; the {where}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Activations
+from sdmad.runtime.cli import say
 
 
 def verify(
@@ -49,6 +50,6 @@ def verify(
     open_plan(run, table)
     verdict = verify_scores(source, run, not names_only, table)
     for line in lines(verdict, done):
-        typer.echo(line)
+        say(line)
     if not verdict.passed:
         raise typer.Exit(1)

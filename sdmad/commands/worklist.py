@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdmad.commands.options import Names, Scores
+from sdmad.runtime.cli import say
 
 
 def worklist(
@@ -66,5 +67,5 @@ def worklist(
     page = write_worklist(found, made, ranking, target, pictures, by or "")
     for notice in found.notices:
         logs.notice(notice, names)
-    typer.echo(f"the {headline(found)}")
-    typer.echo(f"wrote {target} and {page}")
+    say(f"the {headline(found)}")
+    say(f"wrote {target} and {page}")

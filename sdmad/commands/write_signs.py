@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sdmad.runtime.cli import say
+
 
 def write_signs(
     modality: Annotated[str, typer.Option(help="Kind of image, e.g. chest X-ray.")],
@@ -50,9 +52,9 @@ def write_signs(
     endpoint = Endpoint(model, timeout)
     target = storage.resolve(output)
     check_output(target, overwrite)
-    typer.echo(f"asking {endpoint.model} for the signs of {', '.join(request.categories)}")
-    catalog = draft_catalog(request, endpoint, attempts, typer.echo)
+    say(f"asking {endpoint.model} for the signs of {', '.join(request.categories)}")
+    catalog = draft_catalog(request, endpoint, attempts, say)
     today = datetime.now(UTC).date()
     storage.write_bytes(target, render_draft(catalog, request, endpoint.model, today).encode())
     signs = counted(len(catalog.signs), "sign")
-    typer.echo(f"wrote {signs} to {target}; review them first (docs/signs.md)")
+    say(f"wrote {signs} to {target}; review them first (docs/signs.md)")

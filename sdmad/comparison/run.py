@@ -17,10 +17,11 @@ import pyarrow as pa
 import ray
 import torch
 
-from sdmad import storage
+from sdmad import logs, storage
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.backbones.loading import check_backbone, load_backbone
 from sdmad.baselines import BASELINES, READ_BLOCKS
+from sdmad.comparison import code
 from sdmad.comparison.cell import Bench, TestImages, in_order, metrics
 from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.comparison.scores import SUFFIX, write_scores, write_test
@@ -41,7 +42,7 @@ from sdmad.runtime.cluster import (
     mistakes_surface,
     node_cpus,
 )
-from sdmad.runtime.progress import Tracker
+from sdmad.runtime.progress import STARTING_FITS, Tracker
 from sdmad.scoring.chosen import EncodedArchive
 from sdmad.storage import parquet, run_record
 
@@ -96,7 +97,9 @@ def compare(config: CompareConfig, output: str) -> pd.DataFrame:
         record["test_images"] = _measure_missing(
             todo, config, catalog, labels, archive, output, encoded
         )
-    results = _collect(output, wanted)
+    results, codes = _collect(output, wanted)
+    if told := code.sentence(codes, storage.join(output, "cells")):
+        logs.notice(told)
     _write(results, storage.join(output, "results.parquet"))
     record |= {
         "status": "finished",
@@ -193,6 +196,7 @@ class Comparer:
         device: str | None,
         chosen: Chosen | None = None,
     ) -> None:
+        logs.quieten()
         torch.set_num_threads(min(threads, node_cpus()))
         self.config, self.pixels, self.output, self.chosen = config, pixels, output, chosen
         stacked = np.zeros((len(test), 0, 0, 3), np.uint8)
@@ -231,7 +235,8 @@ class Comparer:
             stored = stored_name(self.config, method)
             uri = cell_uri(self.output, stored, int(support.shots), support.seed)
             write_scores(uri, self.bench.catalog.category_names, *scored)
-            _write(pd.DataFrame(rows, columns=columns), uri)
+            cell = code.stamped(_arrow(pd.DataFrame(rows, columns=columns)))
+            storage.write_bytes(uri, parquet.encode(cell))
         return len(methods)
 
 
@@ -257,7 +262,7 @@ def _measure_missing(
     if encoded is None:
         pixels, problems = read_images(wanted, archive, spec)
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
             raise UserError(problems[0] + more)
     else:
         found = encoded.find(wanted, wanted)
@@ -280,7 +285,7 @@ def _measure_missing(
     working: dict[Any, Any] = {}
     with (
         mistakes_surface(),
-        Tracker("comparing", sum(len(m) for _, m in todo), "fits") as tracker,
+        Tracker("comparing", sum(len(m) for _, m in todo), "fits", STARTING_FITS) as tracker,
     ):
         while waiting or working:
             while waiting and pool:
@@ -312,13 +317,16 @@ def _spec(config: CompareConfig, catalog: Catalog, encoded: EncodedArchive | Non
     return spec
 
 
-def _collect(output: str, wanted: set[tuple[str, int, int]]) -> pd.DataFrame:
-    parts = [
-        parquet.decode(storage.read_bytes(cell_uri(output, *key))).to_pandas()
-        for key in sorted(wanted)
-    ]
-    return pd.concat(parts, ignore_index=True)
+def _collect(output: str, wanted: set[tuple[str, int, int]]) -> tuple[pd.DataFrame, list[str]]:
+    """The metrics of all cells, and the code that made each of them."""
+    cells = [parquet.decode(storage.read_bytes(cell_uri(output, *key))) for key in sorted(wanted)]
+    metrics_of = [cell.to_pandas() for cell in cells]
+    return pd.concat(metrics_of, ignore_index=True), [code.made_by(cell) for cell in cells]
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(table, preserve_index=False)
 
 
 def _write(table: pd.DataFrame, uri: str) -> None:
-    storage.write_bytes(uri, parquet.encode(pa.Table.from_pandas(table, preserve_index=False)))
+    storage.write_bytes(uri, parquet.encode(_arrow(table)))

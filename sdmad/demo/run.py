@@ -21,7 +21,7 @@ from sdmad.report.run import Evaluated, evaluate_run
 from sdmad.scoring.images import score_archive
 from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.verify import verify_scores
-from sdmad.words import counted
+from sdmad.words import as_typed, counted
 
 BUCKET = "sdmad-demo"
 MARKER = ".sdmad-demo"
@@ -55,7 +55,8 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
     _clear(output)
     with local_s3(BUCKET) as endpoint:
         archive = f"s3://{BUCKET}/archive"
-        _say(f"writing {2 * images} phantoms as tar shards to {archive} (S3 on {endpoint})")
+        phantoms = counted(2 * images, "phantom")
+        _say(f"writing {phantoms} as tar shards to {archive} (S3 on {endpoint})")
         labels = write_archive(archive, pool=images, test=images, damaged=3)
         for name in DETECTORS:
             learner = LearnerConfig() if name == "sd-mad" else zero_shot()
@@ -79,10 +80,11 @@ def run_demo(output: Path, shots: int, seeds: int, images: int) -> Evaluated:
                 PipelineConfig(),
             )
             verdict = verify_scores(archive, storage.join(run, "scores"))
+            seen, damaged = counted(verdict.images, "image"), counted(verdict.failed, "failure")
             _say(
-                f"{name}: verified {verdict.images} images in the bucket: {verdict.scored} scored, "
-                f"{verdict.failed} failures (damaged on purpose), {len(verdict.lost)} lost, "
-                f"{len(verdict.doubled)} doubled"
+                f"{name}: verified {seen} in the bucket: {verdict.scored:,} scored, "
+                f"{damaged} (damaged on purpose), {len(verdict.lost):,} lost, "
+                f"{len(verdict.doubled):,} doubled"
             )
         _say("computing the metrics and writing the report")
         result = evaluate_run(
@@ -109,4 +111,4 @@ def _clear(output: Path) -> None:
 
 
 def _say(text: str) -> None:
-    typer.secho(f"== {text}", err=True, bold=True)
+    typer.secho(f"== {as_typed(text)}", err=True, bold=True)

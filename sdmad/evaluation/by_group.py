@@ -163,7 +163,7 @@ def _notices(table: GroupTable, tested: np.ndarray, lost: list[str]) -> Iterator
     if without:
         yield Notice(f"{counted(without, 'test image')} without a {table.by} left out")
     if lost:
-        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        more = f" and {len(lost) - SHOWN:,} more" if len(lost) > SHOWN else ""
         names = ", ".join(lost[:SHOWN])
         text = f"{counted(len(lost), 'group')} without a scored test image left out"
         yield Notice(text, f"{text}: {names}{more}")

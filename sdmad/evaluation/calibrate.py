@@ -27,6 +27,7 @@ from sdmad.method.decision import Decision
 from sdmad.scoring.decisions import CategoryDecision, DecisionFile, Rate, read_decision
 from sdmad.scoring.plan import open_plan
 from sdmad.scoring.redecide import check_undecided
+from sdmad.words import counted
 
 REPLICATES_AT_ONCE = 50
 BINS = 200
@@ -132,7 +133,7 @@ def _usable(
     }
     rows = labels.where(chosen & ~support & ~of_patient & ~tested)
     if len(rows) == 0:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items() if n)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in left_out.items() if n)
         raise UserError(
             f"no image of the split {split!r} of {labels_uri} is left without {reasons}; label "
             "images of other patients, with split 'validation'"
@@ -193,7 +194,7 @@ def _check_counts(
             counts[1], needs[1] = len(set(test.table.patient)), target.needed
         sides = ("with it", "without it" if target.kind != "findings_a_thousand" else "in all")
         short = [
-            f"{count} patients {side} of {need}"
+            f"{counted(count, 'patient')} {side} of {need:,}"
             for count, need, side in zip(counts, needs, sides, strict=True)
             if count < need
         ]
@@ -204,7 +205,7 @@ def _check_counts(
         options = " ".join(f"--as-scored {name}" for name in lacking)
         raise UserError(
             f"too few labelled patients for {target.text} ({labels_uri}, split "
-            f"{test.table.split[0]!r}): {'; '.join(problems)}; the target needs {target.needed} "
+            f"{test.table.split[0]!r}): {'; '.join(problems)}; the target needs {target.needed:,} "
             f"({target.reason}), and probabilities need {LEAST_EACH} on each side; label more, or "
             f"leave these categories as they were scored, with {options}"
         )

@@ -24,6 +24,7 @@ from sdmad.detector import Detector
 from sdmad.evaluation.audit import sign_weights
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.localisation import PLACES, locate, upsample
+from sdmad.words import counted
 
 MOST_IMAGES = 16
 SECONDS = 60.0
@@ -179,10 +180,12 @@ def _read(
             masks[row] = values[..., 0] >= 128
     missing = [names[row][1] for row in names if row not in masks]
     if missing:
-        notes.append(f"{len(missing)} of {len(names)} masks cannot be read, such as {missing[0]}")
+        notes.append(
+            f"{len(missing):,} of {len(names):,} masks cannot be read, such as {missing[0]}"
+        )
     empty = [row for row, mask in masks.items() if not mask.any()]
     if empty:
-        notes.append(f"{len(empty)} masks are empty within what the backbone sees")
+        notes.append(f"{counted(len(empty), 'mask')} empty within what the backbone sees")
     return {row: mask for row, mask in masks.items() if mask.any()}
 
 

@@ -81,13 +81,13 @@ def _carries(result: SignAudit, row: pd.Series) -> Remark:
     if row.findings < LEAST_FINDINGS:
         return Remark(
             "silent",
-            f"Too few findings of {category} to judge its signs: {row.findings}, and at least "
+            f"Too few findings of {category} to judge its signs: {row.findings:,}, and at least "
             f"{LEAST_FINDINGS} are needed.",
         )
     signs = result.signs[result.signs.category == row.category]
     first, *others = signs.sort_values("carries", ascending=False, kind="stable").itertuples()
     text = (
-        f"{_listed([first.sign])} is named in {_percent(first.carries)} of the {row.findings} "
+        f"{_listed([first.sign])} is named in {_percent(first.carries)} of the {row.findings:,} "
         f"findings of {category}"
     )
     if others and others[0].carries > 0:
@@ -114,7 +114,7 @@ def _on_sign(row: pd.Series, seeds: int) -> list[Remark]:
         return [
             Remark(
                 "never",
-                f"{sign} is listed for {category}, but named in none of its {row.findings} "
+                f"{sign} is listed for {category}, but named in none of its {row.findings:,} "
                 f"findings.{also} Consider removing or rewording it.{tested}",
             )
         ]

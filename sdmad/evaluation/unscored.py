@@ -40,8 +40,8 @@ def check_scored(
     about = _about(run, len(failed), unknown, finished, there)
     if finished and len(unknown) > len(test) / 2:
         raise UserError(
-            f"{len(unknown)} of the {len(test)} {split} images of {labels_uri} match no image of "
-            f"{about}; the columns archive and member must match those of the score tables"
+            f"{len(unknown):,} of the {len(test):,} {split} images of {labels_uri} match no image "
+            f"of {about}; the columns archive and member must match those of the score tables"
         )
     normal = ~test.labels.any(axis=1)
     groups = {"normal": normal} | dict(zip(test.categories, test.labels.T, strict=True))
@@ -50,13 +50,13 @@ def check_scored(
         lost = mask & ~scored
         if lost.any() and not (mask & scored).any():
             raise UserError(
-                f"none of the {mask.sum()} {split} images of {name} has a score: "
-                f"{some(_names(test, lost))}; {len(names)} of all {len(test)} {split} images have "
-                f"none in {about}; correct the label table, or score these images"
+                f"none of the {mask.sum():,} {split} images of {name} has a score: "
+                f"{some(_names(test, lost))}; {len(names):,} of all {len(test):,} {split} images "
+                f"have none in {about}; correct the label table, or score these images"
             )
         if lost.any():
-            losses.append(f"{name} {lost.sum()} of {mask.sum()}")
-    text = f"{len(names)} of {len(test)} {split} images have no score ({', '.join(losses)})"
+            losses.append(f"{name} {lost.sum():,} of {mask.sum():,}")
+    text = f"{len(names):,} of {len(test):,} {split} images have no score ({', '.join(losses)})"
     plain = _about(run, len(failed), unknown, finished)
     return [Notice(f"{text}; {plain}", f"{text}: {some(names)}; {about}")]
 
@@ -69,9 +69,9 @@ def nothing_scored(
     failed = len(_failed(run, names, units))
     there = _some_scored(run, units or sorted(tables.done_units(run)))
     unfinished = "" if _finished(run) else ", a run that is not finished"
-    failures = f" ({failed} are in its failures)" if failed else ""
+    failures = f" ({failed:,} are in its failures)" if failed else ""
     return UserError(
-        f"none of the {len(test)} {split} images of {labels_uri} has a score in {run}{unfinished}"
+        f"none of the {len(test):,} {split} images of {labels_uri} has a score in {run}{unfinished}"
         f"{failures}: the labels name {some(names)}{near_miss(names, there)}, and the scores "
         f"{some(there[:SHOWN]) or 'no images'}; give the labels of the archive that was scored, "
         "with the same archive and member"
@@ -91,9 +91,9 @@ def _about(
     if not finished:
         parts.append("which is not finished")
     if failed:
-        parts.append(f"which has {failed} of them in failures")
+        parts.append(f"which has {failed:,} of them in failures")
     if unknown and there is None:
-        parts.append(f"which does not know {len(unknown)} of them")
+        parts.append(f"which does not know {len(unknown):,} of them")
     elif unknown and there is not None:
         examples = some(there[:SHOWN]) or "no images"
         parts.append(f"which does not know {some(unknown)}{near_miss(unknown, there)}")

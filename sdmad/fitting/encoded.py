@@ -58,7 +58,7 @@ class Found:
         if not self.absent:
             return
         raise UserError(
-            f"{len(self.absent)} of {len(images)} images of {split} are not in the activations "
+            f"{len(self.absent):,} of {len(images):,} images of {split} are not in the activations "
             f"{activations}: {some(self.absent)}{near_miss(self.absent, self.others)}; they have "
             f"{some(self.others[:3]) or 'no other images'}; correct archive and member in the "
             "label table, run `sdmad encode` again if the images are new, or remove these rows"
@@ -68,7 +68,7 @@ class Found:
         """Raise `UserError` if an image that is needed could not be encoded."""
         bad = [image for image in wanted if image in self.failed]
         if bad:
-            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
             raise UserError(
                 f"the image {shown(bad[0])} cannot be used: {self.failed[bad[0]]}{more}"
             )

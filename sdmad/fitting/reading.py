@@ -48,7 +48,7 @@ def check_names(images: Iterable[Image], base: str) -> None:
         listed = islice(storage.list_objects(base), 2 * SHOWN)
         stored = [("", storage.relative(entry.uri, base)) for entry in listed]
     raise UserError(
-        f"{len(missing)} of {total} images of split pool are not in the archive {base}: "
+        f"{len(missing):,} of {total:,} images of split pool are not in the archive {base}: "
         f"{some(missing)}{near_miss(missing, stored)}; the archive has "
         f"{some(stored[:SHOWN]) or 'no other images'}; correct archive and member in the label "
         "table, or remove these rows"

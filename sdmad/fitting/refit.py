@@ -143,9 +143,11 @@ def _labels_uri(output: str, digest: str) -> str:
 def _new(images: list[Image], by_category: dict[str, int], splits: Counter[str]) -> list[Notice]:
     if not images:
         return []
-    listed = ", ".join(f"{name} {count}" for name, count in by_category.items())
+    listed = ", ".join(f"{name} {count:,}" for name, count in by_category.items())
     where = "" if len(splits) == 1 and "pool" in splits else ", by split: "
-    where += ", ".join(f"{name} {count}" for name, count in sorted(splits.items())) if where else ""
+    where += (
+        ", ".join(f"{name} {count:,}" for name, count in sorted(splits.items())) if where else ""
+    )
     verb = "is" if len(images) == 1 else "are"
     text = f"{counted(len(images), 'image')} {verb} new ({listed}{where})"
     return [Notice(text, f"{text}: {some(images)}")]
@@ -211,7 +213,7 @@ def prepare(
         _say_labels(changes, names)
         place = f"; the fits of before are at {earlier}" if earlier else ""
         logs.notice(
-            f"{len(stale)} of {counted(len(stale) + len(kept), 'fit')} made again, because the "
+            f"{len(stale):,} of {counted(len(stale) + len(kept), 'fit')} made again, because the "
             f"support has changed{place}"
             if stale
             else "no support has changed: all fits are kept"
@@ -233,7 +235,7 @@ def _say_labels(changes: LabelChanges | None, names: bool) -> None:
 def _say_others(others: list[Key]) -> None:
     if others:
         shown = ", ".join(f"shots={shots}/seed={seed}" for shots, seed in others[:3])
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
         logs.notice(
             f"{counted(len(others), 'fit')} of earlier labels not looked at, because this command "
             f"does not have their shots and seeds: {shown}{more}"

@@ -45,7 +45,7 @@ from sdmad.runtime.cluster import (
     kept_in_memory,
     mistakes_surface,
 )
-from sdmad.runtime.progress import Tracker
+from sdmad.runtime.progress import STARTING_FITS, Tracker
 from sdmad.storage import run_record
 from sdmad.storage.fit_files import Key
 from sdmad.storage.objects import StoredObject
@@ -197,7 +197,7 @@ def _pixels(images: set[Image], archive: str, spec: ImageSpec) -> dict[Image, An
     """For `fitting.reading.fetch`; `UserError` for images that cannot be used."""
     pixels, problems = read_images(images, archive, spec)
     if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
     return pixels
 
@@ -284,7 +284,7 @@ def _watch(
     """Show the number of finished fits while the workers run, by listing the output."""
     wanted = {(s.shots, s.seed) for s in missing}
     stop = threading.Event()
-    with Tracker("fitting", len(missing), "fits") as tracker:
+    with Tracker("fitting", len(missing), "fits", STARTING_FITS) as tracker:
 
         def poll() -> None:
             while not stop.wait(1.0):

@@ -87,7 +87,7 @@ def lines(status: TrainingStatus) -> Iterator[str]:
     yield f"training to {status.output}"
     yield f"state       {run_record.in_words(status.state, status.error)}{ago}"
     yield f"done        {status.fits_done:,} of {counted(status.fits_total, 'fit')}" + "".join(
-        f", {number} at {_named(shots)}" for shots, number in status.fits_by_shots.items()
+        f", {number:,} at {_named(shots)}" for shots, number in status.fits_by_shots.items()
     )
     pace, left = status.seconds_per_fit, status.seconds_left
     rate = f"one fit in {pace:,.1f} s, including start-up" if pace else "not known yet"

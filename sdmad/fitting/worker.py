@@ -8,7 +8,7 @@ import ray
 import ray.train
 import torch
 
-from sdmad import storage
+from sdmad import logs, storage
 from sdmad.archive.preprocess import InputConfig
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
@@ -93,6 +93,7 @@ class FitTask:
 
 def fit_loop(settings: dict[str, Any]) -> None:
     """One of W ranks: it fits every W-th batch. All ranks report after each round, as a barrier."""
+    logs.quieten()
     task: FitTask = settings["task"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()

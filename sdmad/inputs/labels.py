@@ -97,7 +97,7 @@ def load_labels(uri: str, categories: list[str], archive_uri: str | None = None)
     if waiting:
         raise table.error(
             waiting[0],
-            f"the image is not labelled yet ({counted(len(waiting), 'row')} of {len(table)} "
+            f"the image is not labelled yet ({counted(len(waiting), 'row')} of {len(table):,} "
             f"{'has' if len(waiting) == 1 else 'have'} labelled=no and no labels); write its "
             "categories in labels, set labelled to yes if it is normal, or remove the row "
             "(`sdmad labels import` leaves such rows out)",

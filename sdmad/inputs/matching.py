@@ -79,7 +79,7 @@ def told_apart(one: Name, other: Name) -> str:
 def some(names: Iterable[Name]) -> str:
     """The first names, at most `SHOWN`."""
     listed = [shown(name) for name in names]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    more = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
 
 

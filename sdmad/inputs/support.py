@@ -41,8 +41,8 @@ def draw_support(table: LabelTable, shots: Shots, seed: int) -> np.ndarray:
         if len(available) < count:
             raise UserError(
                 f"{in_words(asked)} {'needs' if count == 1 else 'need'} {counted(count, 'image')} "
-                f"of {name} in the pool, and there are {len(available)} of patients who are not in "
-                "the test split; label more images or use fewer shots"
+                f"of {name} in the pool, and there are {len(available):,} of patients who are not "
+                "in the test split; label more images or use fewer shots"
             )
         if len(available) == count:
             chosen.update(available)

@@ -15,11 +15,11 @@ def print_tally(tally: Tally, catalog: Catalog) -> None:
     for split in SPLITS:
         table.add_column(split, justify="right")
     for category in [*catalog.category_names, NORMAL]:
-        table.add_row(category, *(str(tally.labels[split, category]) for split in SPLITS))
+        table.add_row(category, *(f"{tally.labels[split, category]:,}" for split in SPLITS))
     table.add_section()
-    table.add_row("images", *(str(tally.images[split]) for split in SPLITS))
-    table.add_row("patients", *(str(len(tally.patients[split])) for split in SPLITS))
+    table.add_row("images", *(f"{tally.images[split]:,}" for split in SPLITS))
+    table.add_row("patients", *(f"{len(tally.patients[split]):,}" for split in SPLITS))
     console = Console(width=None if Console().is_terminal else 140)
     console.print(table)
     for reason, count in sorted(tally.left_out.items()):
-        console.print(f"left out, {reason}: {count}", highlight=False)
+        console.print(f"left out, {reason}: {count:,}", highlight=False)

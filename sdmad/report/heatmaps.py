@@ -61,7 +61,7 @@ def sign_heatmap(
 def confusion_heatmap(found: Confusion, categories: list[str]) -> Heatmap:
     """Shares in per cent; the correct result of each row is framed."""
     rows = [
-        f"{name} ({count})"
+        f"{name} ({count:,})"
         for name, count in zip(["normal", *categories], found.images, strict=True)
     ]
     right = np.roll(np.eye(len(rows), dtype=bool), -1, axis=1)

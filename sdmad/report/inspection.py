@@ -20,6 +20,7 @@ from sdmad.report.heatmaps import Heatmap, sign_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.masked import MaskSection, mask_section
 from sdmad.report.nearest import NearestSupport, nearest_supports
+from sdmad.words import counted
 
 SHOWN_DIGESTS = 3
 
@@ -153,6 +154,6 @@ def _support(detector: Detector) -> str:
     more = len(detector.support_digests) - SHOWN_DIGESTS
     return (
         f"{in_words(detector.provenance.shots)}, seeds {', '.join(map(str, detector.seeds))}, "
-        f"{detector.provenance.support_images} images in the first; digests {digests}"
+        f"{counted(detector.provenance.support_images, 'image')} in the first; digests {digests}"
         + (f" and {more} more" if more > 0 else "")
     )

@@ -83,6 +83,7 @@ def templates() -> jinja2.Environment:
     environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
     environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["number"] = "{:,}".format
     environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
     return environment
 
@@ -149,7 +150,7 @@ def _shards(test: ScoredTest) -> str:
     names = list(dict.fromkeys(str(name) for name in test.table.archive if name))
     loose = int((test.table.archive == "").sum())
     listed = ", ".join(names[:SHARDS_SHOWN])
-    more = f" and {len(names) - SHARDS_SHOWN} more" if len(names) > SHARDS_SHOWN else ""
+    more = f" and {len(names) - SHARDS_SHOWN:,} more" if len(names) > SHARDS_SHOWN else ""
     parts = [f"{listed}{more}"] if names else []
     return "; ".join([*parts, *([f"{loose:,} loose images"] if loose else [])])
 

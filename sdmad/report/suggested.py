@@ -129,7 +129,7 @@ def read_pictures(found: Suggested) -> Pictures:
     except (ValueError, UserError, FileNotFoundError):
         return Pictures({}, f"the archive {base} cannot be read, so there are no pictures")
     lost = len(names) - len(read)
-    note = f"{lost} of {len(names)} pictures cannot be read from the archive" if lost else ""
+    note = f"{lost:,} of {len(names):,} pictures cannot be read from the archive" if lost else ""
     return Pictures(read, note)
 
 

@@ -29,6 +29,7 @@ from sdmad.report.plots import png_uri
 from sdmad.scoring import tables
 from sdmad.scoring.similar import Search
 from sdmad.storage import run_record
+from sdmad.words import counted
 
 JOB = "summary"
 MOST_ROWS = 40
@@ -94,7 +95,9 @@ def summarise_run(
     storage.write_bytes(page, _render(scores, overview, groups, galleries, unlike).encode())
     notices = list(galleries.notes)
     if overview.units < overview.units_planned:
-        notices.append(f"{overview.units_planned - overview.units} work units have no scores yet")
+        notices.append(
+            f"{counted(overview.units_planned - overview.units, 'work unit')} without scores yet"
+        )
     if unlike and unlike.seeds_left:
         notices.append(
             f"the support of {unlike.seeds_left} seeds could not be drawn again, because the label "
@@ -317,10 +320,10 @@ def sentences(overview: Overview, groups: list[Group], unlike: Unlike | None = N
             said.append(f"Never found: {', '.join(none)}.")
     different = [group.name for group in groups if group.different]
     if different:
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        more = f" and {len(different) - 3:,} more" if len(different) > 3 else ""
         said.append(f"Different from the rest: {', '.join(different[:3])}{more}.")
     elif groups:
-        said.append(f"None of {len(groups)} folders or shards is very different from the rest.")
+        said.append(f"None of {len(groups):,} folders or shards is very different from the rest.")
     if unlike:
         said.append(
             f"{unlike.beyond:,} ({_percent(unlike.share)}) are unlike anything in the support; "

@@ -97,8 +97,9 @@ def print_decision(
     for notice in notices:
         logs.notice(notice, names)
     table = Table(
-        title=f"{target.text}: {file.images} images of {file.patients} patients "
-        f"(split {file.split}), with 95 % intervals over patients"
+        title=f"{target.text}: {counted(file.images, 'image')} of "
+        f"{counted(file.patients, 'patient')} (split {file.split}), with 95 % intervals over "
+        "patients"
     )
     for column in ("category", "with it", "prevalence", "threshold", "sensitivity, per cent"):
         table.add_column(column)
@@ -112,7 +113,7 @@ def print_decision(
         low, high = part.threshold_interval
         table.add_row(
             name,
-            f"{part.images_with} images",
+            counted(part.images_with, "image"),
             f"{part.prevalence:.3g}",
             f"{part.threshold:.3g} ({low:.3g} to {high:.3g})",
             _with_interval(part.sensitivity, 100),
@@ -121,7 +122,7 @@ def print_decision(
         )
     _print(table)
     for reason, count in file.left_out.items():
-        logs.notice(f"left out: {count} {reason}")
+        logs.notice(f"left out: {count:,} {reason}")
     for name, part in file.by_category.items():
         if part and part.auroc < 0.6:
             logs.notice(

@@ -13,7 +13,9 @@ from typing import Any
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sdmad import logs
 from sdmad.errors import UserError
+from sdmad.words import as_typed
 
 # How long the main thread may take to leave after `end`.
 END_SECONDS = 10.0
@@ -40,6 +42,7 @@ def run_app(app: typer.Typer) -> None:
     global _running
     # `ray job stop` and drained nodes send SIGTERM; as an exception it lets `finally` blocks run.
     signal.signal(signal.SIGTERM, _stop)
+    logs.quieten()
     _running = True
     try:
         app()
@@ -62,6 +65,11 @@ def run_app(app: typer.Typer) -> None:
         raise
     finally:
         _running = False
+
+
+def say(text: str) -> None:
+    """Print what a command tells the user, with paths as users type them."""
+    typer.echo(as_typed(text))
 
 
 def in_charge() -> bool:
@@ -134,7 +142,7 @@ def _leave(code: int) -> None:
 
 def _abort(sentence: str) -> None:
     """Exit without a word to Ray, which would wait for its head."""
-    typer.echo(f"error: {sentence}", err=True)
+    typer.echo(f"error: {as_typed(sentence)}", err=True)
     _exit(2)
 
 
@@ -153,5 +161,5 @@ def require_extra(module: str, extra: str) -> None:
 
 
 def _fail(sentence: str) -> None:
-    typer.echo(f"error: {sentence}", err=True)
+    typer.echo(f"error: {as_typed(sentence)}", err=True)
     sys.exit(2)

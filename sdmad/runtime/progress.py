@@ -16,8 +16,12 @@ from rich.progress import (
 )
 
 from sdmad import logs
+from sdmad.words import as_typed
 
 SECONDS_BETWEEN_LINES = 10.0
+# What a run waits for at first.
+STARTING = "starting: processes load the model"
+STARTING_FITS = "starting: processes load the model and make the first fits"
 
 
 def step(what: str, text: str) -> None:
@@ -25,7 +29,7 @@ def step(what: str, text: str) -> None:
     if logs.wanted():
         logs.log("progress", what=what, note=text)
     else:
-        logs.write(f"{what}: {text}")
+        logs.write(as_typed(f"{what}: {text}"))
 
 
 class Tracker:
@@ -34,14 +38,15 @@ class Tracker:
         with Tracker("scoring", total=40, unit="units") as tracker:
             tracker.update(3, "120 images/s")
 
-    It prints to stderr, or logs if `SDMAD_LOG=json`.
+    It prints to stderr, or logs if `SDMAD_LOG=json`. `waiting` says what the run waits for; it is
+    shown until something is done or noted.
     """
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self.what, self.total = what, total
+    def __init__(self, what: str, total: int, unit: str, waiting: str = "") -> None:
+        self.what, self.total, self.waiting = what, total, waiting
         self.unit = unit.removesuffix("s") if total == 1 else unit
         self.started = time.monotonic()
-        self.done, self.note = 0, ""
+        self.done, self.note = 0, waiting
         self.ended = threading.Event()
         self.bar: Progress | None = None
         if sys.stderr.isatty():
@@ -55,7 +60,7 @@ class Tracker:
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
-            self.task = self.bar.add_task(what, total=total, note="")
+            self.task = self.bar.add_task(what, total=total, note=waiting)
 
     def __enter__(self) -> "Tracker":
         if self.bar:
@@ -79,9 +84,9 @@ class Tracker:
 
     def update(self, done: int, note: str = "") -> None:
         """Set how many of `total` are done, and the `note` shown beside them."""
-        self.done, self.note = done, note
+        self.done, self.note = done, note or ("" if done else self.waiting)
         if self.bar:
-            self.bar.update(self.task, completed=done, note=note)
+            self.bar.update(self.task, completed=done, note=self.note)
 
     def _tick(self) -> None:
         """Print a line regularly, also without updates, so that a waiting run is visible."""
@@ -98,6 +103,6 @@ class Tracker:
         if 0 < self.done < self.total:
             left = f", {seconds / self.done * (self.total - self.done):.0f} s left"
         logs.write(
-            f"{self.what}: {self.done} of {self.total} {self.unit}, {seconds:.0f} s{left}"
+            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {seconds:.0f} s{left}"
             + (f", {note}" if note else "")
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from sdmad import logs
 from sdmad.backbones.precision import Precision
 from sdmad.errors import UserError
 from sdmad.method.decision import Decision
@@ -56,6 +57,7 @@ class ModelActor(ABC, Generic[Model]):
     """
 
     def __init__(self, load: Callable[[], Model], threads: int, gpu: bool = False) -> None:
+        logs.quieten()
         self.threads = min(threads, node_cpus())
         # A node can promise GPUs that PyTorch does not find; then CPUs compute.
         self.gpu = gpu and torch.cuda.is_available()

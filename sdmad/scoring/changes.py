@@ -79,7 +79,7 @@ def check(changes: Changes) -> None:
     ):
         if uris:
             more = len(uris) - 1
-            others = f" ({more} other object{'s' * (more > 1)} too)" if more else ""
+            others = f" ({more:,} other object{'s' * (more > 1)} too)" if more else ""
             raise UserError(
                 f"{min(uris)} {what}{others}; put it back, go on without it or with its new "
                 "content with --accept-changes, or score to another output"
@@ -109,5 +109,5 @@ def shown(uris: Iterable[str]) -> str:
     names = sorted(uris)
     if logs.wanted() and not all(naming.shard_kind(name) for name in names):
         return counted(len(names), "object")
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

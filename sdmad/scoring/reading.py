@@ -17,7 +17,7 @@ from sdmad.archive.naming import clean, frame_name, image_uri
 from sdmad.archive.preprocess import ImageSpec
 from sdmad.archive.quarantine import Decoder, watchdog
 from sdmad.archive.units import WorkUnit
-from sdmad.logs import log
+from sdmad.logs import log, quieten
 from sdmad.runtime.cluster import attempt
 from sdmad.scoring.ledger import END_OF_UNIT, START, extend
 
@@ -64,6 +64,7 @@ def chained(
     `blank` has what stands for the content of an image without one, where a row has None. `digest`
     and `before` chain the rows (`sdmad.scoring.ledger`). `begun` is for the log.
     """
+    quieten()
     pending: list[dict[str, Any]] = []
     total, digest, begin = 0, START, time.monotonic()
     about = {"run": run, "unit": unit, "attempt": attempt()}

@@ -21,7 +21,7 @@ from sdmad.errors import UserError
 from sdmad.method.decision import Decision
 from sdmad.runtime.cli import ending
 from sdmad.runtime.cluster import Resources, connect
-from sdmad.runtime.progress import Tracker
+from sdmad.runtime.progress import STARTING, Tracker
 from sdmad.scoring import tables
 from sdmad.scoring.decisions import apply_to_rows
 from sdmad.scoring.ledger import Ledger
@@ -153,12 +153,9 @@ def _stream(
     def count(written: Iterable[_Written]) -> None:
         for unit in written:
             _count(unit, tally, monitor, run, len(plan.todo))
-        rate = (tally.images + tally.failures) / (time.monotonic() - begin)
-        failures = counted(tally.failures, "failure")
-        note = f"{counted(tally.images, 'image')}, {failures}, {rate:.0f} images/s"
-        tracker.update(tally.units, note)
+        tracker.update(tally.units, progress_note(tally, time.monotonic() - begin))
 
-    with Tracker(VERBS[task.kind.table], len(left), "units") as tracker:
+    with Tracker(VERBS[task.kind.table], len(left), "units", STARTING) as tracker:
         while left:
             if attempts == ATTEMPTS:
                 raise _never_complete(left)
@@ -183,6 +180,15 @@ def _stream(
                     why = "are read again because their readers died"
                 logs.notice(f"{counted(len(left), 'work unit')} {why}")
     tally.readers, tally.detectors = filled.room(connect())
+
+
+def progress_note(tally: Tally, seconds: float) -> str:
+    """What is done after `seconds`, for the progress line; empty until a model has had images."""
+    if not tally.units:
+        return "images arrive, the first work unit is not complete yet" if tally.first else ""
+    rate = (tally.images + tally.failures) / seconds
+    failures = counted(tally.failures, "failure")
+    return f"{counted(tally.images, 'image')}, {failures}, {rate:,.0f} images/s"
 
 
 def _never_complete(units: list[WorkUnit]) -> UserError:

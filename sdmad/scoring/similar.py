@@ -127,8 +127,8 @@ class Search:
                             pairs.append((block_uris[column], uris[row].as_py(), cosine))
                 if len(pairs) > MOST_PAIRS:
                     raise UserError(
-                        f"more than {MOST_PAIRS} pairs have a cosine of {above:g} or more; give a "
-                        "larger one"
+                        f"more than {MOST_PAIRS:,} pairs have a cosine of {above:g} or more; give "
+                        "a larger one"
                     )
                 start = stop
         pairs.sort(key=lambda pair: (-pair[2], pair[0], pair[1]))

@@ -185,8 +185,8 @@ def check_complete(activations: str, units: list[WorkUnit]) -> None:
     missing = {unit.id for unit in units} - tables.done_units(activations, tables.ACTIVATIONS)
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(units)} work units are not encoded yet at {activations}; run "
-            "the same `sdmad encode` again to finish it"
+            f"{len(missing):,} of {len(units):,} work units are not encoded yet at {activations}; "
+            "run the same `sdmad encode` again to finish it"
         )
 
 

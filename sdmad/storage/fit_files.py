@@ -14,9 +14,14 @@ EARLIER = "earlier"
 Key = tuple[int | str, int]
 
 
+def detector_uri(output: str, shots: int | str) -> str:
+    """The folder with the fits of all seeds at `shots`, of the training run at `output`."""
+    return files.join(output, "fits", f"shots={shots}")
+
+
 def fit_uri(output: str, shots: int | str, seed: int) -> str:
     """The URI of the fit (shots, seed) of the training run at `output`."""
-    return files.join(output, "fits", f"shots={shots}", f"seed={seed}.safetensors")
+    return files.join(detector_uri(output, shots), f"seed={seed}.safetensors")
 
 
 def fit_key(uri: str) -> Key | None:

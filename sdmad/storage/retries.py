@@ -12,7 +12,6 @@ can be either: `s3` asks whether another object can be read.
 """
 
 import errno
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -63,7 +62,6 @@ MISSING = frozenset(("NoSuchKey", "404", "NotFound"))
 # Errors of one local file that no repetition changes.
 OF_THE_PATH = frozenset((errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG))
 OF_THE_FILE = OF_THE_PATH | {errno.EIO}
-logging.getLogger("botocore").setLevel(logging.ERROR)
 
 Result = TypeVar("Result")
 

@@ -8,7 +8,7 @@ from open_clip.transformer import QuickGELU
 
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import create_named, input_of
-from sdmad.backbones.published import facts_of, facts_of_file, shared_format
+from sdmad.backbones.published import check_name, facts_of, facts_of_file, listing, shared_format
 from sdmad.backbones.quiet import quiet
 from sdmad.errors import UserError
 
@@ -105,3 +105,30 @@ def test_a_file_of_openai_has_quick_gelu_and_nothing_else() -> None:
     wrong = config.model_copy(update={"activation": "gelu"})
     with pytest.raises(UserError, match="OpenAI's, trained with quick_gelu"):
         facts_of_file(wrong, openai=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model": "ViT-B-32"}, "tags are openai, laion400m_e31, laion400m_e32 and 19 more, which"),
+        (
+            {"model": "ViT-B-32", "pretrained": "datacomp_xl"},
+            "no such file, and open_clip's tags are datacomp_xl_s13b_b90k, ",
+        ),
+        ({"model": "ViT-L-14-336"}, "open_clip's tags are openai"),
+        ({"model": "vit-b32"}, "try ViT-B-32 or "),
+        ({"model": "something"}, "try ViT-B-32 or ViT-L-14-336, or hf-hub:"),
+    ],
+)
+def test_a_wrong_name_is_answered_by_the_few_nearest_ones(config, told) -> None:
+    with pytest.raises(UserError) as error:
+        check_name(BackboneConfig(**config))
+    assert told in str(error.value)
+    assert len(str(error.value)) < 240
+
+
+def test_all_tags_are_listed() -> None:
+    lines = dict(line.split(": ") for line in listing())
+    assert "datacomp_xl_s13b_b90k" in lines["ViT-B-32"].split(", ")
+    assert lines["ViT-L-14-336"] == "openai"
+    assert "RN50" not in lines

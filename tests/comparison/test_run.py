@@ -6,17 +6,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
-from sdmad.comparison import run
+from sdmad import storage
+from sdmad.comparison import code, run
 from sdmad.comparison.bootstrap import bootstrap
 from sdmad.comparison.cell import Bench, TestImages, metrics
 from sdmad.comparison.config import CompareConfig
 from sdmad.comparison.run import cell_uri, compare, list_cells, stored_name
-from sdmad.comparison.scores import read_possible, read_scores, read_stated, read_test
+from sdmad.comparison.scores import read_possible, read_scores, read_stated, read_test, write_scores
 from sdmad.errors import UserError
 from sdmad.runtime.cluster import MODEL_ENVIRONMENT
+from sdmad.storage import parquet
 from sdmad.storage.run_record import read_record
 
 QUICK = {"steps": 3, "augment": {"views": 2}}
@@ -67,6 +70,10 @@ def test_every_method_has_every_metric_on_every_support(compared) -> None:
     assert set(results.seed) == {0, 1}
     assert results.value.between(0, 1).all()
     assert len(list_cells(output)) == 4
+    for cell in list_cells(output):
+        assert code.made_by(parquet.decode(Path(cell_uri(output, *cell)).read_bytes())) == (
+            code.present()
+        )
     truth, patients = read_test(output)
     assert truth.shape == (100, 6)
     assert patients.max() + 1 <= 100
@@ -133,6 +140,24 @@ def test_existing_cells_are_skipped_and_a_new_method_computes_only_its_own(
     again = compare(config(archive, variants=variants), output)
     assert read_record(output)["cells_skipped"] == 6
     assert again.equals(more)
+
+
+def test_cells_of_other_code_are_taken_over_and_told(
+    archive, tmp_path, monkeypatch, capsys
+) -> None:
+    setting = config(archive, methods=["zero_shot_signs"], reference="zero_shot_signs", seeds="0:1")
+    place = cell_uri(str(tmp_path), stored_name(setting, "zero_shot_signs"), 2, 0)
+    write_scores(place, ["tumour"], np.zeros((1, 1)), np.zeros(1))
+    cell = pa.table({"method": ["zero_shot_signs"], "shots": [2], "seed": [0], "value": [0.5]})
+    storage.write_bytes(place, parquet.encode(code.stamped(cell)))
+    assert len(compare(setting, str(tmp_path))) == 1
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(code, "present", lambda: "0.2.0 (aaaaaaaa)")
+    monkeypatch.chdir(tmp_path)
+    assert len(compare(setting, str(tmp_path))) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("notice: 1 of all 1 cells were made by other code than this, 0.2.0 (")
+    assert "remove them below cells or give another --output" in told
 
 
 def test_another_catalog_is_refused(compared, archive, catalog, tmp_path) -> None:

@@ -97,7 +97,7 @@ def test_without_archive_and_detector_the_numbers_are_there(tmp_path) -> None:
     run = write_run(tmp_path / "run", units=3, done=2)
     result = run_command(summary, "--scores", run, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    assert "1 work units have no scores yet" in result.stderr
+    assert "1 work unit without scores yet" in result.stderr
     assert "no pictures: the archive a cannot be read" in result.stderr
     text = Structure((tmp_path / "out" / "summary.html").read_text()).text
     assert "not readable" in text

@@ -1,3 +1,4 @@
+import logging
 import signal
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import pytest
 
 from sdmad.errors import UserError
 from sdmad.runtime import cli
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_command
 
 WAITING = """
 import time
@@ -81,3 +82,16 @@ def test_a_stopped_command_ends_as_such_with_another_exception() -> None:
         _, shown = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert shown == "stopped; run the same command again to resume\n"
+
+
+def test_a_command_leaves_out_warnings_of_botocore(monkeypatch) -> None:
+    logger = logging.getLogger("botocore")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    logger.manager._clear_cache()
+    seen = []
+
+    def look() -> None:
+        seen.append((logger.isEnabledFor(logging.WARNING), logger.isEnabledFor(logging.ERROR)))
+
+    run_command(look)
+    assert seen == [(False, True)]

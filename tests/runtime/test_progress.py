@@ -25,6 +25,21 @@ def test_lines_appear_while_a_run_waits(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_says_what_it_waits_for_until_something_is_done(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    with Tracker("scoring", 4, "units", progress.STARTING) as tracker:
+        time.sleep(0.3)
+        tracker.update(0)
+        time.sleep(0.3)
+        tracker.update(1)
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    waiting = "scoring: 0 of 4 units, 0 s, starting: processes load the model"
+    assert lines[1] == waiting
+    assert lines.count(waiting) > 1
+    assert lines[-2].endswith(" s left")
+
+
 def test_lines_are_json_when_wanted(monkeypatch, capsys) -> None:
     monkeypatch.setenv("SDMAD_LOG", "json")
     with Tracker("scoring", 4, "units"):
@@ -45,3 +60,17 @@ def test_each_line_is_written_in_one_call(monkeypatch) -> None:
     assert len(written) >= 4
     assert all(text.count("\n") == 1 for text in written)
     assert all(text.endswith("\n") for text in written)
+
+
+def test_notices_and_steps_show_paths_as_typed(tmp_path, monkeypatch, capsys) -> None:
+    """JSON lines are for programs, and keep absolute paths."""
+    monkeypatch.chdir(tmp_path)
+    logs.notice(f"the fits of before are at {tmp_path}/runs/earlier")
+    progress.step("evaluating", f"reading {tmp_path}/scores")
+    assert capsys.readouterr().err.splitlines() == [
+        "notice: the fits of before are at runs/earlier",
+        "evaluating: reading scores",
+    ]
+    monkeypatch.setenv("SDMAD_LOG", "json")
+    logs.notice(f"{tmp_path}/x is empty")
+    assert json.loads(capsys.readouterr().err)["text"] == f"{tmp_path}/x is empty"

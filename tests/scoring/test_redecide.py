@@ -9,7 +9,7 @@ import pytest
 
 from sdmad.archive.units import WorkUnit
 from sdmad.commands.apply import apply
-from sdmad.scoring import tables
+from sdmad.scoring import redecide, tables
 from sdmad.scoring.decisions import (
     apply_to_rows,
     read_decision,
@@ -131,9 +131,9 @@ def test_the_same_command_goes_on_and_another_decision_is_refused(decision, tmp_
     assert "1 of 3 work units have no scores yet" in first.stderr
     written = {p: p.stat().st_mtime_ns for p in output.glob("scores/*.parquet")}
     write_run(tmp_path / "run", done=3)
-    assert "decided 40 images in 1 work units" in run_command(apply, *options).stdout
+    assert "decided 40 images in 1 work unit:" in run_command(apply, *options).stdout
     assert {p: p.stat().st_mtime_ns for p in written} == written
-    assert "all 3 scored work units are decided already" in run_command(apply, *options).stdout
+    assert "nothing to do: 3 work units decided before" in run_command(apply, *options).stdout
     other = tmp_path / "other.json"
     other.write_bytes(DECISION.model_copy(update={"labels": "others"}).to_json())
     refused = run_command(apply, "--decision", other, "--scores", run, "--output", output)
@@ -154,3 +154,11 @@ def test_mistakes_are_one_sentence(decision, tmp_path) -> None:
     assert (twice.returncode, "was already decided with" in twice.stderr) == (2, True)
     same = run_command(apply, "--decision", decision, "--scores", run, "--output", run)
     assert (same.returncode, "choose another output" in same.stderr) == (2, True)
+
+
+def test_large_numbers_are_printed_as_by_other_commands(tmp_path, monkeypatch) -> None:
+    made = redecide.Applied(2000, 1, 1200, findings_before=1079, findings=1928, waiting=1999)
+    monkeypatch.setattr(redecide, "apply_decision", lambda *places: made)
+    result = run_command(apply, "--decision", "d", "--scores", "s", "--output", tmp_path)
+    assert "1,999 of 2,000 work units have no scores yet" in result.stderr
+    assert "decided 1,200 images in 1 work unit: 1,079 findings became 1,928;" in result.stdout

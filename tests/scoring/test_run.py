@@ -19,7 +19,8 @@ from sdmad.phantoms.task import draw_example
 from sdmad.scoring.images import score_archive
 from sdmad.scoring.plan import read_plan
 from sdmad.scoring.pools import PipelineConfig
-from sdmad.scoring.tally import Tally
+from sdmad.scoring.run import progress_note
+from sdmad.scoring.tally import Moment, Tally
 from sdmad.scoring.verify import verify_scores
 from tests.helpers import ROOT, write_tar
 from tests.scoring.helpers import (
@@ -105,6 +106,15 @@ def test_the_bottleneck_depends_on_how_many_readers_and_detectors_fit() -> None:
     assert tally.bottleneck() == "decode"
     tally.seconds["write"] = 40.0 * tally.writers
     assert tally.bottleneck() == "write"
+
+
+def test_progress_names_no_rate_before_there_is_one() -> None:
+    tally = Tally()
+    assert progress_note(tally, 12.0) == ""
+    tally.first = Moment(0.0, 0.0)
+    assert progress_note(tally, 14.0) == "images arrive, the first work unit is not complete yet"
+    tally.units, tally.images, tally.failures = 1, 12000, 1
+    assert progress_note(tally, 10.0) == "12,000 images, 1 failure, 1,200 images/s"
 
 
 def test_an_output_holds_scores_of_one_precision(mixed, s3, training_run, monkeypatch) -> None:

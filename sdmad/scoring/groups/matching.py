@@ -111,7 +111,7 @@ class Matcher:
         if self._without:
             more = self._without - len(self._some_without)
             text = f"no group in {uri} for {counted(self._without, 'scored image')}"
-            others = f" and {more} more" if more else ""
+            others = f" and {more:,} more" if more else ""
             yield Notice(text, f"{text}: {some(self._some_without)}{others}")
 
     def _listed(self, mask: np.ndarray) -> list[Name]:

@@ -62,7 +62,7 @@ def _left_out(verdict: Verdict) -> str:
     for kind in sorted({kind for kind, _ in verdict.left_out}):
         details = {d: n for (k, d), n in verdict.left_out.items() if k == kind}
         largest = sorted(details.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{number} {detail}" for detail, number in largest[:SHOWN] if detail)
+        listed = ", ".join(f"{number:,} {detail}" for detail, number in largest[:SHOWN] if detail)
         total = sum(details.values())
-        parts.append(f"{total} {kind}{f' ({listed})' if listed else ''}")
+        parts.append(f"{total:,} {kind}{f' ({listed})' if listed else ''}")
     return ", ".join(parts)

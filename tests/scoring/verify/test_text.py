@@ -19,11 +19,11 @@ def test_only_the_first_names_are_shown_and_the_others_counted() -> None:
 def test_what_was_left_out_is_counted_by_kind_and_suffix() -> None:
     verdict = Verdict()
     verdict.left_out = Counter(
-        {("sidecars", ".json"): 400, ("sidecars", ".txt"): 12, ("hidden files", ""): 3}
+        {("sidecars", ".json"): 4000, ("sidecars", ".txt"): 12, ("hidden files", ""): 3}
     )
     verdict.add("suspects", ("", "scan.npz"))
     assert list(lines(verdict))[1:] == [
-        "left out: 3 hidden files, 412 sidecars (400 .json, 12 .txt)",
+        "left out: 3 hidden files, 4,012 sidecars (4,000 .json, 12 .txt)",
         "  left out by its name, but begins like an image: scan.npz",
     ]
 

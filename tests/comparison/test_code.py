@@ -1,0 +1,44 @@
+"""Cells name the code that made them, and the user is told of cells that other code made."""
+
+import re
+
+import pyarrow as pa
+
+from sdmad.comparison import code
+
+
+def test_a_cell_names_the_present_code() -> None:
+    cell = pa.table({"value": [1.0]})
+    assert code.made_by(cell) == ""
+    assert code.made_by(code.stamped(cell)) == code.present()
+    assert re.fullmatch(r"\S+ \([0-9a-f]{8}\)", code.present())
+
+
+def test_the_code_changes_with_what_fits_and_measures(tmp_path, monkeypatch) -> None:
+    for name in ("method/probe.py", "comparison/cell.py", "comparison/pages.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/protocols.py").write_text("")
+    monkeypatch.setattr(code, "PARTS", ("method", "comparison/cell.py", "evaluation/protocols.py"))
+    monkeypatch.setattr(code, "__file__", str(tmp_path / "comparison/code.py"))
+    found = []
+    for name in ("comparison/pages.py", "method/probe.py", "comparison/cell.py"):
+        code.present.cache_clear()
+        before = code.present()
+        (tmp_path / name).write_text("x = 2")
+        code.present.cache_clear()
+        found.append(code.present() != before)
+    code.present.cache_clear()
+    assert found == [False, True, True]
+
+
+def test_the_user_is_told_how_many_cells_are_of_other_code(monkeypatch) -> None:
+    monkeypatch.setattr(code, "present", lambda: "0.2.0 (aaaaaaaa)")
+    assert code.sentence(["0.2.0 (aaaaaaaa)"] * 3, "cells") == ""
+    told = code.sentence(["0.2.0 (aaaaaaaa)", "0.1.0 (bbbbbbbb)", ""], "runs/x/cells")
+    assert told == (
+        "2 of all 3 cells were made by other code than this, 0.2.0 (aaaaaaaa): 1 of unknown code, "
+        "1 of 0.1.0 (bbbbbbbb); to compute them again, remove them below runs/x/cells or give "
+        "another --output"
+    )
