@@ -41,8 +41,9 @@ class SignAudit:
       which it names the sign first.
     - `test_auroc`: images with the category against images with other anomalies only.
 
-    `categories`: number of `findings`, of `signs`, of `own` signs (listed for no other category),
-    and `by_shared_only`, the share of findings that name no own sign.
+    `categories`: number of `findings`, of `signs`, of `own` signs (listed for no other category;
+    the category's name, which training adds, does not count), and `by_shared_only`, the share of
+    findings that name no own sign.
 
     `pairs`: `shared` signs, `jaccard` index of the two sets of signs, `overlap` of their weights,
     `cosine` of their prototypes, `apart` (see `audit`), `test_confused` (share of test images with
@@ -80,7 +81,7 @@ def audit(
 
     The signs of two categories do not separate them (`apart` is false) in three cases:
 
-    - one category has no sign that the other lacks;
+    - one category has no sign that the other lacks, apart from its name;
     - their weights overlap by half or more: sum_s min(w_cs, w_ds) >= 0.5;
     - their prototypes sum_s w_s (t_s - mean t), made of adapted sign embeddings t_s, have a cosine
       of 0.7 or more: different words, the same meaning.

@@ -85,7 +85,7 @@ def of_signs(
 def of_categories(catalog: Catalog, found: pd.DataFrame, carried: pd.DataFrame) -> pd.DataFrame:
     """`SignAudit.categories`."""
     members = catalog.membership
-    own = members & (members.sum(0) == 1)
+    own = catalog.written & (members.sum(0) == 1)
     listed = {(catalog.category_names[c], catalog.sign_names[s]) for c, s in np.argwhere(own)}
     named = zip(carried.category, carried.sign, strict=True)
     is_own = np.array([pair in listed for pair in named], bool)
@@ -115,6 +115,7 @@ def of_pairs(
 ) -> pd.DataFrame:
     """`SignAudit.pairs`, from `weights` (S, C, M) and adapted sign embeddings `signs` (S, M, E)."""
     names, members = catalog.category_names, catalog.membership
+    written = catalog.written.sum(1)
     prototypes = torch.from_numpy(weights.copy()).to(signs) @ (signs - signs.mean(1, keepdim=True))
     units = F.normalize(prototypes, dim=-1)
     cosines = (units @ units.transpose(1, 2)).mean(0).numpy()
@@ -123,7 +124,7 @@ def of_pairs(
     for c, d in combinations(range(len(names)), 2):
         both = members[c] & members[d]
         overlap = float(np.minimum(weights[:, c], weights[:, d]).sum(-1).mean())
-        nested = both.sum() == min(members[c].sum(), members[d].sum())
+        nested = both.sum() == min(written[c], written[d])
         close = overlap >= CLOSE_OVERLAP or cosines[c, d] >= CLOSE_COSINE
         records.append(
             {

@@ -16,6 +16,7 @@ import pandas as pd
 from sdmad.evaluation.audit import SignAudit
 from sdmad.evaluation.audit_tables import CLOSE_COSINE, CLOSE_OVERLAP
 from sdmad.fitting.sight import NEAR_CHANCE
+from sdmad.inputs.catalog import NAME_OF
 
 LEAST_FINDINGS = 20
 MOSTLY = 0.5
@@ -44,6 +45,7 @@ def remarks(result: SignAudit) -> list[Remark]:
       sign comes first in at least half of the findings of several categories.
     - `alike`: the signs of two categories do not separate them (`sdmad.evaluation.audit.audit`).
 
+    Names of categories, which training adds as signs, get no advice: they are not in the catalog.
     When the backbone hardly sees the signs (`advice_withheld`), only the most frequent signs are
     listed: then the backbone is at fault, and advice would be to delete the signs of a textbook.
     """
@@ -51,7 +53,8 @@ def remarks(result: SignAudit) -> list[Remark]:
     if advice_withheld(result):
         return found
     for _, row in result.signs.iterrows():
-        found += _on_sign(row, result.num_seeds)
+        if row.sign != NAME_OF + row.category:
+            found += _on_sign(row, result.num_seeds)
     found += [_shared(row) for _, row in result.categories.iterrows() if _rests_on_shared(row)]
     found += _leading_several(result)
     found += [_alike(row) for _, row in result.pairs.iterrows() if not row.apart]

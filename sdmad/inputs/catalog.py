@@ -112,6 +112,12 @@ class Catalog(BaseModel):
         return np.array([[s in c.signs for s in self.signs] for c in self.categories.values()])
 
     @cached_property
+    def written(self) -> np.ndarray:
+        """`membership` without the signs that `with_names` adds."""
+        own_name = [[s == NAME_OF + c for s in self.signs] for c in self.categories]
+        return self.membership & ~np.array(own_name)
+
+    @cached_property
     def normal_membership(self) -> np.ndarray:
         """Whether normal lists each sign: bool (signs,)."""
         return np.array([s in self.normal.signs for s in self.signs])

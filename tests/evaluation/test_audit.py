@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from sdmad import Detector
 from sdmad.errors import UserError
 from sdmad.evaluation.audit import auc_on_support, audit, sign_weights, write_audit
-from sdmad.evaluation.audit_tables import of_pairs
+from sdmad.evaluation.audit_tables import of_categories, of_pairs
 from sdmad.evaluation.remarks import remarks
-from sdmad.inputs.catalog import parse_catalog
+from sdmad.inputs.catalog import load_catalog, parse_catalog
 from sdmad.method.selection import SelectionConfig
 from sdmad.phantoms.task import CATEGORIES, draw_example
 from sdmad.scoring.tables import ScoreColumns
@@ -218,6 +218,34 @@ def test_pairs_are_flagged_when_nested_or_close_in_weight_or_meaning() -> None:
     # A component shared by all signs does not make two categories alike.
     common = signs + 5
     assert pairs_of(catalog, even, common)["d", "e"]["apart"]
+
+
+def test_names_of_categories_are_no_signs_of_their_own() -> None:
+    catalog = load_catalog("phantoms").with_names()
+    named = [(0, "abscess", "name_abscess", True), (1, "abscess", "haze", True)]
+    table = of_categories(
+        catalog,
+        pd.DataFrame([(0, "abscess"), (1, "abscess")], columns=["image", "category"]),
+        pd.DataFrame(named, columns=["image", "category", "sign", "first"]),
+    ).set_index("category")
+    assert table.loc["abscess", ["own", "by_shared_only"]].tolist() == [0, 1]
+    assert table.loc["tumour", "own"] == 2
+
+
+def test_pairs_are_nested_whatever_names_training_adds() -> None:
+    content = {
+        "name": "pairs",
+        "modality": "none",
+        "signs": {s: {"prompts": [s]} for s in ("p", "q", "n")},
+        "categories": {"a": {"signs": ["p", "q"]}, "b": {"signs": ["p"]}},
+        "normal": {"signs": ["n"]},
+    }
+    catalog = parse_catalog(content, "pairs").with_names()
+    weights = np.zeros((1, *catalog.membership.shape), np.float32)
+    for c, sign in enumerate(("q", "name_b")):
+        weights[0, c, catalog.sign_names.index(sign)] = 1
+    found = pairs_of(catalog, weights, np.eye(len(catalog.signs))[None])
+    assert not found["a", "b"]["apart"], "b has no sign that a lacks"
 
 
 def test_score_tables_of_another_catalog_are_refused(detector) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -78,6 +79,16 @@ def test_remarks_name_the_most_frequent_signs_and_suggest_changes(detector) -> N
         assert remark in texts
     assert not any(k == "never" and "abscess" in t for k, t in texts), "no findings"
     assert {r.kind for r in made if not r.is_advice} == {"carries", "silent"}
+
+
+def test_names_that_training_adds_get_no_advice(detector) -> None:
+    findings = [["tumour"]] * LEAST_FINDINGS
+    known = audit(detector, score_table(findings, [[("tumour", "haze")]] * LEAST_FINDINGS))
+    never = known.signs[known.signs.sign == "bulge"]
+    added = never.assign(sign="name_tumour", contradicted=1.0)
+    made = remarks(replace(known, signs=pd.concat([known.signs, added], ignore_index=True)))
+    assert any("“bulge”" in remark.text for remark in made if remark.is_advice)
+    assert not any("name tumour" in remark.text for remark in made)
 
 
 def test_near_chance_there_is_no_advice(detector) -> None:

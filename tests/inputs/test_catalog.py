@@ -140,6 +140,9 @@ def test_names_are_one_more_sign_of_each_category() -> None:
     new = named.membership[:, len(catalog.signs) :]
     assert (new[:, :-1] == np.eye(len(catalog.categories))).all()
     assert not new[:, -1].any()
+    assert not named.written[:, len(catalog.signs) :].any()
+    assert (named.written[:, : len(catalog.signs)] == catalog.membership).all()
+    assert (catalog.written == catalog.membership).all()
     assert named.normal_membership[-1]
     assert named.with_names() == named
     assert Catalog.model_validate(named.model_dump()) == named
