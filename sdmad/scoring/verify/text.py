@@ -7,6 +7,13 @@ from sdmad.words import counted
 
 SHOWN = 10
 JOBS = {"scored": "score", "encoded": "encode"}
+ONE = {
+    "sidecars": "sidecar",
+    "hidden files": "hidden file",
+    "macOS files": "macOS file",
+    "pipes, sockets and devices": "pipe, socket or device",
+    "Parquet tables without a column of bytes": "Parquet table without a column of bytes",
+}
 
 
 def lines(verdict: Verdict, done: str = "scored") -> Iterator[str]:
@@ -64,5 +71,6 @@ def _left_out(verdict: Verdict) -> str:
         largest = sorted(details.items(), key=lambda item: (-item[1], item[0]))
         listed = ", ".join(f"{number:,} {detail}" for detail, number in largest[:SHOWN] if detail)
         total = sum(details.values())
-        parts.append(f"{total:,} {kind}{f' ({listed})' if listed else ''}")
+        named = ONE.get(kind, kind) if total == 1 else kind
+        parts.append(f"{total:,} {named}{f' ({listed})' if listed else ''}")
     return ", ".join(parts)

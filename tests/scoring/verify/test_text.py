@@ -26,6 +26,8 @@ def test_what_was_left_out_is_counted_by_kind_and_suffix() -> None:
         "left out: 3 hidden files, 4,012 sidecars (4,000 .json, 12 .txt)",
         "  left out by its name, but begins like an image: scan.npz",
     ]
+    verdict.left_out = Counter({("sidecars", ".csv"): 1})
+    assert "left out: 1 sidecar (1 .csv)" in list(lines(verdict))
 
 
 def test_changes_of_the_archive_are_named() -> None:
