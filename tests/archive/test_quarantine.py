@@ -145,5 +145,5 @@ def test_the_watchdog_ends_a_process_that_hangs_in_native_code_and_is_off_after_
 
 
 def test_the_start_of_the_child_does_not_count_against_the_time_of_a_file() -> None:
-    with Decoder(SPEC, 0.05) as decoder:  # Its imports take longer.
+    with Decoder(SPEC, 0.3) as decoder:  # Its imports take longer.
         assert next(decoder.frames(encoded(7))).pixels is not None
