@@ -6,10 +6,8 @@ uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -31,9 +29,9 @@ from sdmad.report import plots
 from sdmad.report.decisions import SPECIFICITY, OperatingPoint, confusion, operating_point
 from sdmad.report.heatmaps import confusion_heatmap
 from sdmad.report.inspection import Inspection
+from sdmad.report.templates import templates
 from sdmad.report.words import plain_words
 
-HERE = Path(__file__).parent
 SHARDS_SHOWN = 12
 REMARK_TAGS = {
     "carries": "named",
@@ -73,19 +71,6 @@ def write_report(
     uri = storage.join(output, "report.html")
     storage.write_bytes(uri, page.encode())
     return uri
-
-
-def templates() -> jinja2.Environment:
-    """The templates of the pages, with their filters."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
-    environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    environment.filters["number"] = "{:,}".format
-    environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
-    return environment
 
 
 def _context(

@@ -18,8 +18,8 @@ from sdmad.archive.selected import decode_members
 from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.inputs.label_studio import configuration, tasks
-from sdmad.report.page import templates
 from sdmad.report.plots import jpeg_uri
+from sdmad.report.templates import templates
 from sdmad.scoring.suggestions.run import Suggested
 
 COLUMNS = (

@@ -24,8 +24,8 @@ from sdmad.report import bucket_plots
 from sdmad.report.examples import Example, example
 from sdmad.report.heatmaps import together_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
-from sdmad.report.page import templates
 from sdmad.report.plots import png_uri
+from sdmad.report.templates import templates
 from sdmad.scoring import tables
 from sdmad.scoring.similar import Search
 from sdmad.storage import run_record

@@ -8,10 +8,8 @@ import csv
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from pydantic import TypeAdapter
 
 from sdmad import storage
@@ -20,11 +18,11 @@ from sdmad.archive.selected import decode_members
 from sdmad.errors import UserError
 from sdmad.report.examples import example
 from sdmad.report.plots import png_uri
+from sdmad.report.templates import templates
 from sdmad.scoring.groups.run import fingerprint
 from sdmad.scoring.ranking import Entry, Ranked, Ranking
 from sdmad.words import code_version, counted
 
-HERE = Path(__file__).parent
 COLUMNS = (
     *("rank", "images", "images_with_findings", "archive", "member", "uri", "score"),
     *("findings", "uncertain", "signs", "scores", "scores_fingerprint"),
@@ -109,11 +107,6 @@ def _table(found: Ranked, source: Source, by: str) -> str:
 def _page(
     found: Ranked, source: Source, ranking: Ranking, uri: str, pictures: bool, by: str
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["counted"] = counted
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
     shown, note = _pictures(found) if pictures else ({}, "")
     context = {
         "found": found,
@@ -129,7 +122,7 @@ def _page(
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": code_version(),
     }
-    return environment.get_template("worklist.html").render(context)
+    return templates().get_template("worklist.html").render(context)
 
 
 def _by_appearance(row: dict[str, Any]) -> list[str]:
