@@ -33,7 +33,7 @@ from sdmad.words import code_version as code_version
 if TYPE_CHECKING:
     from sdmad.backbones.loading import Backbone
 
-FORMAT: Literal[5] = 5
+FORMAT: Literal[6] = 6
 HEADER_BLOCK = 1 << 16
 LONGEST_HEADER = 1 << 24
 RULE_FIELDS = tuple(field.name for field in fields(DecisionRule))
@@ -43,7 +43,7 @@ class Provenance(BaseModel):
     """What a fit was made from; `source` says what was read of the support."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal[5] = FORMAT
+    format: Literal[6] = FORMAT
     code_version: str
     backbone: BackboneConfig
     identity: BackboneIdentity

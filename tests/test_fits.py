@@ -50,7 +50,7 @@ def test_other_files_are_not_fits() -> None:
 
 def test_a_fit_of_an_older_format_is_refused(training_run) -> None:
     path = find_detector(str(training_run))[0]
-    content = Path(path).read_bytes().replace(rb'"format\":5', rb'"format\":4')
+    content = Path(path).read_bytes().replace(rb'"format\":6', rb'"format\":5')
     with pytest.raises(UserError, match="fit it again"):
         deserialize(content, path)
 

@@ -23,7 +23,7 @@ from sdmad.method.combine import fit_slopes, fit_weights, prior_weights
 from sdmad.method.losses import ObjectiveConfig
 from sdmad.method.model import DecisionRule, EvidenceConfig, Readings, SignModel
 from sdmad.method.probe import ProbeConfig, fit_probe, with_any
-from sdmad.method.selection import pairwise_auc, reliability_weights
+from sdmad.method.selection import agreement, placed_auc, placements, reliability_weights
 from sdmad.method.standard import Standard, fit_standard, pooled_standard
 from sdmad.method.views import SupportCache, encode, groups_in_memory
 
@@ -252,7 +252,9 @@ def _decide_one(
     the adapted ones.
     """
     labels = torch.from_numpy(support.labels).float().to(model.bias.device)
-    auc = pairwise_auc(readings.frozen_similarities, labels[None])
+    placed = placements(readings.frozen_similarities, labels[None])
+    auc = placed_auc(placed, labels[None])
+    agreed = agreement(placed, labels[None], model.membership)
     shots = support.shots if isinstance(support.shots, int) else None
     probe = fit_probe(readings.patches[0], labels, shots, config.probe)
     heads = labels.shape[1] + 1
@@ -260,7 +262,7 @@ def _decide_one(
         mean=standard.mean,
         deviation=standard.deviation,
         support_auc=auc,
-        weights=reliability_weights(auc, labels[None], model.membership, config.selection),
+        weights=reliability_weights(auc, agreed, model.membership, config.selection),
         centre=torch.zeros(1, 2, heads, device=labels.device),
         spread=torch.ones(1, 2, heads, device=labels.device),
         probe=probe.planes[None],

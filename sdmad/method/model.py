@@ -268,33 +268,31 @@ class DecisionRule:
             return self.weights.log()
         return losses.uniform_log_weights(model.membership).expand_as(self.weights)
 
-    def by_sign(
-        self, model: SignModel, similarities: torch.Tensor, config: SelectionConfig
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The log evidence of each sign (S, B, C, M) and that for normal (S, B).
+    def voices(
+        self, model: SignModel, readings: Readings, config: SelectionConfig
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The contrasts (S, B, H) of the frozen signs and of the adapted ones, and the log evidence
+        (S, B, C, M) of each adapted sign.
 
             A_c = log sum_s w_cs g_s exp(z_s)
 
         The evidence of a sign is its term of the sum, with z_s its similarity in deviations.
         Without the selection's under-fitting part w_cs = 1 / |S_c|, without its uncertain-sample
-        part g_s = 1. `similarities` are (B, M) or (S, B, M).
+        part g_s = 1. The weights say which signs tell c from everything else; whether there is any
+        anomaly is asked of all signs alike, with w_cs = 1 / |S_c|.
         """
-        z = self.standard.apply(similarities)
-        a_0 = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
-        if config.gates_images:
-            z = z + selection.image_gate(z, a_0, config)
-        return self.log_weights(model, config)[:, None] + z[..., None, :], a_0
-
-    def voices(
-        self, model: SignModel, readings: Readings, config: SelectionConfig
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The contrasts (S, B, H) of the frozen signs and of the adapted ones, and the log evidence
-        (S, B, C, M) of each adapted sign."""
-        frozen, frozen_normal = self.by_sign(model, readings.frozen_similarities, config)
-        adapted, adapted_normal = self.by_sign(model, readings.similarities, config)
-        pairs = ((frozen, frozen_normal), (adapted, adapted_normal))
-        found = [contrasts(torch.logsumexp(terms, -1), normal) for terms, normal in pairs]
-        return found, adapted
+        weights = self.log_weights(model, config)[:, None]
+        alike = losses.uniform_log_weights(model.membership)
+        found = []
+        for similarities in (readings.frozen_similarities, readings.similarities):
+            z = self.standard.apply(similarities)
+            normal = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
+            if config.gates_images:
+                z = z + selection.image_gate(z, normal, config)
+            terms = weights + z[..., None, :]
+            every = losses.soft_maximum(z[..., None, :], alike)
+            found.append(contrasts(torch.logsumexp(terms, -1), every, normal))
+        return found, terms
 
     def evidence(
         self,
@@ -324,18 +322,19 @@ class DecisionRule:
         return Evidence(logits, anomaly, signs, appearance, by_sign)
 
 
-def contrasts(categories: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+def contrasts(categories: torch.Tensor, every: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
     """Contrasts (..., H) of the evidence for C categories (..., C) and for normal (...).
 
         category c:    A_c - mean of A of the other categories
-        any anomaly:   max_c A_c - A_0
+        any anomaly:   max_c A'_c - A_0
 
-    The signs of a category are compared with those of other anomalies, and the gate with normal; a
-    catalog with one category compares with normal in both.
+    `every` A'_c is the evidence of the categories with all signs alike. The signs of a category are
+    compared with those of other anomalies, and the gate with normal; a catalog with one category
+    compares with normal in both.
     """
     count = categories.shape[-1]
     against = normal[..., None]
     if count > 1:
         against = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
-    every = categories.amax(-1, keepdim=True) - normal[..., None]
-    return torch.cat([categories - against, every], dim=-1)
+    any_anomaly = every.amax(-1, keepdim=True) - normal[..., None]
+    return torch.cat([categories - against, any_anomaly], dim=-1)

@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,12 +6,24 @@ from sklearn.metrics import roc_auc_score
 
 from sdmad.method.selection import (
     SelectionConfig,
+    agreement,
     image_gate,
     pairwise_auc,
+    placed_auc,
+    placements,
     reliability_weights,
 )
 
 MEMBERSHIP = torch.tensor([[True, True, False], [False, True, True]])
+
+
+def weights_of(
+    scores: torch.Tensor, labels: torch.Tensor, config: SelectionConfig | None = None
+) -> torch.Tensor:
+    placed = placements(scores, labels)
+    agreed = agreement(placed, labels, MEMBERSHIP)
+    auc = placed_auc(placed, labels)
+    return reliability_weights(auc, agreed, MEMBERSHIP, config or SelectionConfig())
 
 
 def test_auc_equals_scikit_learns() -> None:
@@ -32,31 +45,54 @@ def test_auc_without_positives_is_chance() -> None:
 def test_a_sign_that_separates_weighs_more_than_one_that_does_not() -> None:
     labels = torch.tensor([[[1.0, 0], [1.0, 0], [0, 0], [0, 0]]])
     scores = torch.tensor([[[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.1, 0], [0.2, 0.2, 0]]])
-    weights = reliability_weights(
-        pairwise_auc(scores, labels), labels, MEMBERSHIP, SelectionConfig()
-    )
+    weights = weights_of(scores, labels)
     assert weights[0, 0, 0] > 0.7 > 0.3 > weights[0, 0, 1] > 0
 
 
-def test_weights_are_closer_to_equal_at_fewer_shots() -> None:
+def test_one_image_of_each_category_leaves_signs_at_equal_weights() -> None:
     scores = torch.tensor([[[0.9, 0.1, 0], [0.1, 0.1, 0]]])
     labels = torch.tensor([[[1.0, 0], [0, 0]]])
-    one = reliability_weights(
-        pairwise_auc(scores, labels), labels, MEMBERSHIP, SelectionConfig(prior_shots=3)
-    )
-    scores, labels = scores.repeat(1, 8, 1), labels.repeat(1, 8, 1)
-    auc = pairwise_auc(scores, labels)
-    many = reliability_weights(auc, labels, MEMBERSHIP, SelectionConfig(prior_shots=3))
-    assert 0.5 < one[0, 0, 0] < many[0, 0, 0]
+    assert torch.equal(weights_of(scores, labels)[0, 0], torch.tensor([0.5, 0.5, 0]))
 
 
-@given(st.integers(0, 2**31 - 1), st.floats(0, 10), st.floats(0.01, 0.5))
-def test_weights_of_a_category_are_positive_and_sum_to_one(seed, prior, floor) -> None:
+def test_agreement_is_cronbachs_alpha_of_one_category() -> None:
+    generator = torch.Generator().manual_seed(0)
+    placed = torch.rand(1, 7, 1, 5, generator=generator) + torch.linspace(0, 1, 5)
+    labels = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])[None, :, None]
+    covariance = np.cov(placed[0, :5, 0].double().numpy())  # Of images, over signs.
+    alpha = 5 / 4 * (1 - covariance.trace() / covariance.sum())
+    assert 0.1 < alpha < 0.99
+    found = agreement(placed, labels, torch.ones(1, 5, dtype=torch.bool))
+    assert abs(float(found[0]) - alpha) < 1e-5
+
+
+def test_images_that_contradict_each_other_leave_signs_at_equal_weights() -> None:
+    labels = torch.tensor([[[1.0, 0], [1.0, 0], [0, 0], [0, 0]]])
+    scores = torch.tensor([[[0.9, 0.1, 0], [0.1, 0.9, 0], [0.2, 0.3, 0], [0.3, 0.2, 0]]])
+    assert torch.equal(weights_of(scores, labels)[0, 0], torch.tensor([0.5, 0.5, 0]))
+
+
+def test_noise_is_followed_less_than_signs_that_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(1, 24, 2)
+    labels[:, :8, 0], labels[:, 8:16, 1] = 1, 1
+    noise = torch.randn(64, 24, 3, generator=generator)
+    labels = labels.expand(64, -1, -1)
+    real = noise.clone()
+    real[:, :8, 0] += 2
+    real[:, 8:16, 2] += 2
+    spread = {}
+    for name, scores in (("noise", noise), ("real", real)):
+        spread[name] = float((weights_of(scores, labels)[:, MEMBERSHIP] - 0.5).abs().mean())
+    assert spread["noise"] < 0.5 * spread["real"]
+
+
+@given(st.integers(0, 2**31 - 1), st.floats(0.01, 0.5))
+def test_weights_of_a_category_are_positive_and_sum_to_one(seed, floor) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, 9, 3, generator=generator)
     labels = (torch.rand(2, 9, 2, generator=generator) < 0.3).float()
-    config = SelectionConfig(prior_shots=max(prior, 0.1), floor=floor)
-    weights = reliability_weights(pairwise_auc(scores, labels), labels, MEMBERSHIP, config)
+    weights = weights_of(scores, labels, SelectionConfig(floor=floor))
     assert torch.allclose(weights.sum(-1), torch.ones(2, 2), atol=1e-5)
     assert (weights[:, ~MEMBERSHIP] == 0).all()
     assert (weights[:, MEMBERSHIP] > 0).all()
