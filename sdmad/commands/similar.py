@@ -59,7 +59,7 @@ def similar(
         )
     for row in table.slice(0, top).to_pylist():
         names = [row["uri"], *([row["other"]] if "other" in row else [])]
-        say(f"{row['cosine']:.4f}  {'  '.join(names)}")
+        say(f"{row['cosine']:z.4f}  {'  '.join(names)}")
     if duplicates_above is not None:
         pairs = counted(table.num_rows, "pair")
         say(f"{pairs} with a cosine of {duplicates_above:g} or more")

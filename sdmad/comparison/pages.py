@@ -204,13 +204,12 @@ def _means(row: pd.Series, is_reference: bool) -> str:
 
 def _differences(row: pd.Series, is_reference: bool) -> str:
     if is_reference:
-        return (
-            f"{100 * row['mean']:.1f} ({100 * row['mean_low']:.1f} to {100 * row['mean_high']:.1f})"
-        )
-    low, high = _signed(row["low"]), _signed(row["high"])
-    return f"{_signed(row['difference'])} ({low} to {high}) {MARKS[row['verdict']]}".strip()
+        low, high = 100 * row["mean_low"], 100 * row["mean_high"]
+        return f"{100 * row['mean']:.1f} ({low:z.1f} to {high:.1f})"
+    interval = f"({_signed(row['low'])} to {_signed(row['high'])})"
+    return f"{_signed(row['difference'])} {interval} {MARKS[row['verdict']]}".strip()
 
 
 def _signed(difference: float) -> str:
     """In points; never -0.0."""
-    return f"{round(100 * difference, 1) + 0.0:+.1f}"
+    return f"{100 * difference:+z.1f}"

@@ -183,7 +183,7 @@ def _check_counts(
     test: ScoredTest, target: Target, as_scored: tuple[str, ...], labels_uri: str
 ) -> None:
     """Raise `UserError` if too few patients carry the target or the probabilities."""
-    problems, lacking = [], []
+    problems, lacking, able = [], [], []
     for c, name in enumerate(test.table.categories):
         if name in as_scored:
             continue
@@ -201,13 +201,20 @@ def _check_counts(
         if short:
             lacking.append(name)
             problems.append(f"{name} has {' and '.join(short)}")
+        if min(counts) >= LEAST_EACH:
+            able.append(counts[0 if target.kind == "sensitivity" else 1])
     if problems:
-        options = " ".join(f"--as-scored {name}" for name in lacking)
+        advice = "label more"
+        if len(lacking) < len(test.table.categories) - len(as_scored):
+            options = " ".join(f"--as-scored {name}" for name in lacking)
+            advice += f", or leave these categories as they were scored, with {options}"
+        elif able:
+            other = target.shown_by(min(able))
+            advice += f", or give a target that needs fewer, such as {other.option} {other.value:g}"
         raise UserError(
             f"too few labelled patients for {target.text} ({labels_uri}, split "
             f"{test.table.split[0]!r}): {'; '.join(problems)}; the target needs {target.needed:,} "
-            f"({target.reason}), and probabilities need {LEAST_EACH} on each side; label more, or "
-            f"leave these categories as they were scored, with {options}"
+            f"({target.reason}), and probabilities need {LEAST_EACH} on each side; {advice}"
         )
 
 
@@ -381,7 +388,7 @@ def parse_target(
             "give one target: --specificity 0.95, --sensitivity 0.9 or --max-findings-a-thousand 20"
         )
     kind, value, most = given[0]
+    target = Target(kind, value)
     if not 0 < value < most:
-        option = kind.replace("findings_a_thousand", "max-findings-a-thousand")
-        raise UserError(f"--{option} is {value:g}; it must be between 0 and {most:g}")
-    return Target(kind, value)
+        raise UserError(f"{target.option} is {value:g}; it must be between 0 and {most:g}")
+    return target

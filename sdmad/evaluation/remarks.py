@@ -183,7 +183,7 @@ def _alike(row: pd.Series) -> Remark:
     elif row.cosine >= CLOSE_COSINE:
         reason = (
             f"To the text encoder, the signs of {one} and {other} mean nearly the same (cosine "
-            f"{row.cosine:.2f})"
+            f"{row.cosine:z.2f})"
         )
     else:
         shared = _listed(row.shared.split(";"))

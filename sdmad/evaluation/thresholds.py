@@ -9,7 +9,7 @@ Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). Shapes: N i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -45,6 +45,18 @@ class Target:
     def needed_without(self) -> int:
         """Patients without the category that are needed."""
         return max(LEAST_EACH, self.needed if self.kind != "sensitivity" else 0)
+
+    def shown_by(self, patients: int) -> "Target":
+        """About the most demanding target of this kind that so many patients can show."""
+        rate = (1 - CONFIDENCE) ** (1 / patients)
+        if self.kind == "findings_a_thousand":
+            return replace(self, value=float(math.ceil(1000 * (1 - rate))))
+        return replace(self, value=math.floor(100 * rate) / 100)
+
+    @property
+    def option(self) -> str:
+        """Its option of `sdmad calibrate`."""
+        return f"--{self.kind.replace('findings_a_thousand', 'max-findings-a-thousand')}"
 
     @property
     def text(self) -> str:

@@ -35,7 +35,7 @@ class NearestSupport:
     @property
     def caption(self) -> str:
         category = self.category.replace("_", " ")
-        return f"nearest support image with {category} ({self.similarity:.2f})"
+        return f"nearest support image with {category} ({self.similarity:z.2f})"
 
 
 def nearest_supports(

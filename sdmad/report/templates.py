@@ -15,10 +15,16 @@ def templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["percent"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.1f}"
-    environment.filters["whole"] = lambda value: "-" if np.isnan(value) else f"{100 * value:.0f}"
+    environment.filters["percent"] = lambda value: fixed(100 * value, 1)
+    environment.filters["whole"] = lambda value: fixed(100 * value, 0)
+    environment.filters["fixed"] = fixed
+    environment.filters["signed"] = lambda value, digits: fixed(value, digits, "+")
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["number"] = "{:,}".format
     environment.filters["counted"] = counted
-    environment.filters["score"] = lambda value: "-" if np.isnan(value) else f"{value:.2f}"
     return environment
+
+
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """A number with that many decimals, never -0; a dash for NaN. With `sign` "+" it has a sign."""
+    return "-" if np.isnan(value) else f"{value:{sign}z.{digits}f}"

@@ -80,14 +80,14 @@ def _plain(summary: Summary) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if math.isfinite(value) else "-"
+    return f"{100 * value:z.1f}" if math.isfinite(value) else "-"
 
 
 def _judged(difference: Judged | None) -> str:
     if difference is None:
         return "-"
     mean, low, high = (100 * v for v in (difference.mean, difference.low, difference.high))
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {difference.verdict}"
+    return f"{mean:+z.1f} ({low:+z.1f} to {high:+z.1f}), {difference.verdict}"
 
 
 def print_decision(

@@ -117,9 +117,43 @@ def test_too_few_patients_are_refused_with_the_number_needed(scores, labels) -> 
     assert "needs 299" in text
     assert "even without any false finding the 95 % lower bound misses the target" in text
     assert "patients without it of 299" in text
-    assert "--as-scored tumour" in text
     with pytest.raises(UserError, match=r"tumour has \d+ patients with it of 59"):
         calibrate(scores, labels, Target("sensitivity", 0.95), {}, QUICK)
+
+
+def patients_with(scores: str, labels: str, categories: list[str]) -> dict[str, int]:
+    """The patients with each category whom calibration counts."""
+    file, _ = calibrate(scores, labels, Target("specificity", 0.5), {}, QUICK)
+    return {name: file.by_category[name].patients_with for name in categories}
+
+
+def test_categories_that_lack_patients_can_be_left_out(scores, labels, categories) -> None:
+    """Only where others are left."""
+    known = patients_with(scores, labels, categories)
+    target = Target("sensitivity", 0.5).shown_by(max(known.values()))
+    lacking = [name for name in categories if known[name] < target.needed]
+    assert 0 < len(lacking) < len(categories)
+    with pytest.raises(UserError) as refused:
+        calibrate(scores, labels, target, {}, QUICK)
+    options = " ".join(f"--as-scored {name}" for name in lacking)
+    assert str(refused.value).endswith(
+        f"label more, or leave these categories as they were scored, with {options}"
+    )
+    calibrate(scores, labels, target, {}, Options(as_scored=tuple(lacking), bootstrap=100))
+
+
+def test_where_all_categories_lack_patients_another_target_is_named(
+    scores, labels, categories
+) -> None:
+    known = patients_with(scores, labels, categories)
+    target = Target("sensitivity", 0.99)
+    with pytest.raises(UserError) as refused:
+        calibrate(scores, labels, target, {}, QUICK)
+    other = target.shown_by(min(known.values()))
+    assert str(refused.value).endswith(
+        f"label more, or give a target that needs fewer, such as --sensitivity {other.value:g}"
+    )
+    calibrate(scores, labels, other, {}, QUICK)
 
 
 def test_the_test_split_is_refused(scores, labels, tmp_path) -> None:

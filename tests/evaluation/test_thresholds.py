@@ -105,6 +105,16 @@ def test_the_number_needed_is_the_first_whose_bound_reaches_the_target(target, n
     assert target.needed == needed
 
 
+@pytest.mark.parametrize("kind", ["specificity", "sensitivity", "findings_a_thousand"])
+@pytest.mark.parametrize("patients", [10, 31, 59, 250])
+def test_so_many_patients_can_show_the_target_that_is_named_for_them(kind, patients) -> None:
+    target = Target(kind, 0.99).shown_by(patients)
+    assert target.kind == kind
+    assert target.needed <= patients
+    step = 1 if kind == "findings_a_thousand" else -0.01
+    assert Target(kind, target.value - step).needed > patients
+
+
 @pytest.mark.parametrize(("k", "n"), [(0, 12), (12, 12), (5, 12)])
 def test_the_exact_interval_is_scipys(k, n) -> None:
     ours = exact_interval(k, n)
