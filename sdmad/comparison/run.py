@@ -8,6 +8,7 @@ after a method is added or changed only its cells are computed.
 
 import re
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -215,8 +216,8 @@ class Comparer:
         images_of_test = TestImages(stacked, truth, encoded)
         self.bench = Bench(backbone, catalog, config.learner, config.budget, images_of_test)
 
-    def measure(self, support: SupportRef, methods: list[str]) -> int:
-        """Compute the cells of `methods` on one support, each written at once; their number."""
+    def measure(self, support: SupportRef, methods: list[str]) -> Iterator[str]:
+        """Compute the cells of `methods` on one support; yields each method once it is written."""
         if self.mistake:
             raise self.mistake
         if self.chosen is None:
@@ -237,7 +238,7 @@ class Comparer:
             write_scores(uri, self.bench.catalog.category_names, *scored)
             cell = code.stamped(_arrow(pd.DataFrame(rows, columns=columns)))
             storage.write_bytes(uri, parquet.encode(cell))
-        return len(methods)
+            yield method
 
 
 def _measure_missing(
@@ -279,8 +280,9 @@ def _measure_missing(
         max_task_retries=-1,
         runtime_env={"env_vars": MODEL_ENVIRONMENT},
     )(Comparer)
-    arguments = (config, catalog, named, test.labels, pixels, output, threads, device, chosen)
-    pool = [remote.remote(*arguments) for _ in range(actors)]
+    # Ray starts an actor again only if its large arguments are still there (Ray issue 53727).
+    kept = [ray.put(one) for one in (catalog, named, test.labels, pixels)]
+    pool = [remote.remote(config, *kept, output, threads, device, chosen) for _ in range(actors)]
     waiting, made = list(todo), 0
     working: dict[Any, Any] = {}
     with (
@@ -290,11 +292,15 @@ def _measure_missing(
         while waiting or working:
             while waiting and pool:
                 actor = pool.pop()
-                working[actor.measure.remote(*waiting.pop(0))] = actor
-            ready, _ = ray.wait(list(working), timeout=1.0)
-            for reference in ready:
-                made += ray.get(reference)
-                pool.append(working.pop(reference))
+                cells = actor.measure.options(num_returns="streaming").remote(*waiting.pop(0))
+                working[cells] = actor
+            ready: Any = ray.wait(list(working), timeout=1.0)[0]
+            for cells in ready:
+                try:
+                    ray.get(next(cells))
+                    made += 1
+                except StopIteration:
+                    pool.append(working.pop(cells))
             tracker.update(made)
     return len(named)
 

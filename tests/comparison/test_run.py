@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,32 @@ def test_anomaly_scores_count_for_anomaly_detection_alone() -> None:
     assert found.pop(("anomaly detection", "auroc")) == 0
     assert found.pop(("anomaly detection", "average_precision")) < 0.9
     assert set(found.values()) == {1.0}
+
+
+def test_a_process_that_dies_is_started_again_with_large_arguments(
+    archive, joined, tmp_path, monkeypatch
+) -> None:
+    """Ray keeps arguments of more than 100 KB outside of the message that starts a process."""
+    died = tmp_path / "died"
+
+    class Dying(run.Comparer):
+        def measure(self, *arguments: object):
+            for method in super().measure(*arguments):
+                yield method
+                if not died.exists():
+                    died.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    def read_more(*arguments: object):
+        pixels, problems = read_images(*arguments)
+        some = next(iter(pixels.values()))
+        return pixels | {("padding", str(k)): some for k in range(20_000)}, problems
+
+    read_images = run.read_images
+    monkeypatch.setattr(run, "Comparer", Dying)
+    monkeypatch.setattr(run, "read_images", read_more)
+    methods = ["zero_shot_signs", "zero_shot_names"]
+    output = str(tmp_path / "output")
+    found = compare(config(archive, methods=methods, reference="zero_shot_signs"), output)
+    assert died.exists()
+    assert len(found) == 2 * 2 * 8
