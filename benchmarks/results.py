@@ -128,7 +128,9 @@ def write_page(name: str, output: Path) -> None:
         f"# {source.title}: {what}\n\nWritten by `{command} --output runs/compare/{name}`.\n"
         "[results.md](../results.md) says what follows from it.\n\n"
     )
-    (DOCS / "results" / f"{name}.md").write_text(head + (output / "comparison.md").read_text())
+    # Without its own title and facts, which name folders.
+    page = (output / "comparison.md").read_text().split("\n\n", 2)[2]
+    (DOCS / "results" / f"{name}.md").write_text(head + page)
     for figure, stem in source.figures:
         (DOCS / "results" / f"{stem}.svg").write_bytes((output / f"{figure}.svg").read_bytes())
     results = pd.read_parquet(output / "results.parquet")

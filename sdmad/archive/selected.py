@@ -37,7 +37,7 @@ def decode_members(
         if answer is None:
             problems.append(f"the label table names {shown}, which is not in the archive {base}")
         elif isinstance(answer, DecodeError):
-            problems.append(f"the support image {shown} cannot be used: {answer}")
+            problems.append(f"the labelled image {shown} cannot be used: {answer}")
         else:
             pixels[image] = answer
     return pixels, problems

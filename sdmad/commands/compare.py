@@ -57,6 +57,7 @@ def compare(
     from sdmad.comparison.config import CompareConfig
     from sdmad.comparison.pages import write_pages
     from sdmad.comparison.run import compare
+    from sdmad.comparison.scores import read_test
     from sdmad.fitting.config import load_config
 
     changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
@@ -67,5 +68,6 @@ def compare(
     results = compare(settings, target)
     replicates = two_level.bootstrap(settings, target)
     calibrated = calibration(settings, target)
-    say(write_pages(results, settings, target, replicates, calibrated))
+    tested = read_test(target)
+    say(write_pages(results, settings, target, replicates, calibrated, tested))
     say(f"wrote {target}/results.parquet and, with the tables above, {target}/comparison.md")

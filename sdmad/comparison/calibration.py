@@ -113,7 +113,8 @@ def tables(found: pd.DataFrame) -> str:
     parts = [
         "Calibration error at the prevalence of the test split (mean over categories, ten bins), "
         "what it would be by chance if the probabilities were right, and how often conformal sets "
-        "hold the true answer. Per cent, mean ± standard deviation over seeds.\n"
+        "hold the true answer; undecided are those that hold both answers or neither. Per cent, "
+        "mean ± standard deviation over seeds.\n"
     ]
     for shots, group in found.groupby("shots", sort=True):
         parts.append(f"**{shots} {'shot' if shots == 1 else 'shots'}**\n")

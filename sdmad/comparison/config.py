@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -74,7 +75,10 @@ class CompareConfig(BaseModel):
         known = [SD_MAD, *BASELINES, *self.variants]
         unknown = [name for name in self.methods if name not in known]
         if unknown:
-            raise ValueError(f"there is no method {unknown[0]!r}; choose from {', '.join(known)}")
+            near = get_close_matches(unknown[0], known, n=1)
+            listed = f"methods are {', '.join(known)}"
+            hint = f"is {near[0]!r} meant? ({listed})" if near else listed
+            raise ValueError(f"there is no method {unknown[0]!r}; {hint}")
         if self.reference not in self.names:
             raise ValueError(
                 f"the reference {self.reference!r} is not among the methods; add it to them or "

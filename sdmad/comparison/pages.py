@@ -1,8 +1,10 @@
 """Pages of a comparison: a Markdown file with tables, their numbers as Parquet, and SVG plots."""
 
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -14,10 +16,12 @@ from sdmad.comparison.summary import num_comparisons, rank_reference, summarise_
 from sdmad.evaluation.measure import HEADLINES
 from sdmad.evaluation.statistics import BETTER, NOT_DISTINGUISHABLE, WORSE
 from sdmad.storage import parquet
+from sdmad.words import code_version, counted
 
 # By the verdict on the reference.
 MARKS = {BETTER: "", NOT_DISTINGUISHABLE: "=", WORSE: "!"}
 FEW_SHOTS = 4
+COARSE = 0.25  # A median detectable difference above which verdicts say little.
 LEAST_METHODS = 4  # With fewer, the worst two are not counted.
 
 
@@ -27,8 +31,11 @@ def write_pages(
     output: str,
     replicates: Replicates | None = None,
     calibrated: pd.DataFrame | None = None,
+    tested: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> str:
     """Write the pages of a comparison to `output`; returns the Markdown.
+
+    `tested` are the truth (N, C) and the patients (N,) of the test images.
 
     These are `comparison.md`, `differences.parquet`, `verdicts.svg`, `shots.svg` if there are
     several numbers of shots, `<setting>.svg` for every setting that variants sweep, and
@@ -36,7 +43,7 @@ def write_pages(
     """
     reference = config.reference
     summaries = _summaries(results, reference, replicates)
-    page = _page(summaries, reference, config.variants, replicates)
+    page = heading(config, tested) + _page(summaries, reference, config.variants, replicates)
     if calibrated is not None:
         page += "\n## Calibration\n\n" + calibration.tables(calibrated)
         numbers = parquet.encode(pa.Table.from_pandas(calibrated, preserve_index=False))
@@ -56,6 +63,25 @@ def write_pages(
     numbers = parquet.encode(pa.Table.from_pandas(table, preserve_index=False))
     storage.write_bytes(storage.join(output, "differences.parquet"), numbers)
     return page
+
+
+def heading(config: CompareConfig, tested: tuple[np.ndarray, np.ndarray] | None) -> str:
+    """The title, and what was compared on which images."""
+    lines = [
+        f"Archive `{config.archive}`, labels `{config.labels}`, catalog `{config.catalog}`, "
+        f"backbone `{config.backbone}`."
+    ]
+    if tested is not None:
+        truth, patients = tested
+        abnormal = truth.any(axis=1)
+        share = 100 * abnormal.mean()
+        lines.append(
+            f"{counted(len(truth), 'test image')} of {counted(len(set(patients)), 'patient')}: "
+            f"{int((~abnormal).sum()):,} normal, {int(abnormal.sum()):,} with a category. By "
+            f"chance AUROC is 50 per cent, and average precision {share:.1f}."
+        )
+    lines.append(f"Made {datetime.now(UTC).date()} by sdmad {code_version()}.")
+    return "# Comparison of methods\n\n" + "\n".join(lines) + "\n\n"
 
 
 def markdown(
@@ -93,7 +119,7 @@ def _page(
             "A ranking is of all methods by one metric at one number of shots; variants of "
             f"{reference} do not count.\n"
         )
-    parts += [corrected(summary), legend(reference)]
+    parts += [corrected(summary), *too_few(summary), legend(reference)]
     parts += _tables(summary, reference, _means)
     if replicates:
         summary = summaries[1]
@@ -117,10 +143,12 @@ def standing(summary: pd.DataFrame, reference: str, variants: Collection[str] = 
     lines = []
     for which, group in groups:
         count = int(group.first_or_not_distinguishable.sum())
+        first = int((group["rank"] == 1).sum())
         share = f"{count} of {len(group)} rankings ({100 * count / len(group):.0f} %)"
         lines.append(
             f"- {reference} is first or not distinguishable from the best method in {share} "
-            f"{which}; it has the highest mean in {int((group['rank'] == 1).sum())}."
+            f"{which}: it has the highest mean in {first}, and in {count - first} more the best is "
+            "not distinguishable from it."
         )
     if rankings.methods.max() >= LEAST_METHODS:
         last = rankings[rankings["rank"] >= rankings.methods - 1]
@@ -142,10 +170,24 @@ def corrected(summary: pd.DataFrame) -> str:
     )
 
 
+def too_few(summary: pd.DataFrame) -> list[str]:
+    """That hardly any difference could be found, if it is so."""
+    smallest = summary.detectable.median()
+    if not smallest > COARSE:
+        return []
+    least = "could be found" if smallest >= 1 else f"below {100 * smallest:.0f} points is found"
+    return [
+        f"**With {_seeds(summary)} hardly any difference {least}: that methods are not "
+        "distinguishable says little here.** Take more seeds, or compare fewer methods.\n"
+    ]
+
+
 def legend(reference: str) -> str:
     """How to read the tables."""
     return (
-        "Per cent, mean ± standard deviation over seeds. Marks compare each method with "
+        "Per cent, mean ± standard deviation over seeds. AUROC and average precision are those of "
+        "the anomaly score, images with a category against normal ones; the two AUROCs against "
+        "others are means over categories. Marks compare each method with "
         f"{reference} on the same supports: `!` better than {reference}, `=` not distinguishable "
         "from it, no mark worse. The last row is the smallest true difference, in points, that "
         "would be found with a probability of 80 % (median over methods; `differences.parquet` has "
@@ -192,9 +234,16 @@ def _table(group: pd.DataFrame, reference: str, shown: Callable[[Any, bool], str
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for key in HEADLINES:
         of_metric = group[(group.protocol == key[0]) & (group.metric == key[1])].detectable
-        smallest.append(f"{100 * of_metric.median():.1f}" if of_metric.notna().any() else "-")
+        smallest.append(_points(of_metric.median()))
     lines.append(f"| *detectable difference* | {' | '.join(smallest)} |")
     return "\n".join(lines) + "\n"
+
+
+def _points(difference: float) -> str:
+    """A detectable difference: `none` where even 100 points would not be found."""
+    if not np.isfinite(difference):
+        return "-"
+    return "none" if difference > 1 else f"{100 * difference:.1f}"
 
 
 def _means(row: pd.Series, is_reference: bool) -> str:

@@ -30,7 +30,7 @@ from sdmad.errors import UserError
 from sdmad.fits import code_version
 from sdmad.fitting.config import parse_numbers
 from sdmad.fitting.encoded import CONFIGURATION, Chosen, check_archive, check_views
-from sdmad.fitting.reading import Image, fetch, read_images
+from sdmad.fitting.reading import Image, fetch, read_images, refuse
 from sdmad.fitting.worker import SupportRef
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
@@ -262,9 +262,7 @@ def _measure_missing(
     chosen, pixels = None, dict[Image, Any]()
     if encoded is None:
         pixels, problems = read_images(wanted, archive, spec)
-        if problems:
-            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-            raise UserError(problems[0] + more)
+        refuse(problems)
     else:
         found = encoded.find(wanted, wanted)
         found.check(wanted, "the supports and split test", encoded.uri)

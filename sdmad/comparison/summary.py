@@ -41,7 +41,7 @@ def summarise_methods(
     groups: Any = both.groupby(["method", *RANKING], sort=False)
     for (method, *ranking), group in groups:
         value = _estimate(group.value.to_numpy(), replicates, ranking, method)
-        low, high = value.interval
+        low, high = np.clip(value.interval, 0.0, 1.0).tolist()
         rows.append(
             {
                 "method": method,

@@ -84,14 +84,17 @@ class Summary:
 
 
 def summarise(values: np.ndarray) -> Summary:
-    """Mean, standard deviation (n - 1) and Student's 95 % interval of the mean, over seeds."""
+    """Mean, standard deviation (n - 1) and Student's 95 % interval of the mean, over seeds.
+
+    Values are shares; the interval is cut at 0 and 1.
+    """
     values = np.asarray(values, float)
     mean, count = float(values.mean()), len(values)
     if count < 2:
         return Summary(mean, float("nan"), float("nan"), float("nan"), count)
     std = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)
-    return Summary(mean, std, mean - half, mean + half, count)
+    return Summary(mean, std, max(0.0, mean - half), min(1.0, mean + half), count)
 
 
 def auroc(positive: np.ndarray, score: np.ndarray) -> float:

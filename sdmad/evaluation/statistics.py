@@ -33,9 +33,11 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean, by Student's t; NaN if the error is unknown."""
+        """The 95 % interval of the mean, by Student's t, cut at -1 and 1, between which differences
+        of two shares lie; NaN if the error is unknown."""
         half = float(stats.t.ppf(1 - LEVEL / 2, self.freedom)) * self.error
-        return self.mean - half, self.mean + half
+        low, high = np.clip([self.mean - half, self.mean + half], -1.0, 1.0)
+        return float(low), float(high)
 
     @property
     def p(self) -> float:

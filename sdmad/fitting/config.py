@@ -34,6 +34,9 @@ def parse_numbers(text: str, what: str) -> list[int]:
             numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
+    else:
+        if not numbers:
+            raise UserError(f"{what} {text!r} is an empty range: 0:8 means 0 to 7")
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise UserError(
             f"{what} {text!r} is neither a range such as 0:8 nor a list of different numbers "

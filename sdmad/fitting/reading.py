@@ -75,6 +75,16 @@ def read_images(
         return refs, [problem for found in waiting for problem in ray.get(found)]
 
 
+def refuse(problems: list[str]) -> None:
+    """Raise `UserError` if there are sentences on images that could not be read."""
+    if problems:
+        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+        these = (
+            "this image, or remove its row" if not more else "these images, or remove their rows"
+        )
+        raise UserError(f"{problems[0]}{more}; replace {these} from the label table")
+
+
 def groups(images: Iterable[Image]) -> list[list[Image]]:
     """What one task reads: the images of one shard, or `LOOSE_IMAGES_PER_TASK` loose ones."""
     by_archive: dict[str, set[Image]] = {}

@@ -28,7 +28,7 @@ from sdmad.errors import UserError
 from sdmad.fits import code_version, fit_uri
 from sdmad.fitting.config import TrainConfig, parse_numbers
 from sdmad.fitting.encoded import CONFIGURATION, EncodedImages, check_archive, check_views
-from sdmad.fitting.reading import Image, check_names, read_images
+from sdmad.fitting.reading import Image, check_names, read_images, refuse
 from sdmad.fitting.refit import prepare, replaced, up_to_date
 from sdmad.fitting.sight import say_sight
 from sdmad.fitting.status import JOB
@@ -196,9 +196,7 @@ def _inputs(
 def _pixels(images: set[Image], archive: str, spec: ImageSpec) -> dict[Image, Any]:
     """For `fitting.reading.fetch`; `UserError` for images that cannot be used."""
     pixels, problems = read_images(images, archive, spec)
-    if problems:
-        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
+    refuse(problems)
     return pixels
 
 

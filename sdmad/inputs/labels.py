@@ -206,4 +206,6 @@ def _label_hint(label: str, categories: list[str]) -> str:
         return f"separate categories with ;, as in {';'.join(parts)}"
     near = get_close_matches(plain, categories, n=1)
     listed = f"categories are {', '.join(categories)}"
-    return f"is {near[0]!r} meant? ({listed})" if near else listed
+    if near:
+        return f"is {near[0]!r} meant? ({listed})"
+    return f"{listed}; add it to the catalog, or remove the row"

@@ -64,6 +64,8 @@ def parse_shots(text: str) -> list[Shots]:
             return [checked({n: _number(p[1].strip()) for n, p in zip(names, pairs, strict=True)})]
         if re.fullmatch(r"\d+:\d+", text):
             parts = [str(number) for number in range(*map(int, text.split(":")))]
+            if not parts:
+                raise ValueError("an empty range; 1:5 means 1 to 4")
         found = [checked(_number(part)) for part in parts]
     except ValueError as error:
         raise UserError(f"shots {text!r}: {error}") from None

@@ -50,7 +50,8 @@ def test_the_digest_changes_with_the_settings_of_the_method_alone() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"methods": ["sd_mad", "magic"]}, "no method 'magic'"),
+        ({"methods": ["sd_mad", "magic"]}, "no method 'magic'; methods are sd_mad"),
+        ({"methods": ["zero_shot_sign"]}, "is 'zero_shot_signs' meant"),
         ({"methods": ["linear_probe"]}, "reference 'sd_mad' is not among"),
         ({"variants": {"linear_probe": {}}}, "cannot be called 'linear_probe'"),
         ({"variants": {"a/b": {}}}, "cannot be called 'a/b'"),

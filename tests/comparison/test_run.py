@@ -210,3 +210,18 @@ def test_a_process_that_dies_is_started_again_with_large_arguments(
     found = compare(config(archive, methods=methods, reference="zero_shot_signs"), output)
     assert died.exists()
     assert len(found) == 2 * 2 * 8
+
+
+def test_a_damaged_test_image_is_named_with_what_to_do(own_archive, joined, tmp_path) -> None:
+    (own_archive / "damaged.png").write_bytes(b"no image")
+    table = own_archive / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    columns = header.split(",")
+    new = {"archive": "", "member": "damaged.png", "patient_id": "x", "split": "test"}
+    row = ",".join(new.get(name, "") for name in columns)
+    table.write_text("\n".join([header, *rows, row]) + "\n")
+    with pytest.raises(UserError) as told:
+        compare(config(own_archive), str(tmp_path / "output"))
+    message = str(told.value)
+    assert message.startswith("the labelled image damaged.png cannot be used: ")
+    assert message.endswith("; replace this image, or remove its row from the label table")

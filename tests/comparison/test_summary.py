@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from sdmad.comparison.bootstrap import Replicates
-from sdmad.comparison.pages import markdown
+from sdmad.comparison.config import CompareConfig
+from sdmad.comparison.pages import heading, markdown
 from sdmad.comparison.summary import (
     RANKING,
     num_comparisons,
@@ -144,7 +145,8 @@ def test_the_page_marks_who_is_better() -> None:
     assert rows["*detectable difference*"].count("0.") == len(HEADLINES)
     assert lines[0] == (
         "- ours is first or not distinguishable from the best method in 0 of 8 rankings (0 %) over "
-        "all shots; it has the highest mean in 0."
+        "all shots: it has the highest mean in 0, and in 0 more the best is not distinguishable "
+        "from it."
     )
     assert lines[1] == "- ours is the worst or the worst but one in 0 of 8 rankings over all shots."
     assert "corrected for 24 comparisons (Holm)" in "\n".join(lines)
@@ -165,5 +167,28 @@ def test_one_seed_has_no_verdicts() -> None:
 
 def test_few_shots_are_counted_apart() -> None:
     lines = markdown(pd.concat([TABLE, TABLE.assign(shots=8)]), "same").splitlines()
-    assert "in 0 of 8 rankings (0 %) with up to 4 shots;" in lines[0]
-    assert "in 0 of 16 rankings (0 %) over all shots;" in lines[1]
+    assert "in 0 of 8 rankings (0 %) with up to 4 shots:" in lines[0]
+    assert "in 0 of 16 rankings (0 %) over all shots:" in lines[1]
+
+
+def test_too_few_seeds_are_said_and_no_number_lies_outside_of_what_can_be() -> None:
+    generator = np.random.default_rng(0)
+    noisy = TABLE[TABLE.seed < 2]
+    noisy = noisy.assign(value=generator.uniform(0, 1, len(noisy)))
+    page = markdown(noisy, "ours")
+    assert "**With 2 seeds hardly any difference could be found" in page
+    assert "| none |" in page
+    assert "hardly any difference" not in markdown(TABLE, "ours")
+    summary = summarise_methods(noisy, "ours")
+    assert summary.mean_low.min() == 0
+    assert summary.mean_high.max() == 1
+    assert summary.low.min() == -1
+
+
+def test_the_title_says_what_was_compared_and_what_chance_is() -> None:
+    config = CompareConfig(archive="s3://a/b", labels="l.csv", catalog="phantoms")
+    truth = np.array([[True, False], [False, True], [True, True], [False, False]])
+    text = heading(config, (truth, np.array([0, 0, 1, 2])))
+    assert text.startswith("# Comparison of methods\n\nArchive `s3://a/b`, labels `l.csv`")
+    assert "4 test images of 3 patients: 1 normal, 3 with a category" in text
+    assert "average precision 75.0" in text

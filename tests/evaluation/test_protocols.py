@@ -40,11 +40,16 @@ def test_categories_in_fewer_than_five_images_have_no_auroc() -> None:
 
 
 def test_the_interval_is_students() -> None:
-    summary = protocols.summarise(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert summary.mean == 2.5
-    assert summary.std == pytest.approx(1.2909944)
+    summary = protocols.summarise(np.array([0.1, 0.2, 0.3, 0.4]))
+    assert summary.mean == pytest.approx(0.25)
+    assert summary.std == pytest.approx(0.12909944)
     # t(0.975, 3) = 3.1824463
-    assert summary.high - summary.mean == pytest.approx(3.1824463 * 1.2909944 / 2)
+    assert summary.high - summary.mean == pytest.approx(3.1824463 * 0.12909944 / 2)
+
+
+def test_the_interval_of_a_share_is_cut_at_0_and_1() -> None:
+    summary = protocols.summarise(np.array([0.1, 0.9]))
+    assert (summary.low, summary.high) == (0.0, 1.0)
 
 
 def test_a_single_category_works() -> None:

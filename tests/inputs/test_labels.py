@@ -64,7 +64,8 @@ def test_uris_are_split_into_archive_and_member(tmp_path) -> None:
     [
         (
             HEADER + "a.tar,1.png,1,pool,nose,\n",
-            "line 2: no category of the catalog is called 'nose'",
+            "line 2: no category of the catalog is called 'nose'; .*; add it to the catalog, or "
+            "remove the row",
         ),
         (HEADER + "a.tar,1.png,1,train,,\n", "line 2: split is 'train'"),
         (

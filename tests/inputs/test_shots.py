@@ -35,7 +35,7 @@ def test_shots_of_the_command_line(text, shots) -> None:
         ("0", "must be 1 or more, not 0"),
         ("-1", "must be 1 or more"),
         ("4,4", "nor a list of different numbers"),
-        ("3:1", "neither a range"),
+        ("3:1", "an empty range; 1:5 means 1 to 4"),
         ("many", "must be a number, all, or numbers by category, not 'many'"),
         ("malignant=40,16", "give each category once"),
         ("a=1,a=2", "give each category once"),
