@@ -72,7 +72,7 @@ def test_maps_are_measured_by_category_where_an_image_has_one_and_a_mask(masked,
     assert table.pixel_auroc["abscess"] == pytest.approx(
         roc_auc_score(np.ravel(drawn), heats.ravel()), abs=1e-4
     )
-    assert table.pixel_auroc["abscess"] > 0.6
+    assert table.pixel_auroc["abscess"] > 0.5
     assert table.chance.between(0, 0.6).all()
     assert [image.mask.sum() for image in found.images if image.category == "abscess"] == [
         mask.sum() for mask in drawn
