@@ -55,6 +55,19 @@ def masked(tmp_path_factory, training_run, detector) -> ScoredTest:
     return scored_archive(Path(folder), str(training_run), detector)
 
 
+@pytest.mark.parametrize(
+    "category", ["calcinosis", "cystic_disease", "tumour", "fibrosis", "abscess", "infarct"]
+)
+def test_maps_lie_on_the_masks_of_their_category(category, detector) -> None:
+    examples = alone(category, 12)
+    pixels = [np.repeat(example.image[..., None], 3, axis=2) for example in examples]
+    maps = upsample(locate(detector, pixels, detector.catalog.sign_names), (64, 64))
+    weights = sign_weights(detector).mean(0)[detector.catalog.category_names.index(category)]
+    heats = np.einsum("s,bsyx->byx", weights, maps)
+    drawn = [np.any(list(example.masks.values()), axis=0) for example in examples]
+    assert roc_auc_score(np.ravel(drawn), heats.ravel()) > 0.6
+
+
 def test_maps_are_measured_by_category_where_an_image_has_one_and_a_mask(masked, detector) -> None:
     found = measure_masks(masked, detector)
     assert found.notes == ["1 of 4 masks cannot be read, such as gone.png"]
@@ -72,7 +85,6 @@ def test_maps_are_measured_by_category_where_an_image_has_one_and_a_mask(masked,
     assert table.pixel_auroc["abscess"] == pytest.approx(
         roc_auc_score(np.ravel(drawn), heats.ravel()), abs=1e-4
     )
-    assert table.pixel_auroc["abscess"] > 0.5
     assert table.chance.between(0, 0.6).all()
     assert [image.mask.sum() for image in found.images if image.category == "abscess"] == [
         mask.sum() for mask in drawn
