@@ -7,6 +7,7 @@ Pages and tables of outputs that are not there stay as they are; sentences are a
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -14,7 +15,9 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import typer
 
+from sdmad.comparison.calibration import QUANTITIES
 from sdmad.comparison.pages import MARKS
+from sdmad.evaluation.measure import HEADLINES
 
 DOCS = Path(__file__).parent.parent / "docs"
 ODIR = "--archive ODIR --labels ODIR/labels.csv --backbone FOLDER"
@@ -50,16 +53,9 @@ SOURCES = {
         "Adapters at 16 shots on fundus photographs", f"adapters_odir.yaml --bootstrap 0 {ODIR}"
     ),
 }
-SIX = {
-    ("anomaly detection", "auroc"): "anomaly AUROC",
-    ("category discrimination", "macro_normal"): "against normal",
-    ("category discrimination", "macro_others"): "against other anomalies",
-    ("multi-label prediction", "hamming_score"): "Hamming score",
-    ("multi-label prediction", "subset_accuracy"): "subset accuracy",
-    ("multi-label prediction", "macro_f1"): "macro F1",
-}
+SIX = [key for key in HEADLINES if key[1] not in ("average_precision", "one_minus_hamming_loss")]
+THREE = [key for key in SIX if key[1] in ("auroc", "macro_others", "hamming_score")]
 ARCHIVES = {"odir": "fundus", "busi": "ultrasound", "phantoms": "phantoms"}
-HEADINGS = {"odir": "Fundus photographs", "busi": "Breast ultrasound", "phantoms": "Phantoms"}
 ABLATIONS = ("ablation-fundus", "ablation-ultrasound", "ablation")
 PARTS = {
     "sd_mad": "**SD-MAD**",
@@ -76,7 +72,6 @@ PARTS = {
     "half wrong": "half of the signs wrong",
     "half wrong, selection none": "the same, no selection",
 }
-THREE = [key for key in SIX if key[1] in ("auroc", "macro_others", "hamming_score")]
 IN_README = {
     "sd_mad": "**SD-MAD**",
     "lp_plus_plus": "LP++, linear probe with texts",
@@ -102,7 +97,7 @@ def main(
     page = DOCS / "results.md"
     text = page.read_text()
     for name in ARCHIVES.keys() & tables.keys():
-        text = with_archive(text, HEADINGS[name], tables[name])
+        text = with_archive(text, SOURCES[name].title, tables[name])
     text = with_calibration(text, {n: o for n, o in found.items() if n in ARCHIVES})
     text = with_groups(text, "| | fundus: anomaly", PARTS, ABLATIONS, tables, deviation=False)
     page.write_text(text)
@@ -120,10 +115,7 @@ def write_page(name: str, output: Path) -> None:
     what = (
         "every metric" if name == "adapters-fundus" else "every method, number of shots and metric"
     )
-    config, _, options = source.options.partition(" ")
-    command = " ".join(
-        filter(None, (f"sdmad compare --config configs/comparisons/{config}", options))
-    )
+    command = f"sdmad compare --config configs/comparisons/{source.options}"
     head = (
         f"# {source.title}: {what}\n\nWritten by `{command} --output runs/compare/{name}`.\n"
         "[results.md](../results.md) says what follows from it.\n\n"
@@ -132,9 +124,8 @@ def write_page(name: str, output: Path) -> None:
     page = (output / "comparison.md").read_text().split("\n\n", 2)[2]
     (DOCS / "results" / f"{name}.md").write_text(head + page)
     for figure, stem in source.figures:
-        (DOCS / "results" / f"{stem}.svg").write_bytes((output / f"{figure}.svg").read_bytes())
-    results = pd.read_parquet(output / "results.parquet")
-    results.to_parquet(DOCS / "results" / f"{name}.parquet", index=False)
+        shutil.copyfile(output / f"{figure}.svg", DOCS / "results" / f"{stem}.svg")
+    shutil.copyfile(output / "results.parquet", DOCS / "results" / f"{name}.parquet")
 
 
 def summary(output: Path) -> pd.DataFrame:
@@ -190,15 +181,7 @@ def with_calibration(text: str, outputs: dict[str, Path]) -> str:
                 f"{values[q].mean():.1f}"
                 if "chance" in q
                 else f"{values[q].mean():.1f} ± {values[q].std():.1f}"
-                for q in (
-                    "error",
-                    "chance",
-                    "anomaly_error",
-                    "anomaly_chance",
-                    "with",
-                    "without",
-                    "undecided",
-                )
+                for q in QUANTITIES
             ]
             rows.append("| " + " | ".join([label, str(shots), *cells]) + " |")
     return replaced(text, header, rows)

@@ -1,6 +1,8 @@
 """What messages say often: numbers with nouns, durations, paths, the version of this code."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -8,6 +10,20 @@ from pathlib import Path
 def counted(number: int, noun: str) -> str:
     """As in "1 image", "0 images" and "12,288 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """As in "is 'fundus' meant?", the one of the `known` most like `name`; empty if none is."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"is {near[0]!r} meant?" if near else ""
+
+
+def choices(name: str, known: Iterable[str], what: str) -> str:
+    """As in "is 'gda' meant? (methods are gda, coop)", or only "methods are gda, coop"."""
+    known = list(known)
+    listed = f"{what} are {', '.join(known)}"
+    near = meant(name, known)
+    return f"{near} ({listed})" if near else listed
 
 
 def duration(seconds: float) -> str:

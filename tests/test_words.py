@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdmad.words import as_typed, counted, duration
+from sdmad.words import as_typed, choices, counted, duration, meant
 
 
 def test_one_thing_has_no_plural() -> None:
@@ -52,3 +52,12 @@ def test_paths_stay_where_no_directory_shortens_them(tmp_path, monkeypatch) -> N
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert as_typed(f"wrote {gone}/x") == f"wrote {gone}/x"
+
+
+def test_the_nearest_name_is_suggested_and_all_are_listed() -> None:
+    assert meant("zero_shot_sign", ["gda", "zero_shot_signs"]) == "is 'zero_shot_signs' meant?"
+    assert meant("magic", ["gda"]) == ""
+    assert choices("gdaa", ["gda", "coop"], "methods") == (
+        "is 'gda' meant? (methods are gda, coop)"
+    )
+    assert choices("magic", iter(["gda", "coop"]), "methods") == "methods are gda, coop"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +13,7 @@ from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
 from sdmad.fitting.config import Seeds, Shots
 from sdmad.inputs.catalog import Catalog
 from sdmad.method.learner import LearnerConfig
+from sdmad.words import choices
 
 SD_MAD = "sd_mad"
 
@@ -75,9 +75,7 @@ class CompareConfig(BaseModel):
         known = [SD_MAD, *BASELINES, *self.variants]
         unknown = [name for name in self.methods if name not in known]
         if unknown:
-            near = get_close_matches(unknown[0], known, n=1)
-            listed = f"methods are {', '.join(known)}"
-            hint = f"is {near[0]!r} meant? ({listed})" if near else listed
+            hint = choices(unknown[0], known, "methods")
             raise ValueError(f"there is no method {unknown[0]!r}; {hint}")
         if self.reference not in self.names:
             raise ValueError(

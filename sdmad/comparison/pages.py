@@ -35,11 +35,10 @@ def write_pages(
 ) -> str:
     """Write the pages of a comparison to `output`; returns the Markdown.
 
-    `tested` are the truth (N, C) and the patients (N,) of the test images.
-
     These are `comparison.md`, `differences.parquet`, `verdicts.svg`, `shots.svg` if there are
     several numbers of shots, `<setting>.svg` for every setting that variants sweep, and
-    `calibration.parquet` with the table `calibrated`, if it is given.
+    `calibration.parquet` with the table `calibrated`, if it is given. `tested` are the truth (N, C)
+    and the patients (N,) of the test images.
     """
     reference = config.reference
     summaries = _summaries(results, reference, replicates)
@@ -186,8 +185,8 @@ def legend(reference: str) -> str:
     """How to read the tables."""
     return (
         "Per cent, mean ± standard deviation over seeds. AUROC and average precision are those of "
-        "the anomaly score, images with a category against normal ones; the two AUROCs against "
-        "others are means over categories. Marks compare each method with "
+        "the anomaly score, images with a category against normal ones; those against normal and "
+        "against other anomalies are means over categories. Marks compare each method with "
         f"{reference} on the same supports: `!` better than {reference}, `=` not distinguishable "
         "from it, no mark worse. The last row is the smallest true difference, in points, that "
         "would be found with a probability of 80 % (median over methods; `differences.parquet` has "

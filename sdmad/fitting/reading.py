@@ -79,10 +79,9 @@ def refuse(problems: list[str]) -> None:
     """Raise `UserError` if there are sentences on images that could not be read."""
     if problems:
         more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
-        these = (
-            "this image, or remove its row" if not more else "these images, or remove their rows"
+        raise UserError(
+            f"{problems[0]}{more}; replace such images, or remove their rows from the label table"
         )
-        raise UserError(f"{problems[0]}{more}; replace {these} from the label table")
 
 
 def groups(images: Iterable[Image]) -> list[list[Image]]:

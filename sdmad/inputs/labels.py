@@ -19,14 +19,13 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
 from sdmad import storage
 from sdmad.archive.naming import comparable, split_uri
 from sdmad.inputs.tables import TextTable, read_table
-from sdmad.words import counted
+from sdmad.words import choices, counted
 
 SPLITS = ("pool", "test")
 VALIDATION = "validation"
@@ -204,8 +203,5 @@ def _label_hint(label: str, categories: list[str]) -> str:
     parts = [part.strip() for part in re.split(r"[,|/+]", label)]
     if len(parts) > 1 and set(parts) <= set(categories):
         return f"separate categories with ;, as in {';'.join(parts)}"
-    near = get_close_matches(plain, categories, n=1)
-    listed = f"categories are {', '.join(categories)}"
-    if near:
-        return f"is {near[0]!r} meant? ({listed})"
-    return f"{listed}; add it to the catalog, or remove the row"
+    hint = choices(plain, categories, "categories")
+    return f"{hint}; add it to the catalog, or remove the row"

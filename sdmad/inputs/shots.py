@@ -11,10 +11,10 @@ On the command line these are `4`, `all`, `malignant=40,default=16` and `normal=
 import hashlib
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from sdmad.errors import UserError
+from sdmad.words import choices
 
 Count = int | Literal["all"]
 Shots = Count | dict[str, Count]
@@ -91,11 +91,9 @@ def by_category(shots: Shots, categories: Sequence[str]) -> dict[str, Count]:
         return dict.fromkeys(names, shots)
     for name in shots:
         if name not in (*names, DEFAULT):
-            near = get_close_matches(name, names, n=1)
-            hint = f"is {near[0]!r} meant? " if near else ""
             raise UserError(
-                f"shots name the category {name!r}, which the catalog does not have; {hint}"
-                f"(categories are {', '.join(categories)}, and {NORMAL})"
+                f"shots name the category {name!r}, which the catalog does not have; "
+                f"{choices(name, names, 'categories')}"
             )
     left = [name for name in names if name not in shots and DEFAULT not in shots]
     if left:

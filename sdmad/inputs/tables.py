@@ -11,13 +11,13 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import pyarrow as pa
 
 from sdmad import storage
 from sdmad.errors import UserError
 from sdmad.storage import parquet
+from sdmad.words import meant
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -59,8 +59,8 @@ class TextTable:
         """Raise `UserError` if there is no column `name`."""
         if name in self.columns:
             return
-        near = get_close_matches(name, map(column_name, self.header), n=1)
-        hint = f" (is {near[0]!r} meant?)" if near else ""
+        near = meant(name, map(column_name, self.header))
+        hint = f" ({near})" if near else ""
         raise UserError(
             f"{self.what} has no column {name!r}{hint}; it has {', '.join(self.header)}"
         )

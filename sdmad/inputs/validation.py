@@ -1,10 +1,11 @@
 """Validation errors of pydantic as one sentence."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+
+from sdmad.words import meant
 
 
 def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
@@ -36,8 +37,8 @@ def _near(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> str:
     """A hint at the known key that the last of nested `keys` is nearly; empty if there is none."""
     *outer, last = keys
     kind = _model_at(kind, outer)
-    near = get_close_matches(str(last), kind.model_fields, n=1) if kind else []
-    return f"; is {near[0]!r} meant?" if near else ""
+    near = meant(str(last), kind.model_fields) if kind else ""
+    return f"; {near}" if near else ""
 
 
 def _model_at(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> type[BaseModel] | None:

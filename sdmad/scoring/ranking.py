@@ -6,7 +6,6 @@ found.entries[0].row["uri"], found.entries[0].score
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from sdmad.scoring.groups.pooling import keep_highest
 from sdmad.scoring.plan import open_plan
 from sdmad.scoring.redecide import check_undecided
 from sdmad.storage import run_record
-from sdmad.words import counted
+from sdmad.words import choices, counted
 
 # What a logit may add to the anomaly score: less than the smallest step between two scores near 1.
 TIE = 1e-9
@@ -55,11 +54,9 @@ class Ranking:
         """Raise `UserError` for an unknown category, or if none is left."""
         for name in self.without:
             if name not in categories:
-                near = get_close_matches(name, categories, n=1)
-                hint = f"is {near[0]!r} meant? " if near else ""
                 raise UserError(
-                    f"--without {name!r} is no category of these scores; {hint}"
-                    f"(categories are {', '.join(categories)})"
+                    f"--without {name!r} is no category of these scores; "
+                    f"{choices(name, categories, 'categories')}"
                 )
         if not set(categories) - set(self.without):
             raise UserError("--without names every category; leave at least one")

@@ -224,4 +224,4 @@ def test_a_damaged_test_image_is_named_with_what_to_do(own_archive, joined, tmp_
         compare(config(own_archive), str(tmp_path / "output"))
     message = str(told.value)
     assert message.startswith("the labelled image damaged.png cannot be used: ")
-    assert message.endswith("; replace this image, or remove its row from the label table")
+    assert message.endswith("; replace such images, or remove their rows from the label table")
