@@ -34,6 +34,19 @@ def soft_maximum(scores: torch.Tensor, log_weights: torch.Tensor) -> torch.Tenso
     return torch.logsumexp(scores + log_weights, dim=-1)
 
 
+def equal_soft_maxima(scores: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
+    """log mean_{s in S_c} exp(z_s) of every category (..., C), from scores (..., M) and membership
+    (C, M).
+
+    `soft_maximum` with `uniform_log_weights`, as a matrix product, which is faster. Its values end
+    87 below the largest score, where those of the exponential in single precision do.
+    """
+    top = scores.amax(-1, keepdim=True)
+    shares = membership / membership.sum(-1, keepdim=True).float()
+    means = (scores - top).exp() @ shares.to(scores).T
+    return top + means.clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
 def uniform_log_weights(membership: torch.Tensor) -> torch.Tensor:
     """Log of equal weights for the signs of each category, summing to 1; -inf for other signs."""
     weights = membership.float()

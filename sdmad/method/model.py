@@ -282,7 +282,6 @@ class DecisionRule:
         anomaly is asked of all signs alike, with w_cs = 1 / |S_c|.
         """
         weights = self.log_weights(model, config)[:, None]
-        alike = losses.uniform_log_weights(model.membership)
         found = []
         for similarities in (readings.frozen_similarities, readings.similarities):
             z = self.standard.apply(similarities)
@@ -290,7 +289,7 @@ class DecisionRule:
             if config.gates_images:
                 z = z + selection.image_gate(z, normal, config)
             terms = weights + z[..., None, :]
-            every = losses.soft_maximum(z[..., None, :], alike)
+            every = losses.equal_soft_maxima(z, model.membership)
             found.append(contrasts(torch.logsumexp(terms, -1), every, normal))
         return found, terms
 

@@ -84,3 +84,15 @@ def test_losses_of_one_seed_do_not_depend_on_the_others() -> None:
     together = losses.sign_loss(z, labels, MEMBERSHIP, NORMAL)
     alone = losses.sign_loss(z[1:2], labels[1:2], MEMBERSHIP, NORMAL)
     assert torch.allclose(together[1:2], alone)
+
+
+def test_equal_soft_maxima_are_soft_maxima_with_equal_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 5 * torch.randn(2, 7, 9, generator=generator)
+    membership = torch.rand(4, 9, generator=generator) < 0.4
+    membership[:, 0] = True
+    expected = losses.soft_maximum(scores[..., None, :], losses.uniform_log_weights(membership))
+    found = losses.equal_soft_maxima(scores, membership)
+    assert torch.allclose(found, expected, atol=1e-5)
+    far = losses.equal_soft_maxima(torch.tensor([[0.0, -500.0]]), torch.tensor([[False, True]]))
+    assert -90 < far.item() < -80, "finite where the exponential is 0"
