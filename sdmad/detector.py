@@ -184,8 +184,7 @@ class Detector:
         uncertain = undecided(evidence.logits, self.rule.thresholds).float().mean(0) > 0.5
         uncertain |= found != (unselected > FINDING_THRESHOLD)
         carried = evidence.signs[..., :-1].mean(0)
-        of_signs = torch.softmax(evidence.by_sign, dim=-1).mean(0)
-        shares = (of_signs * (carried > 0)[..., None]).cpu().numpy()  # (B, C, M)
+        shares = evidence.shares.mean(0) * (carried > 0)[..., None]
         names = self.catalog.category_names
         found_rows, uncertain_rows = found.cpu().numpy(), uncertain.cpu().numpy()
         anomaly = torch.sigmoid(evidence.anomaly)
@@ -204,7 +203,7 @@ class Detector:
             similarities=z,
             findings=[[names[c] for c in np.flatnonzero(row)] for row in found_rows],
             uncertain=[[names[c] for c in np.flatnonzero(row)] for row in uncertain_rows],
-            signs=self._name_signs(found_rows, shares, z),
+            signs=self._name_signs(found_rows, shares.cpu().numpy(), z),
             evidence=[
                 [FindingEvidence(names[c], *map(float, logits[c])) for c in np.flatnonzero(row)]
                 for row, logits in zip(found_rows, parts, strict=True)

@@ -91,7 +91,7 @@ def test_a_stated_prevalence_multiplies_two_probabilities(training_run, images) 
         return detector.score(images)
 
     plain = scores(gate=0.0)
-    shares = dict(zip(names, np.linspace(0.02, 0.3, len(names)), strict=True))
+    shares = dict(zip(names, [0.001, *np.linspace(0.02, 0.3, len(names) - 1)], strict=True))
     found = scores(gate=0.5, prevalence=shares, anomaly_prevalence=0.4)
 
     def logistic(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from sdmad.method.losses import category_loss
 
-LEAST_SHARE = 0.02
 TEMPERATURES = torch.logspace(-1, 1.5, 101)
 
 
@@ -90,10 +89,10 @@ def decided(
         return logits if alone else gated(among_anomalies(logits), anomaly, gate), anomaly
     shares = prevalence.categories.to(logits)
     logits, anomaly = slopes[..., :-1] * logits, slopes[..., -1] * anomaly
-    anomaly = anomaly + torch.logit(torch.tensor(prevalence.anomaly)).to(anomaly)
+    anomaly = anomaly + torch.logit(torch.tensor(prevalence.anomaly), eps=1e-6).to(anomaly)
     if alone:
         return logits + torch.logit(shares), anomaly
-    among = (shares / prevalence.anomaly).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    among = (shares / prevalence.anomaly).clamp_max(1)
     return gated(logits + torch.logit(among), anomaly, 1.0), anomaly
 
 

@@ -2,8 +2,8 @@
 
 The parts are the patch probe, the signs of the frozen model, and the signs of the adapted model.
 Weights of the first two come from predictions for support images that were left out: the probe has
-them in closed form, and the frozen model never saw the support. Few images say little, so the
-weights are drawn towards those of `prior_weights`. The adapted model saw the support; its weight
+them in closed form, and the frozen signs are weighed without the image. Few images say little, so
+the weights are drawn towards those of `prior_weights`. The adapted model saw the support; its weight
 is that of `prior_weights`.
 
 Shapes: R rows (an image for a head), P parameters, N images, H = C + 1 heads, any anomaly last.
@@ -20,6 +20,7 @@ OFFSET_DEVIATION = 0.1
 SLOPE, SLOPE_DEVIATION = (0.3, 0.5), 0.8
 """The slope of probabilities before left-out images are looked at, of categories and of any
 anomaly, and how far its logarithm may lie from that as a deviation."""
+SMALLEST_STEP = 1e-3
 SLOPES = torch.logspace(-1, 1, 101, dtype=torch.float64)
 
 
@@ -33,7 +34,9 @@ class PriorWeights:
     adapted: float
 
 
-def prior_weights(shots: float, probe: float, frozen: float, adapted: float) -> PriorWeights:
+def prior_weights(
+    categories: int, shots: float, probe: float, frozen: float, adapted: float
+) -> PriorWeights:
     """Prior weights at K = `shots`, from those with many shots.
 
         probe, category        a (K + 1) / (K + 3)
@@ -44,12 +47,14 @@ def prior_weights(shots: float, probe: float, frozen: float, adapted: float) -> 
     The fewer the shots, the more rests on the frozen model, which does not depend on the draw of
     the support. With one shot nothing can be left out; adapted signs, and the probe of any anomaly,
     which then has a single normal image, weigh nothing. Without frozen signs (b = 0) any anomaly
-    has the probe's weight of a category.
+    has the probe's weight of a category. A single category is any anomaly.
     """
     of_category = probe * (shots + 1) / (shots + 3)
     checked = (shots - 1) / (shots + 3)
     signs = frozen * (shots + 7) / (shots + 3)
     of_any = probe * checked if frozen else of_category
+    if categories == 1:
+        of_category = of_any
     return PriorWeights((of_category, signs), (of_any, signs), adapted * checked)
 
 
@@ -95,13 +100,15 @@ def fit_slopes(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Slopes (H,) of the logits (N, H) of left-out images, NaN where an image cannot be left out.
 
     What logits are multiplied by where a prevalence is stated: the likeliest of 101 from 0.1 to 10,
-    whose logarithm has a normal prior. All categories share one, any anomaly has its own.
+    whose logarithm has a normal prior. All categories share one, any anomaly has its own; a single
+    category is any anomaly.
     """
     logits, shown = logits.double(), targets > 0.5
     grid = SLOPES.to(logits.device)
     right = torch.where(shown, logits, -logits)
     slopes = logits.new_zeros(logits.shape[1])
-    for some, middle in zip(_groups(len(slopes)), SLOPE, strict=True):
+    priors = SLOPE if len(slopes) > 2 else SLOPE[1:] * 2
+    for some, middle in zip(_groups(len(slopes)), priors, strict=True):
         weights = _weights(shown[:, some], torch.isfinite(right[:, some])).flatten()
         losses = -F.logsigmoid(grid[:, None] * right[:, some].nan_to_num(0.0).flatten()) @ weights
         far = (grid / middle).log() / SLOPE_DEVIATION
@@ -125,15 +132,24 @@ def penalised_logistic(
     """The mode (P,) of a logistic regression with a normal prior, by Newton's method.
 
     Features (R, P), truth (R,) in [0, 1], weights (R,); a deviation of 0 keeps a parameter at its
-    mean.
+    mean. Steps are halved until the posterior rises; without that they can circle around the mode.
     """
     precision = 1 / deviation.clamp_min(1e-6).square()
+
+    def loss(at: torch.Tensor) -> torch.Tensor:
+        wrong = F.binary_cross_entropy_with_logits(features @ at, truth, weights, reduction="sum")
+        return wrong + (precision * (at - mean).square()).sum() / 2
+
     found = mean.clone()
     for _ in range(steps):
         p = torch.sigmoid(features @ found)
         gradient = features.T @ (weights * (p - truth)) + precision * (found - mean)
         curvature = (features * (weights * p * (1 - p))[:, None]).T @ features
-        found = found - torch.linalg.solve(curvature + precision.diag(), gradient)
+        step = torch.linalg.solve(curvature + precision.diag(), gradient)
+        size = 1.0
+        while size > SMALLEST_STEP and loss(found - size * step) > loss(found):
+            size /= 2
+        found = found - size * step
     return found
 
 

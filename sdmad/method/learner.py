@@ -23,7 +23,7 @@ from sdmad.method.combine import fit_slopes, fit_weights, prior_weights
 from sdmad.method.losses import ObjectiveConfig
 from sdmad.method.model import DecisionRule, EvidenceConfig, Readings, SignModel
 from sdmad.method.probe import ProbeConfig, fit_probe, with_any
-from sdmad.method.selection import agreement, placed_auc, placements, reliability_weights
+from sdmad.method.selection import reliability_weights, separate
 from sdmad.method.standard import Standard, fit_standard, pooled_standard
 from sdmad.method.views import SupportCache, encode, groups_in_memory
 
@@ -248,21 +248,25 @@ def _decide_one(
 ) -> DecisionRule:
     """The decision rule of a model of one seed, from readings (1, N, ...) of its support.
 
-    Thresholds come from predictions for left-out images, in which the frozen signs stand in for
-    the adapted ones.
+    Weights of the parts, slopes and thresholds come from predictions for left-out images, in which
+    the frozen signs, weighed without the image, stand in for the adapted ones. Where a head cannot
+    leave an image out, its signs speak alone in the logits of other heads, and its own threshold
+    goes without the image.
     """
     labels = torch.from_numpy(support.labels).float().to(model.bias.device)
-    placed = placements(readings.frozen_similarities, labels[None])
-    auc = placed_auc(placed, labels[None])
-    agreed = agreement(placed, labels[None], model.membership)
+    found = separate(readings.frozen_similarities, labels[None], model.membership)
+
+    def weights_of(auc: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
+        return reliability_weights(auc, agreed, model.membership, config.selection)
+
     shots = support.shots if isinstance(support.shots, int) else None
     probe = fit_probe(readings.patches[0], labels, shots, config.probe)
     heads = labels.shape[1] + 1
     rule = DecisionRule(
         mean=standard.mean,
         deviation=standard.deviation,
-        support_auc=auc,
-        weights=reliability_weights(auc, agreed, model.membership, config.selection),
+        support_auc=found.auc,
+        weights=weights_of(found.auc, found.agreed),
         centre=torch.zeros(1, 2, heads, device=labels.device),
         spread=torch.ones(1, 2, heads, device=labels.device),
         probe=probe.planes[None],
@@ -272,9 +276,13 @@ def _decide_one(
         thresholds=torch.zeros(1, heads - 1, 2, device=labels.device),
     )
     voices, _ = rule.voices(model, readings, config.selection)
+    if config.selection.weighs_signs:
+        left_out = weights_of(found.auc_without, found.agreed[:, None]).log()
+        voices[0], _ = rule.voice(model, readings.frozen_similarities, left_out, config.selection)
     scales = [fit_standard(voice, prior=1.0) for voice in voices]
     frozen = scales[0].apply(voices[0])[0]
     prior = prior_weights(
+        heads - 1,
         shots or _typical_shots(labels),
         config.probe.weight,
         config.zero_shot_weight,
@@ -284,11 +292,12 @@ def _decide_one(
     fitted = fit_weights(probe.held_out, frozen, targets, prior)
     parts = torch.cat([fitted.parts, fitted.parts.new_full((heads, 1), prior.adapted)], dim=1)
     parts, offset = parts.to(labels), fitted.offset.to(labels)
-    appearance = torch.where(parts[:, 0] > 0, parts[:, 0] * probe.held_out, 0.0)
-    held_out = appearance + (parts[:, 1] + parts[:, 2]) * frozen + offset
+    signs = (parts[:, 1] + parts[:, 2]) * frozen + offset
+    held_out = signs + torch.where(parts[:, 0] > 0, parts[:, 0] * probe.held_out, 0.0)
     slopes = fit_slopes(held_out, targets).to(labels)
-    held_out[:, -1] = held_out[:, -1].nan_to_num(0.0)
-    logits, _ = decided(held_out, config.gate, config.stated(model.names), slopes)
+    known, stated = held_out.isfinite(), config.stated(model.names)
+    logits, _ = decided(held_out.where(known, signs), config.gate, stated, slopes)
+    logits = logits.where(known[:, :-1], torch.nan)
     return replace(
         rule,
         centre=torch.stack([scale.mean for scale in scales], dim=1),

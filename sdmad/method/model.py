@@ -61,7 +61,8 @@ class EvidenceConfig(BaseModel):
     gate: float = Field(
         default=0.5,
         ge=0,
-        description="exponent of the anomaly probability that multiplies those of categories",
+        description="exponent of the anomaly probability that multiplies those of categories; "
+        "0: off. Where a prevalence is stated it is 1",
     )
     prevalence: Share | dict[str, Share] = Field(
         default=0.5,
@@ -106,6 +107,12 @@ class EvidenceConfig(BaseModel):
                 f"learner.anomaly_prevalence is {self.anomaly_prevalence:g}, but more images than "
                 f"that show {names[shares.index(max(shares))]!r} ({max(shares):g})"
             )
+        if sum(shares) < self.anomaly_prevalence:
+            raise UserError(
+                f"learner.anomaly_prevalence is {self.anomaly_prevalence:g}, but the shares of all "
+                f"categories add up to {sum(shares):g}, and each of these images shows at least "
+                "one of them"
+            )
 
     def stated(self, names: list[str]) -> Prevalence | None:
         """The stated prevalences; None if nothing is stated."""
@@ -113,7 +120,7 @@ class EvidenceConfig(BaseModel):
             return None
         shares = torch.tensor(self._shares(names), dtype=torch.float64)
         anomaly = self.anomaly_prevalence or float(1 - torch.prod(1 - shares))
-        return Prevalence(shares.float(), min(anomaly, 0.99))
+        return Prevalence(shares.float(), anomaly)
 
     def _shares(self, names: list[str]) -> list[float]:
         stated = self.prevalence
@@ -220,15 +227,16 @@ class Evidence:
 
     `logits` (S, B, C) are those of the category scores, `anomaly` (S, B) those of the anomaly
     score. `signs` and `appearance` (S, B, H) are the parts of a head's logit that come from signs
-    and from the patch probe; H = C + 1, any anomaly last. `by_sign` (S, B, C, M) is the log of each
-    sign's term in the evidence for a category.
+    and from the patch probe; H = C + 1, any anomaly last. `shares` (S, B, C, M) are those of each
+    sign in the evidence for a category, in the frozen and in the adapted model, averaged with the
+    weights of both.
     """
 
     logits: torch.Tensor
     anomaly: torch.Tensor
     signs: torch.Tensor
     appearance: torch.Tensor
-    by_sign: torch.Tensor
+    shares: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -270,9 +278,9 @@ class DecisionRule:
 
     def voices(
         self, model: SignModel, readings: Readings, config: SelectionConfig
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The contrasts (S, B, H) of the frozen signs and of the adapted ones, and the log evidence
-        (S, B, C, M) of each adapted sign.
+        (S, B, C, M) of each sign in both.
 
             A_c = log sum_s w_cs g_s exp(z_s)
 
@@ -282,16 +290,26 @@ class DecisionRule:
         anomaly is asked of all signs alike, with w_cs = 1 / |S_c|.
         """
         weights = self.log_weights(model, config)[:, None]
-        found = []
-        for similarities in (readings.frozen_similarities, readings.similarities):
-            z = self.standard.apply(similarities)
-            normal = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
-            if config.gates_images:
-                z = z + selection.image_gate(z, normal, config)
-            terms = weights + z[..., None, :]
-            every = losses.equal_soft_maxima(z, model.membership)
-            found.append(contrasts(torch.logsumexp(terms, -1), every, normal))
-        return found, terms
+        read = (readings.frozen_similarities, readings.similarities)
+        found = [self.voice(model, similarities, weights, config) for similarities in read]
+        return [voice for voice, _ in found], [terms for _, terms in found]
+
+    def voice(
+        self,
+        model: SignModel,
+        similarities: torch.Tensor,
+        log_weights: torch.Tensor,
+        config: SelectionConfig,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The contrasts and the log evidence of `voices`, of one model's similarities (S, B, M),
+        with log w_cs (S, 1, C, M) or those of each image (S, B, C, M)."""
+        z = self.standard.apply(similarities)
+        normal = losses.soft_maximum(z, losses.uniform_log_weights(model.normal))
+        if config.gates_images:
+            z = z + selection.image_gate(z, normal, config)
+        terms = log_weights + z[..., None, :]
+        every = losses.equal_soft_maxima(z, model.membership)
+        return contrasts(torch.logsumexp(terms, -1), every, normal), terms
 
     def evidence(
         self,
@@ -307,7 +325,7 @@ class DecisionRule:
         Logits of p_c and p_any are those of `sdmad.method.calibration.decided`, at the prevalence
         of `config`.
         """
-        voices, by_sign = self.voices(model, readings, select or config.selection)
+        voices, terms = self.voices(model, readings, select or config.selection)
         scaled = [
             Standard(self.centre[:, k], self.spread[:, k]).apply(voice)
             for k, voice in enumerate(voices)
@@ -318,7 +336,14 @@ class DecisionRule:
         heads = signs + appearance + self.offset[:, None]
         stated = config.stated(model.names)
         logits, anomaly = decided(heads, config.gate, stated, self.slopes[:, None])
-        return Evidence(logits, anomaly, signs, appearance, by_sign)
+        return Evidence(logits, anomaly, signs, appearance, self._shares(terms))
+
+    def _shares(self, terms: list[torch.Tensor]) -> torch.Tensor:
+        """`Evidence.shares` from the log evidence of frozen and adapted signs."""
+        weights = self.parts[:, None, :-1, 1:]
+        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+        frozen, adapted = (torch.softmax(term, dim=-1) for term in terms)
+        return weights[..., :1] * frozen + weights[..., 1:] * adapted
 
 
 def contrasts(categories: torch.Tensor, every: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
@@ -328,12 +353,12 @@ def contrasts(categories: torch.Tensor, every: torch.Tensor, normal: torch.Tenso
         any anomaly:   max_c A'_c - A_0
 
     `every` A'_c is the evidence of the categories with all signs alike. The signs of a category are
-    compared with those of other anomalies, and the gate with normal; a catalog with one category
-    compares with normal in both.
+    compared with those of other anomalies, and the gate with normal. With one category both ask
+    the same: A_c - A_0.
     """
     count = categories.shape[-1]
-    against = normal[..., None]
-    if count > 1:
-        against = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
+    if count == 1:
+        return (categories - normal[..., None]).repeat_interleave(2, dim=-1)
+    others = (categories.sum(-1, keepdim=True) - categories) / (count - 1)
     any_anomaly = every.amax(-1, keepdim=True) - normal[..., None]
-    return torch.cat([categories - against, any_anomaly], dim=-1)
+    return torch.cat([categories - others, any_anomaly], dim=-1)

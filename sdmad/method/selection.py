@@ -4,13 +4,14 @@ There is one part for each of two problems of scarce data:
 
 - *under-fitting*: a sign is wrong, or the backbone does not see it. Signs that do not separate the
   support count less (`reliability_weights`), as far as its images agree on which signs these are
-  (`agreement`). They are judged by the frozen model, which has not seen the support.
+  (`separate`). They are judged by the frozen model.
 - *uncertain samples*: a sign counts less in an image where it lies below the evidence for normal
   (`image_gate`).
 
 Shapes as in `sdmad.method.losses`.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -52,68 +53,95 @@ class SelectionConfig(BaseModel):
         return self.mode in ("uncertain", "both")
 
 
-def _above(scores: torch.Tensor) -> torch.Tensor:
-    """Whether image n has a higher score than image m, ties counting half: (S, N, N, M)."""
-    above = (scores[:, :, None] > scores[:, None]).float()
-    return above + 0.5 * (scores[:, :, None] == scores[:, None]).float()
+@dataclass(frozen=True)
+class Separation:
+    """How signs put the images of a support in order, N images, C categories, M signs.
 
-
-def placements(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The share (S, N, C, M) of the images without c whose score is below that of image n.
-
-    Scores are (S, N, M), labels (S, N, C). Ties count half; 0.5 where no image is without c.
+    - `auc` (S, C, M): AUC_cs, the share of pairs of an image with c and one without it in which
+      sign s is stronger in the first; ties count half, and it is 0.5 where there is no pair
+    - `auc_without` (S, N, C, M): the same without each image
+    - `agreed` (S, C): how far the images agree on which signs of c stand out, in [0, 1]
     """
-    negative = 1 - labels
-    at_once = max(1, PAIRS_AT_ONCE // max(1, scores.shape[0] * scores.shape[1] ** 2))
-    wins = [
-        torch.einsum("smc,snmk->snck", negative, _above(some))
-        for some in scores.split(at_once, dim=2)
-    ]
-    count = negative.sum(1)[:, None, :, None]
-    below = torch.cat(wins, dim=3) / count.clamp_min(1)
-    return torch.where(count > 0, below, torch.full_like(below, 0.5))
+
+    auc: torch.Tensor
+    auc_without: torch.Tensor
+    agreed: torch.Tensor
 
 
-def placed_auc(placed: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """AUC_cs (S, C, M) of every sign for every category: its mean placement (S, N, C, M) over the
-    images with c, of labels (S, N, C); 0.5 if there are none."""
-    count = labels.sum(1)[..., None]
-    mean = torch.einsum("snc,snck->sck", labels, placed) / count.clamp_min(1)
-    return torch.where(count > 0, mean, torch.full_like(mean, 0.5))
+def separate(scores: torch.Tensor, labels: torch.Tensor, membership: torch.Tensor) -> Separation:
+    """The separation of a support by scores (S, N, M), with labels (S, N, C).
+
+    Agreement is the estimated correlation of the differences between the signs of a category
+    (`membership`, (C, M)), as this support shows them, with the true ones: the root of their
+    reliability. With u_njs = 1 if sign s is stronger in image n, with c, than in image j, without
+    it, and d_njs = u_njs - mean_s u_njs:
+
+        alpha^2 = sum_cs mean_{n != m, j != k} d_njs d_mks / sum_cs (mean_nj d_njs)^2
+
+    The numerator leaves out products of pairs that share an image, so where signs do not differ its
+    mean over supports is 0 (a U-statistic of two samples; Hoeffding, Ann. Math. Stat. 19:293,
+    1948). Alpha is at least 0, and one number for all categories; but it is 0 for those with a
+    single image on a side.
+    """
+    others, signs = 1 - labels, membership.to(scores)
+    wins = scores.new_zeros(*labels.shape, scores.shape[-1])  # Pairs of each image, (S, N, C, M).
+    squares = scores.new_zeros(len(labels), labels.shape[-1])
+    some = max(1, PAIRS_AT_ONCE // max(1, scores.numel()))
+    for images in range(0, scores.shape[1], some):
+        part = slice(images, images + some)
+        above, shown = _above(scores[:, part], scores), labels[:, part]
+        wins[:, part] += shown[..., None] * torch.einsum("smc,snmk->snck", others, above)
+        wins += others[..., None] * torch.einsum("snc,snmk->smck", shown, above)
+        apart = above.square() @ signs.T - (above @ signs.T).square() / signs.sum(-1)
+        squares += torch.einsum("snc,smc,snmc->sc", shown, others, apart)
+    total, pairs = (labels[..., None] * wins).sum(1), labels.sum(1) * others.sum(1)
+    left = pairs[:, None] - labels * others.sum(1, True) - others * labels.sum(1, True)
+    return Separation(
+        auc=_share(total, pairs),
+        auc_without=_share(total[:, None] - wins, left),
+        agreed=_agreement(total, wins, squares, labels, signs),
+    )
 
 
 def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """AUC_cs (S, C, M) of every sign for every category, from scores (S, N, M), labels (S, N, C).
-
-    The share of (positive, negative) pairs of images in the right order, ties counting half; 0.5
-    if a category has no positive or no negative image.
-    """
-    return placed_auc(placements(scores, labels), labels)
+    """`Separation.auc` of scores (S, N, M) and labels (S, N, C)."""
+    every = torch.ones(labels.shape[-1], scores.shape[-1])
+    return separate(scores, labels, every.to(scores)).auc
 
 
-def agreement(placed: torch.Tensor, labels: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
-    """How far the support's images agree on which signs of their category stand out, (S,) in
-    [0, 1].
+def _above(scores: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Whether a score (S, N, M) is above one of `others` (S, K, M), ties counting half:
+    (S, N, K, M)."""
+    above = (scores[:, :, None] > others[:, None]).to(scores)
+    return above + 0.5 * (scores[:, :, None] == others[:, None])
 
-    Cronbach's alpha (Psychometrika 16:297, 1951), with the images of a category as raters of its
-    signs and sums over all categories:
 
-        d_ns = P_ncs - mean_s P_ncs
-        alpha = sum_cs (sum_{m != n} d_ms d_ns) / (n_c (n_c - 1)) / sum_cs (mean_n d_ns)^2
+def _share(wins: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    return torch.where(pairs[..., None] > 0, wins / pairs[..., None].clamp_min(1), 0.5)
 
-    P are the placements (S, N, C, M), of which those of signs in S_c and images n with c count. It
-    estimates the share of the variance between signs that other images would show again. 0 if no
-    category has two images.
-    """
-    shown = labels[..., None] * membership
-    signs = membership.sum(-1)[:, None].clamp_min(1)
-    apart = (placed - (placed * membership).sum(-1, keepdim=True) / signs) * shown
-    count = labels.sum(1)
-    total = apart.sum(1).square().sum(-1)
-    pairs = (total - apart.square().sum((1, 3))) / (count * (count - 1)).clamp_min(1)
-    again = torch.where(count > 1, pairs, 0.0).sum(1)
-    measured = torch.where(count > 1, total / count.clamp_min(1).square(), 0.0).sum(1)
-    return (again / measured.clamp_min(1e-12)).clamp(0, 1)
+
+def _agreement(
+    total: torch.Tensor,
+    wins: torch.Tensor,
+    squares: torch.Tensor,
+    labels: torch.Tensor,
+    signs: torch.Tensor,
+) -> torch.Tensor:
+    """alpha (S, C) of `separate`, from the sums of u over all pairs (S, C, M) and over the pairs of
+    each image (S, N, C, M), and the sums of d^2 over pairs and signs (S, C)."""
+
+    def squared(sums: torch.Tensor) -> torch.Tensor:
+        mean = (sums * signs).sum(-1, keepdim=True) / signs.sum(-1)[:, None]
+        return ((sums - mean) * signs).double().square().sum(-1)
+
+    n, m = labels.double().sum(1), (1 - labels).double().sum(1)
+    apart = squared(total)
+    disjoint = (apart - squared(wins).sum(1) + squares) / (n * (n - 1) * m * (m - 1)).clamp_min(1)
+    known = (n > 1) & (m > 1)
+    again = torch.where(known, disjoint, 0.0).sum(-1, keepdim=True)
+    seen = torch.where(known, apart / (n * m).clamp_min(1).square(), 0.0).sum(-1, keepdim=True)
+    alpha = (again / seen.clamp_min(1e-12)).clamp(0, 1).sqrt()
+    return torch.where(known, alpha, 0.0).to(total)
 
 
 def reliability_weights(
@@ -122,18 +150,17 @@ def reliability_weights(
     membership: torch.Tensor,
     config: SelectionConfig,
 ) -> torch.Tensor:
-    """Weights w_cs (S, C, M) of the signs of each category, summing to 1; 0 for other signs.
+    """Weights w_cs (..., C, M) of the signs of each category, summing to 1; 0 for other signs.
 
         r_cs = max(AUC_cs - 0.5, floor)^POWER
-        w_cs = alpha r_cs / sum_s r_cs + (1 - alpha) / |S_c|
+        w_cs = alpha_c r_cs / sum_s r_cs + (1 - alpha_c) / |S_c|
 
-    `support_auc` is AUC_cs (S, C, M), `agreed` alpha (S,), `membership` (C, M). With one image of
-    each category nothing can agree, and weights are equal.
+    `support_auc` is AUC_cs (..., C, M), `agreed` alpha (..., C), `membership` (C, M).
     """
     reliability = (support_auc - 0.5).clamp_min(config.floor) ** POWER * membership
     measured = reliability / reliability.sum(-1, keepdim=True)
     uniform = membership / membership.sum(-1, keepdim=True).float()
-    return torch.lerp(uniform.expand_as(measured), measured, agreed[:, None, None])
+    return torch.lerp(uniform.expand_as(measured), measured, agreed[..., None])
 
 
 def image_gate(

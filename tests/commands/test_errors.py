@@ -52,6 +52,10 @@ def expect(result, *parts: str) -> None:
             {"learner": {"prevalence": 0.2, "anomaly_prevalence": 0.1}},
             ["anomaly_prevalence is 0.1, but more images than that show"],
         ),
+        (
+            {"learner": {"prevalence": 0.02, "anomaly_prevalence": 0.9}},
+            ["anomaly_prevalence is 0.9, but the shares of all categories add up to 0.12"],
+        ),
         ({"learner": {"adapter": {"image": {"blocks": -1}}}}, ["learner.adapter.image.blocks"]),
         ({"archive": "nowhere/at/all"}, ["there is no archive at", "nowhere/at/all"]),
         ({"archive": "s3://no-such-bucket/x"}, ["bucket 'no-such-bucket' does not exist"]),

@@ -83,7 +83,7 @@ def test_a_part_that_is_off_stays_off() -> None:
 
 
 def test_with_few_shots_more_rests_on_the_frozen_model() -> None:
-    one, four, many = (prior_weights(shots, 3.0, 0.4, 0.5) for shots in (1, 4, 100_000))
+    one, four, many = (prior_weights(6, shots, 3.0, 0.4, 0.5) for shots in (1, 4, 100_000))
     assert one.anomaly[0] == one.adapted == 0, "nothing can be left out"
     assert one.category == (1.5, 0.8) and one.anomaly[1] == 0.8
     assert four.category[0] / four.category[1] > one.category[0] / one.category[1]
@@ -91,7 +91,31 @@ def test_with_few_shots_more_rests_on_the_frozen_model() -> None:
 
 
 def test_the_anomaly_has_evidence_at_one_shot_even_without_signs() -> None:
-    assert prior_weights(1, 3.0, 0.0, 0.5).anomaly == (1.5, 0.0)
+    assert prior_weights(6, 1, 3.0, 0.0, 0.5).anomaly == (1.5, 0.0)
+
+
+def test_a_single_category_is_any_anomaly() -> None:
+    """The same question has one answer."""
+    for shots in (1, 4):
+        prior = prior_weights(1, shots, 3.0, 0.4, 0.5)
+        assert prior.category == prior.anomaly == prior_weights(6, shots, 3.0, 0.4, 0.5).anomaly
+    slopes = fit_slopes(torch.randn(9, 1).expand(9, 2), torch.eye(9)[:, :1].expand(9, 2))
+    assert slopes[0] == slopes[1]
+
+
+def test_outputs_that_contradict_the_labels_switch_the_probe_off() -> None:
+    """Whole Newton steps circle here between two points, neither of which is the mode."""
+    truth = torch.tensor([1.0, 0.0]).double().repeat(50)
+    found = penalised_logistic(
+        -1.2 * (2 * truth - 1)[:, None],
+        truth,
+        torch.ones(100).double(),
+        torch.tensor([2.7]).double(),
+        torch.tensor([1.0]).double(),
+    )
+    at = torch.linspace(-12, 3, 3001, dtype=torch.float64)
+    wrong = torch.nn.functional.softplus(1.2 * at) * 100 + (at - 2.7).square() / 2
+    assert abs(found - at[wrong.argmin()]) < 0.01
 
 
 def test_the_slope_of_probabilities_is_that_of_left_out_images() -> None:

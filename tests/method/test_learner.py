@@ -1,16 +1,22 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from sdmad.demo.run import zero_shot
 from sdmad.errors import UserError
+from sdmad.inputs.catalog import Catalog, Category
 from sdmad.inputs.labels import load_labels
 from sdmad.method.adapter import AdapterConfig, TowerAdapterConfig
-from sdmad.method.augment import AugmentConfig, augment
+from sdmad.method.augment import AugmentConfig, SupportImages, augment
+from sdmad.method.calibration import conformal_thresholds
+from sdmad.method.combine import Weights, fit_weights
 from sdmad.method.learner import LearnerConfig, fit_batch
-from sdmad.method.model import DecisionRule, SignModel
+from sdmad.method.model import DecisionRule, Readings, SignModel
+from sdmad.phantoms.task import draw_example
 from tests.conftest import QUICK
 
 FIELDS = ("mean", "deviation", "weights", "centre", "spread", "probe", "parts", "offset")
@@ -61,6 +67,61 @@ def test_both_towers_and_the_bias_are_trained(supports, backbone, catalog) -> No
     for name in ("image_adapters.0.down", "text_adapters.0.up", "bias"):
         first, second = dict(before.named_parameters())[name], dict(after.named_parameters())[name]
         assert not torch.allclose(first, second, atol=1e-4), name
+
+
+def test_thresholds_at_one_shot_come_from_all_images_that_can_be_left_out(
+    backbone, catalog, monkeypatch
+) -> None:
+    """Of one image of each kind, that with a category cannot be left out of its head; the others
+    can, whatever is missing in other heads."""
+    labels = np.concatenate([np.eye(6), np.zeros((1, 6))]).astype(np.float32)
+    seen = []
+
+    def spy(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(logits)
+        return conformal_thresholds(logits, *rest)
+
+    monkeypatch.setattr("sdmad.method.learner.conformal_thresholds", spy)
+    _, rule = fit_batch(backbone, catalog, [drawn(labels, 1)], QUICK)
+    assert torch.equal(torch.isfinite(seen[0]), torch.from_numpy(labels == 0))
+    assert torch.equal(rule.thresholds[0, :, 1], seen[0].nan_to_num(-torch.inf).amax(0))
+    assert not rule.thresholds[0, :, 0].any()
+
+
+def test_signs_that_say_nothing_do_not_separate_images_that_were_left_out(
+    backbone, catalog, monkeypatch
+) -> None:
+    """Weights of signs follow the support: on its own images AUROC would be 0.58."""
+    read, measured = SignModel.read, []
+
+    def noise(model: SignModel, *images: Any) -> Readings:
+        found = read(model, *images)
+        z = found.frozen_similarities
+        return replace(found, frozen_similarities=z.mean() + z.std() * torch.randn_like(z))
+
+    def spy(probe: torch.Tensor, signs: torch.Tensor, targets: torch.Tensor, prior: Any) -> Weights:
+        measured.append(roc_auc_score(targets[:, 0], signs[:, 0]))
+        return fit_weights(probe, signs, targets, prior)
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(SignModel, "read", noise)
+    monkeypatch.setattr("sdmad.method.learner.fit_weights", spy)
+    content = {name: getattr(catalog, name) for name in Catalog.model_fields}
+    signs = [sign for sign in catalog.signs if sign not in catalog.normal.signs]
+    content["categories"] = {"finding": Category(signs=signs)}
+    labels = np.repeat([[1.0], [0.0]], 4, axis=0).astype(np.float32)
+    supports = [drawn(labels, 4, seed) for seed in range(100)]
+    config = LearnerConfig(steps=0, augment=AugmentConfig(views=1), category_names=False)
+    fit_batch(backbone, Catalog(**content), supports, config)
+    assert 0.45 < np.mean(measured) < 0.55
+
+
+def drawn(labels: np.ndarray, shots: int, seed: int = 0) -> SupportImages:
+    """A support of phantoms that do not show what the labels say."""
+    images = [draw_example(100 * seed + k, "pool").image for k in range(len(labels))]
+    pixels = np.stack(images)[..., None].repeat(3, axis=-1)
+    keys = [f"{seed}-{k}.png" for k in range(len(labels))]
+    return SupportImages(shots, seed, keys, pixels, labels)
 
 
 def test_signs_that_the_tokenizer_cannot_tell_apart_are_refused(backbone, catalog) -> None:

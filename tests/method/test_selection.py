@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,12 +7,10 @@ from sklearn.metrics import roc_auc_score
 
 from sdmad.method.selection import (
     SelectionConfig,
-    agreement,
     image_gate,
     pairwise_auc,
-    placed_auc,
-    placements,
     reliability_weights,
+    separate,
 )
 
 MEMBERSHIP = torch.tensor([[True, True, False], [False, True, True]])
@@ -20,10 +19,8 @@ MEMBERSHIP = torch.tensor([[True, True, False], [False, True, True]])
 def weights_of(
     scores: torch.Tensor, labels: torch.Tensor, config: SelectionConfig | None = None
 ) -> torch.Tensor:
-    placed = placements(scores, labels)
-    agreed = agreement(placed, labels, MEMBERSHIP)
-    auc = placed_auc(placed, labels)
-    return reliability_weights(auc, agreed, MEMBERSHIP, config or SelectionConfig())
+    found = separate(scores, labels, MEMBERSHIP)
+    return reliability_weights(found.auc, found.agreed, MEMBERSHIP, config or SelectionConfig())
 
 
 def test_auc_equals_scikit_learns() -> None:
@@ -55,15 +52,67 @@ def test_one_image_of_each_category_leaves_signs_at_equal_weights() -> None:
     assert torch.equal(weights_of(scores, labels)[0, 0], torch.tensor([0.5, 0.5, 0]))
 
 
-def test_agreement_is_cronbachs_alpha_of_one_category() -> None:
+def test_auc_without_an_image_is_that_of_the_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(2, 9, 3, generator=generator).round(decimals=1)
+    labels = (torch.rand(2, 9, 2, generator=generator) < 0.4).float()
+    labels[0, :, 1] = torch.eye(9)[4]
+    found = separate(scores, labels, MEMBERSHIP).auc_without
+    for n in range(9):
+        others = [k for k in range(9) if k != n]
+        assert torch.allclose(found[:, n], pairwise_auc(scores[:, others], labels[:, others]))
+    assert (found[0, 4, 1] == 0.5).all(), "no other image shows the category"
+
+
+def test_agreement_leaves_out_products_of_pairs_that_share_an_image() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(1, 8, 3, generator=generator).round(decimals=1)
+    scores[0, :4, 0] += 2
+    scores[0, 3:5, 2] += 2
+    labels = torch.zeros(1, 8, 2)
+    labels[0, :4, 0] = labels[0, 3:5, 1] = 1
+    again = seen = 0.0
+    for c in range(2):
+        shown, z = labels[0, :, c] > 0, scores[0][:, MEMBERSHIP[c]]
+        u = (z[shown, None] > z[None, ~shown]).double()
+        u += 0.5 * (z[shown, None] == z[None, ~shown]).double()
+        d = (u - u.mean(-1, keepdim=True)).numpy()
+        rows, columns = np.indices(d.shape[:2]).reshape(2, -1)
+        apart = (rows[:, None] != rows) & (columns[:, None] != columns)
+        d = d.reshape(len(rows), -1)
+        again += (d @ d.T)[apart].mean()
+        seen += np.square(d.mean(0)).sum()
+    found = separate(scores, labels, MEMBERSHIP).agreed
+    assert 0.1 < again / seen < 0.9
+    assert torch.allclose(found, torch.tensor((again / seen) ** 0.5).float())
+
+
+def test_large_supports_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    placed = torch.rand(1, 7, 1, 5, generator=generator) + torch.linspace(0, 1, 5)
-    labels = torch.tensor([1.0, 1, 1, 1, 1, 0, 0])[None, :, None]
-    covariance = np.cov(placed[0, :5, 0].double().numpy())  # Of images, over signs.
-    alpha = 5 / 4 * (1 - covariance.trace() / covariance.sum())
-    assert 0.1 < alpha < 0.99
-    found = agreement(placed, labels, torch.ones(1, 5, dtype=torch.bool))
-    assert abs(float(found[0]) - alpha) < 1e-5
+    scores = torch.randn(2, 12, 3, generator=generator).round(decimals=1)
+    labels = (torch.rand(2, 12, 2, generator=generator) < 0.4).float()
+    whole = separate(scores, labels, MEMBERSHIP)
+    monkeypatch.setattr("sdmad.method.selection.PAIRS_AT_ONCE", 5 * scores.numel())
+    parts = separate(scores, labels, MEMBERSHIP)
+    for name in ("auc", "auc_without", "agreed"):
+        assert torch.allclose(getattr(parts, name), getattr(whole, name)), name
+
+
+def test_a_category_with_one_image_keeps_equal_weights_beside_one_with_more() -> None:
+    labels = torch.tensor([[[1.0, 0], [1.0, 0], [0, 1], [0, 0]]])
+    scores = torch.tensor([[[0.9, 0.1, 0.3], [0.8, 0.2, 0], [0.1, 0.1, 0.8], [0.2, 0.2, 0]]])
+    weights = weights_of(scores, labels)
+    assert weights[0, 0, 0] > 0.6
+    assert torch.equal(weights[0, 1], torch.tensor([0, 0.5, 0.5]))
+
+
+def test_images_that_share_their_opposites_do_not_agree_by_that() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(200, 32, 1)
+    labels[:, :16] = 1
+    noise = torch.randn(200, 32, 6, generator=generator)
+    found = separate(noise, labels, torch.ones(1, 6, dtype=torch.bool)).agreed
+    assert found.square().mean() < 0.2, "0.38 with products of pairs that share an image"
 
 
 def test_images_that_contradict_each_other_leave_signs_at_equal_weights() -> None:
