@@ -3,8 +3,8 @@
 The parts are the patch probe, the signs of the frozen model, and the signs of the adapted model.
 Weights of the first two come from predictions for support images that were left out: the probe has
 them in closed form, and the frozen signs are weighed without the image. Few images say little, so
-the weights are drawn towards those of `prior_weights`. The adapted model saw the support; its weight
-is that of `prior_weights`.
+the weights are drawn towards those of `prior_weights`. The adapted model saw the support; its
+weight is that of `prior_weights`.
 
 Shapes: R rows (an image for a head), P parameters, N images, H = C + 1 heads, any anomaly last.
 """
