@@ -36,9 +36,7 @@ def present() -> str:
 def sources() -> list[Path]:
     """The files of `PARTS`."""
     root = Path(__file__).parents[1]
-    return [
-        path for part in PARTS for path in sorted((root / part).rglob("*.py")) or [root / part]
-    ]
+    return [path for part in PARTS for path in sorted((root / part).rglob("*.py")) or [root / part]]
 
 
 def stamped(table: pa.Table) -> pa.Table:
