@@ -9,6 +9,7 @@ Pages and tables of outputs that are not there stay as they are; sentences are a
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -55,6 +56,8 @@ SOURCES = {
 }
 SIX = [key for key in HEADLINES if key[1] not in ("average_precision", "one_minus_hamming_loss")]
 THREE = [key for key in SIX if key[1] in ("auroc", "macro_others", "hamming_score")]
+AUROCS = SIX[:3]
+MARGIN = 0.03
 ARCHIVES = {"odir": "fundus", "busi": "ultrasound", "phantoms": "phantoms"}
 ABLATIONS = ("ablation-fundus", "ablation-ultrasound", "ablation")
 PARTS = {
@@ -98,7 +101,9 @@ def main(
     text = page.read_text()
     for name in ARCHIVES.keys() & tables.keys():
         text = with_archive(text, SOURCES[name].title, tables[name])
-    text = with_calibration(text, {n: o for n, o in found.items() if n in ARCHIVES})
+    of_archives = {name: output for name, output in found.items() if name in ARCHIVES}
+    text = with_rows(text, "| | shots | calibration error", calibration_rows, of_archives)
+    text = with_rows(text, "| | shots | supports", support_rows, of_archives)
     text = with_groups(text, "| | fundus: anomaly", PARTS, ABLATIONS, tables, deviation=False)
     page.write_text(text)
     readme = DOCS.parent / "README.md"
@@ -164,27 +169,53 @@ def bold(method: str) -> str:
     return f"**{method}**" if method == "sd_mad" else method
 
 
-def with_calibration(text: str, outputs: dict[str, Path]) -> str:
-    """`text` with new rows of SD-MAD in the table of calibration errors and coverage."""
-    header = "| | shots | calibration error"
+def with_rows(
+    text: str, header: str, rows_of: Callable[[Path], list[list[str]]], outputs: dict[str, Path]
+) -> str:
+    """`text` with new rows in a table that has rows for each archive; the first cell names it."""
     old = block(text, header)[2:]
     rows = []
     for name, label in ARCHIVES.items():
-        if name not in outputs:
+        if name in outputs:
+            rows += [f"| {label} | {' | '.join(cells)} |" for cells in rows_of(outputs[name])]
+        else:
             rows += [row for row in old if row.startswith(f"| {label} |")]
-            continue
-        table = pd.read_parquet(outputs[name] / "calibration.parquet")
-        ours = table[table.method == "sd_mad"]
-        for shots, group in ours.groupby("shots"):
-            values = {q: 100 * v.value for q, v in group.groupby("quantity")}
-            cells = [
-                f"{values[q].mean():.1f}"
-                if "chance" in q
-                else f"{values[q].mean():.1f} ± {values[q].std():.1f}"
-                for q in QUANTITIES
-            ]
-            rows.append("| " + " | ".join([label, str(shots), *cells]) + " |")
     return replaced(text, header, rows)
+
+
+def calibration_rows(output: Path) -> list[list[str]]:
+    """Calibration errors and coverage of SD-MAD, a row for each number of shots."""
+    table = pd.read_parquet(output / "calibration.parquet")
+    rows = []
+    for shots, group in table[table.method == "sd_mad"].groupby("shots"):
+        values = {q: 100 * v.value for q, v in group.groupby("quantity")}
+        cells = [
+            f"{values[q].mean():.1f}"
+            if "chance" in q
+            else f"{values[q].mean():.1f} ± {values[q].std():.1f}"
+            for q in QUANTITIES
+        ]
+        rows.append([str(shots), *cells])
+    return rows
+
+
+def support_rows(output: Path) -> list[list[str]]:
+    """On how many supports SD-MAD is below zero-shot signs by more than `MARGIN`, and by how much
+    at most, a row for each number of shots."""
+    table = pd.read_parquet(output / "results.parquet").set_index(["method", "protocol", "metric"])
+    rows = []
+    for shots, group in table.groupby("shots"):
+        cells, supports = [], 0
+        for key in AUROCS:
+            ours, theirs = (
+                group.loc[(method, *key)].set_index("seed").value
+                for method in ("sd_mad", "zero_shot_signs")
+            )
+            change = ours - theirs
+            supports = len(change)
+            cells.append(f"{int((change < -MARGIN).sum())} ({100 * change.min():+.1f})")
+        rows.append([str(shots), str(supports), *cells])
+    return rows
 
 
 def with_groups(

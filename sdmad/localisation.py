@@ -35,8 +35,8 @@ WINDOW = 0.375
 BLUR = 1.0
 """Standard deviation of the blur, relative to the distance between places."""
 WINDOWS_AT_ONCE = 16
-LEAST_LOGITS = 1.0
-"""Loss, in logits, that gets the full colour where no place of the map loses more."""
+LEAST_LOSS = 0.3
+"""Loss, in deviations, that gets the full colour where no place of the map loses more."""
 OPACITY = 0.5
 
 
@@ -100,18 +100,23 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def draw_map(detector: Detector, image: Picture, own: np.ndarray, side: int = 320) -> Image.Image:
     """The map (h, w) of one sign over what the backbone sees of an image, `side` pixels long.
 
-    Full colour is the largest loss, but at least one logit, so that the map of a sign without a
-    decisive place stays faint. The white line encloses at least half of the full colour.
+    Full colour is the largest loss, but at least `LEAST_LOSS` deviations, so that the map of a sign
+    without a decisive place stays faint. The white line encloses at least half of the full colour.
     """
     small = longer_side(detector.pixels(image)[0], side)
     heat = upsample(own[None, None], (small.shape[0], small.shape[1]))[0, 0]
-    return Image.fromarray(overlay(small, map_strength(heat, detector.backbone.logit_scale)))
+    return Image.fromarray(overlay(small, map_strength(heat, deviation_of(detector))))
 
 
-def map_strength(heat: np.ndarray, logit_scale: float) -> np.ndarray:
+def deviation_of(detector: Detector) -> float:
+    """The deviation of similarities on the support (`sdmad.method.standard`), mean over seeds."""
+    return float(detector.rule.deviation.mean())
+
+
+def map_strength(heat: np.ndarray, deviation: float) -> np.ndarray:
     """Losses in cosine as shares of the full colour, in [0, 1]."""
-    logits = heat * logit_scale
-    return np.clip(logits / max(float(logits.max()), LEAST_LOGITS), 0, 1)
+    losses = heat / deviation
+    return np.clip(losses / max(float(losses.max()), LEAST_LOSS), 0, 1)
 
 
 def overlay(pixels: np.ndarray, strength: np.ndarray, outline: bool = True) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""CLIP-based few-shot baselines, under the same conditions as SD-MAD.
+"""CLIP-based few-shot baselines, on the same supports and with the same budget as SD-MAD.
 
     scorer = fit("tip_adapter", backbone, catalog, support)
     scores = scorer.scores(pixels)                              # (B, C)
 
 Like the learner of SD-MAD, all use the same frozen backbone, catalog, support, views of its images,
-number of steps, images in each step, L_cat, and calibration of evidence to probabilities. A fit
-depends on these and on the baseline's name, shots and seed alone, not on the order of the images.
+number of steps, images in each step and L_cat. A bias and a temperature from the support turn their
+evidence into probabilities (`base`), which is less than SD-MAD does: docs/comparison.md compares. A
+fit depends on these and on the baseline's name, shots and seed alone, not on the order of the
+images.
 
 [choice] marks in each module what its paper does not say, above all for images with several
 categories. Learning rates were chosen for the embedded backbone, on the phantom archive 100, which

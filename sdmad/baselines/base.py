@@ -2,8 +2,9 @@
 
 A baseline is a function `fit(task) -> Scorer`. It knows only a frozen backbone, a catalog and a
 support. It turns images into *evidence* (B, C) for each category against normal. A bias for each
-category and one temperature, both from the support, turn evidence into probabilities, as in
-`sdmad.method.learner` and `sdmad.method.calibration`.
+category and one temperature, both from the support, turn evidence into probabilities; the largest
+of them is the anomaly score. SD-MAD has more: a head for any anomaly, a gate, and weights, slopes
+and thresholds from left-out images of the support (`sdmad.method.combine`).
 
 Shapes: B or N images, V views, C categories, E embedding width, T tokens, D token width.
 """

@@ -18,18 +18,25 @@ KEY = b"sdmad.code_version"
 # What a cell depends on, below the package.
 PARTS = (
     *("archive", "backbones", "baselines", "inputs", "method"),
-    *("comparison/cell.py", "evaluation/protocols.py"),
+    *("activations.py", "evaluation/protocols.py", "phantoms/backbone.py"),
+    *("comparison/catalogs.py", "comparison/cell.py", "comparison/config.py"),
+    *("fitting/encoded.py", "fitting/worker.py"),
 )
 
 
 @cache
 def present() -> str:
     """The version of sdmad and a digest of the sources in `PARTS`, as in "0.1.0 (3f2a91c0)"."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for part in PARTS:
-        for path in sorted((root / part).rglob("*.py")) or [root / part]:
-            digest.update(path.read_bytes())
+    digest = hashlib.sha256()
+    for path in sources():
+        digest.update(path.read_bytes())
     return f"{code_version()} ({digest.hexdigest()[:8]})"
+
+
+def sources() -> list[Path]:
+    """The files of `PARTS`."""
+    root = Path(__file__).parents[1]
+    return [path for part in PARTS for path in sorted((root / part).rglob("*.py")) or [root / part]]
 
 
 def stamped(table: pa.Table) -> pa.Table:

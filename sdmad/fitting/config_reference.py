@@ -21,14 +21,17 @@ Only `archive`, `labels` and `catalog` are required:
     labels: s3://hospital/chest/labels.csv
     catalog: chest_xray
     backbone: {model: ViT-L-14-336, pretrained: openai}
-    learner: {augment: {flip: true}}
+    learner: {augment: {shift: 0.03}}
     shots: [4]
     seeds: "0:16"
 
-- Dots in the table stand for nesting: `learner.augment.flip` is `flip` below `augment` below
+- Dots in the table stand for nesting: `learner.augment.shift` is `shift` below `augment` below
   `learner`, as above.
 - Set the backbone, shots, seeds and flips for your data. The other defaults were chosen on
   phantoms, fundus photographs and breast ultrasound ([results.md](results.md)).
+- Flips are off in every shipped configuration and in those results. Leave them off where sides
+  matter: in a chest X-ray the heart is on the left, on a CT the liver is on the right. A mirrored
+  fundus photograph is one of the other eye, so there `flip: true` is allowed.
 - `archive`, `labels`, `shots` and `seeds` can also be given on the command line; they replace
   those of the file.
 - An unknown key or an impossible value stops the job with one sentence before any work starts.

@@ -1,9 +1,9 @@
 """Maps over the images of the report: where the signs of a finding are.
 
 The colour is the loss of a sign's similarity when a place is hidden (`sdmad.localisation`), in
-logits. Full colour is the sign's largest loss, but at least one logit, so that signs without a
-decisive place stay faint, and have no outline. The outline encloses places with at least half of
-the full colour.
+deviations of similarities on the support. Full colour is the sign's largest loss, but at least
+`LEAST_LOSS`, so that signs without a decisive place stay faint, and have no outline. The outline
+encloses places with at least half of the full colour.
 """
 
 import base64
@@ -17,7 +17,8 @@ from PIL import Image
 
 from sdmad.detector import Detector
 from sdmad.localisation import (
-    LEAST_LOGITS,
+    LEAST_LOSS,
+    deviation_of,
     locate,
     longer_side,
     map_strength,
@@ -36,7 +37,7 @@ class LocalisedSign:
     """The map of one sign over one image.
 
     `picture` is a data URI, `drop` the largest loss of cosine similarity at one place. `faint` is
-    true when that loss is below one logit.
+    true when that loss is below `LEAST_LOSS` deviations.
     """
 
     sign: str
@@ -63,12 +64,12 @@ def localised_signs(
     maps = locate(detector, pixels[None], signs)
     small = longer_side(pixels, SIDE)
     heats = upsample(maps, (small.shape[0], small.shape[1]))[0]
-    scale = detector.backbone.logit_scale
+    deviation = deviation_of(detector)
     found = []
     for sign, own, heat in zip(signs, maps[0], heats, strict=True):
-        strength = map_strength(heat, scale)
+        strength = map_strength(heat, deviation)
         drop = float(own.max())
-        faint = drop * scale < LEAST_LOGITS
+        faint = drop / deviation < LEAST_LOSS
         picture = picture_uri(overlay(small, strength, outline=not faint))
         found.append(LocalisedSign(sign, picture, drop, faint))
     return found

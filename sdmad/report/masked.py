@@ -10,7 +10,7 @@ from scipy.ndimage import binary_erosion
 from sdmad.detector import Detector
 from sdmad.evaluation.masks import MOST_IMAGES, Masked, measure_masks
 from sdmad.evaluation.measure import ScoredTest
-from sdmad.localisation import longer_side, map_strength, overlay
+from sdmad.localisation import deviation_of, longer_side, map_strength, overlay
 from sdmad.report.examples import read_pixels
 from sdmad.report.localised import SIDE, picture_uri
 
@@ -44,12 +44,14 @@ def mask_section(test: ScoredTest, detector: Detector) -> MaskSection | None:
         return None
     shown = found.images[:EXAMPLES]
     pixels = read_pixels(test, np.array([one.row for one in shown], int), detector)
-    scale = detector.backbone.logit_scale
-    examples = [_example(test, one, pixels[one.row], scale) for one in shown if one.row in pixels]
+    deviation = deviation_of(detector)
+    examples = [
+        _example(test, one, pixels[one.row], deviation) for one in shown if one.row in pixels
+    ]
     return MaskSection(found.table, examples, found.notes)
 
 
-def _example(test: ScoredTest, one: Masked, pixels: np.ndarray, scale: float) -> MaskExample:
+def _example(test: ScoredTest, one: Masked, pixels: np.ndarray, deviation: float) -> MaskExample:
     small = longer_side(pixels, SIDE)
     size = small.shape[1], small.shape[0]
     mask = np.asarray(Image.fromarray(one.mask).resize(size, Image.Resampling.NEAREST))
@@ -61,5 +63,5 @@ def _example(test: ScoredTest, one: Masked, pixels: np.ndarray, scale: float) ->
         name="/".join(filter(None, name)),
         category=one.category,
         mask=picture_uri(outlined),
-        map=picture_uri(overlay(small, map_strength(heat, scale))),
+        map=picture_uri(overlay(small, map_strength(heat, deviation))),
     )

@@ -1,10 +1,22 @@
 """Cells name the code that made them, and the user is told of cells that other code made."""
 
+import inspect
 import re
+from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from sdmad.activations import Layout
 from sdmad.comparison import code
+from sdmad.comparison.catalogs import plant_wrong_signs
+from sdmad.comparison.config import Variant
+from sdmad.evaluation.protocols import multilabel_prediction
+from sdmad.fitting.encoded import Chosen
+from sdmad.fitting.worker import SupportRef
+from sdmad.inputs.support import draw_support
+from sdmad.method.augment import augment
+from sdmad.phantoms.backbone import ConvStem
 
 
 def test_a_cell_names_the_present_code() -> None:
@@ -31,6 +43,19 @@ def test_the_code_changes_with_what_fits_and_measures(tmp_path, monkeypatch) -> 
         found.append(code.present() != before)
     code.present.cache_clear()
     assert found == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(Variant, plant_wrong_signs),  # the settings of a variant, its signs
+        *(SupportRef, draw_support, augment),  # the images of a support, their views
+        *(Chosen, Layout),  # the same from stored activations
+        *(ConvStem, multilabel_prediction),
+    ],
+)
+def test_it_is_that_of_all_that_a_cell_depends_on(part) -> None:
+    assert Path(inspect.getfile(part)) in code.sources()
 
 
 def test_the_user_is_told_how_many_cells_are_of_other_code(monkeypatch) -> None:

@@ -19,7 +19,10 @@ from sdmad.method.model import DecisionRule, Readings, SignModel
 from sdmad.phantoms.task import draw_example
 from tests.conftest import QUICK
 
-FIELDS = ("mean", "deviation", "weights", "centre", "spread", "probe", "parts", "offset")
+FIELDS = (
+    *("mean", "deviation", "support_auc", "weights", "centre", "spread"),
+    *("probe", "parts", "offset", "slopes", "thresholds"),
+)
 
 
 def test_a_fit_does_not_depend_on_the_others_in_its_batch(

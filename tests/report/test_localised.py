@@ -1,14 +1,16 @@
 """Maps of signs over images."""
 
 import base64
+import copy
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdmad.errors import UserError
-from sdmad.localisation import overlay
+from sdmad.localisation import LEAST_LOSS, draw_map, locate, map_strength, overlay
 from sdmad.phantoms.task import draw_example
 from sdmad.report.examples import Example
 from sdmad.report.localised import SIDE, localised_gallery, localised_signs
@@ -52,6 +54,24 @@ def test_a_sign_without_a_decisive_place_is_faint_and_labelled_not_localised(det
     assert found.caption == "bright rim (not localised)"
     shown = picture(found.picture)
     assert (shown.max(-1) - shown.min(-1)).max() < 10
+
+
+def test_the_logit_scale_of_the_backbone_changes_no_map(detector, ring) -> None:
+    scaled = copy.copy(detector)
+    scaled.backbone = replace(detector.backbone, logit_scale=5 * detector.backbone.logit_scale)
+    signs = ["ring_lesion", "bright_rim"]
+    assert localised_signs(scaled, ring[0], signs) == localised_signs(detector, ring[0], signs)
+    maps = locate(detector, ring[0], signs)
+    for own in maps[0]:
+        drawn = (draw_map(one, ring[0], own) for one in (detector, scaled))
+        assert np.array_equal(*map(np.asarray, drawn))
+
+
+def test_the_strength_of_a_map_is_in_deviations() -> None:
+    heat = np.linspace(-0.1, 0.1, 9)
+    assert map_strength(heat, 0.1).max() == 1, "a deviation is a large loss"
+    assert np.isclose(map_strength(heat, 1.0).max(), 0.1 / LEAST_LOSS)
+    assert np.allclose(map_strength(5 * heat, 5.0), map_strength(heat, 1.0))
 
 
 def test_a_faint_map_has_no_outline() -> None:
