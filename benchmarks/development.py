@@ -1,12 +1,12 @@
 """A label table for choosing rules: the pool of another table, divided into pool and test.
 
     python benchmarks/development.py LABELS DEVELOPMENT
-    sdmad compare --config configs/comparisons/phantoms.yaml --labels DEVELOPMENT --output runs/development
+    sdmad compare --config CONFIG --archive ARCHIVE --labels DEVELOPMENT --output runs/development
 
-LABELS and DEVELOPMENT are label tables; DEVELOPMENT is written, as CSV. Rows of the test split (and
-of `validation`) are left out, so that `sdmad train` and `sdmad compare` never see a label of the
-test split. The rest is divided by patient, about half and half, by the SHA-256 of "dev" and the
-patient: every machine divides alike. Prints images and patients of both halves.
+LABELS is the label table of an archive, and DEVELOPMENT the one that is written, as CSV. Rows of
+the splits test and validation are left out, so neither `sdmad train` nor `sdmad compare` sees a
+label of them. The pool is divided by patient, about half and half, by the SHA-256 of "dev" and the
+patient's id, so every machine divides alike. Prints images, patients and labels of both halves.
 """
 
 import csv
