@@ -13,6 +13,7 @@ image: what the projection to the embedding reads (where that is a module), and 
 Classifiers; features are centred and scaled on the support, if nothing else is said:
 
 - ridge: the probe's, with closed-form outputs for left-out images
+- ridge, penalty x p: with p times the penalty
 - ridge, n unlabelled: centred and scaled on n images of the table instead
 - ridge, whitened: by the covariance of the largest n unlabelled images (Ledoit-Wolf)
 - LDA: the means of both sides, and the covariance around them (Ledoit-Wolf)
@@ -20,8 +21,8 @@ Classifiers; features are centred and scaled on the support, if nothing else is 
 
 Prints AUROC x 100, means over seeds: any anomaly against normal / a category against other
 anomalies / a category against normal, as the protocols define them, for each number of shots. Then
-the mean of all these, its difference from the probe's with Student's 95 % interval over seeds, and
-the AUROC of left-out support images where closed forms give it, a mean over heads, seeds and
+the mean of all these, its difference from the first row, with Student's 95 % interval over seeds,
+and the AUROC of left-out support images where closed forms give it, a mean over heads, seeds and
 numbers of shots above 1.
 """
 
@@ -118,13 +119,14 @@ def opened(
     return table, read(backbone, base, images, catalog)
 
 
-def ridge(standard: Standard | None = None) -> Classifier:
-    """The probe's regression, with a `standard` in place of that of the support."""
+def ridge(standard: Standard | None = None, penalty: float = 1.0) -> Classifier:
+    """The probe's regression, with another `standard`, and with `penalty` times its penalty."""
 
     def fit(every: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor, shots: int) -> Outputs:
         chosen = standard or fit_standard(every[rows])
+        config = probe.ProbeConfig(ridge=penalty * probe.ProbeConfig().ridge)
         with patch.object(probe, "fit_standard", return_value=chosen):
-            fitted = probe.fit_probe(every[rows], labels, shots, probe.ProbeConfig())
+            fitted = probe.fit_probe(every[rows], labels, shots, config)
         return probe.probe_evidence(every, fitted.planes[None])[0], fitted.held_out
 
     return fit
@@ -179,6 +181,8 @@ def unlabelled(every: torch.Tensor) -> list[torch.Tensor]:
 def classifiers(every: torch.Tensor) -> Iterator[tuple[torch.Tensor, str, Classifier]]:
     """All classifiers on features (M, D) of all images, by name."""
     yield every, "ridge", ridge()
+    for times in (0.1, 10.0):
+        yield every, f"ridge, penalty x {times:g}", ridge(penalty=times)
     for some in unlabelled(every):
         yield every, f"ridge, {len(some):,} unlabelled", ridge(fit_standard(some))
     yield every, "ridge, whitened", whitened(unlabelled(every)[-1])
