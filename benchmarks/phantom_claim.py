@@ -16,6 +16,7 @@ from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.demo.run import zero_shot
 from sdmad.evaluation import protocols
+from sdmad.evaluation.statistics import over_seeds
 from sdmad.fitting.config import parse_numbers
 from sdmad.inputs.catalog import load_catalog
 from sdmad.inputs.labels import LabelTable
@@ -96,11 +97,12 @@ def main(
     print(f"{len(sdmad)} supports, {shots} shots, per cent")
     print(f"{'':24s} {'SD-MAD':>13s} {'zero-shot':>13s}   difference (95 % interval)")
     for k, name in enumerate(METRICS):
-        d = protocols.summarise(sdmad[:, k] - zero[:, k])
+        difference = over_seeds((sdmad[:, k] - zero[:, k]) / 100)
+        low, high = (100 * end for end in difference.interval)
         print(
             f"{name:24s} {sdmad[:, k].mean():6.1f} ± {sdmad[:, k].std(ddof=1):4.1f} "
             f"{zero[:, k].mean():6.1f} ± {zero[:, k].std(ddof=1):4.1f}   "
-            f"{d.mean:+5.2f} ({d.low:+5.2f} to {d.high:+5.2f})"
+            f"{100 * difference.mean:+5.2f} ({low:+5.2f} to {high:+5.2f})"
         )
 
 
