@@ -9,8 +9,11 @@ from sdmad.errors import UserError
 from sdmad.runtime import cli
 from tests.helpers import ROOT, run_command
 
+# What a shell starts in the background ignores SIGINT.
 WAITING = """
+import signal
 import time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sdmad.runtime.cli import run_command
 def wait() -> None:
     print("waiting", flush=True)
