@@ -80,7 +80,7 @@ IN_README = {
     "lp_plus_plus": "LP++, linear probe with texts",
     "gda": "GDA, without training",
     "zero_shot_names": "zero-shot, category names",
-    "zero_shot_signs": "zero-shot, the same signs",
+    "zero_shot_signs": "zero-shot, signs without names",
 }
 
 
