@@ -112,13 +112,14 @@ def _page(
     replicates: Replicates | None,
 ) -> str:
     summary = summaries[0]
-    parts = standing(summary, reference, variants)
-    if parts:
+    ranked = standing(summary, reference, variants)
+    parts = [*too_few(summary), *ranked]
+    if ranked:
         parts.append(
             "A ranking is of all methods by one metric at one number of shots; variants of "
             f"{reference} do not count.\n"
         )
-    parts += [corrected(summary), *too_few(summary), legend(reference)]
+    parts += [corrected(summary), legend(reference)]
     parts += _tables(summary, reference, _means)
     if replicates:
         summary = summaries[1]
@@ -242,7 +243,7 @@ def _points(difference: float) -> str:
     """A detectable difference: `none` where even 100 points would not be found."""
     if not np.isfinite(difference):
         return "-"
-    return "none" if difference > 1 else f"{100 * difference:.1f}"
+    return "> 100" if difference > 1 else f"{100 * difference:.1f}"
 
 
 def _means(row: pd.Series, is_reference: bool) -> str:

@@ -1,11 +1,15 @@
 """Validation errors of pydantic as one sentence."""
 
+import re
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from sdmad.words import meant
+
+# What pydantic adds to the keys of a value that may be of several types: the one it tried.
+_TRIED = re.compile(r"constrained-\w+|(dict|list)\[.*\]")
 
 
 def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
@@ -15,7 +19,7 @@ def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
     """
     if not isinstance(error, ValidationError):
         return str(error)
-    findings = error.errors()
+    findings = _of_types_meant(error.errors())
     first = findings[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -31,6 +35,23 @@ def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
         text = f"{where}: {text}" if where else text
     more = len(findings) - 1
     return text + (f" (and {more} more)" if more else "")
+
+
+def _of_types_meant(findings: Sequence[Any]) -> list[dict[str, Any]]:
+    """Findings with their keys alone; of a value that may be of several types, the finding of the
+    type that it is, or the first one."""
+    found: list[dict[str, Any]] = []
+    for finding in findings:
+        keys = tuple(key for key in finding["loc"] if not _TRIED.fullmatch(str(key)))
+        before: dict[str, Any] = found[-1] if found else {"loc": (), "tried": False}
+        tried = len(keys) < len(finding["loc"])
+        if tried and before["tried"] and keys[: len(before["loc"])] == before["loc"]:
+            if finding["type"].endswith("_type"):
+                continue
+            if before["type"].endswith("_type"):
+                found.pop()
+        found.append({**finding, "loc": keys, "tried": tried})
+    return found
 
 
 def _near(kind: type[BaseModel] | None, keys: Sequence[int | str]) -> str:

@@ -25,7 +25,20 @@ def test_a_key_that_is_nearly_known_is_named(changes, sentence) -> None:
     assert explain(told.value, TrainConfig) == sentence
 
 
-@pytest.mark.parametrize("prevalence", [0, 1, -0.1, 1.5, {"tumour": 0}, {"tumour": 2}])
-def test_a_prevalence_that_is_no_share_is_refused(prevalence) -> None:
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize(
+    ("prevalence", "sentence"),
+    [
+        (0, "learner.prevalence: Input should be greater than 0"),
+        (1.5, "learner.prevalence: Input should be less than 1"),
+        ({"tumour": 0, "cyst": 0.1}, "learner.prevalence.tumour: Input should be greater than 0"),
+        (
+            {"tumour": 2, "cyst": 2},
+            "learner.prevalence.tumour: Input should be less than 1 (and 1 more)",
+        ),
+        ([0.1], "learner.prevalence: Input should be a valid number"),
+    ],
+)
+def test_a_prevalence_that_is_no_share_is_refused(prevalence, sentence) -> None:
+    with pytest.raises(ValidationError) as told:
         TrainConfig.model_validate(BASE | {"learner": {"prevalence": prevalence}})
+    assert explain(told.value, TrainConfig) == sentence
