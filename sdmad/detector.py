@@ -184,7 +184,7 @@ class Detector:
         uncertain = undecided(evidence.logits, self.rule.thresholds).float().mean(0) > 0.5
         uncertain |= found != (unselected > FINDING_THRESHOLD)
         carried = evidence.signs[..., :-1].mean(0)
-        shares = evidence.shares.mean(0) * (carried > 0)[..., None]
+        shares = evidence.shares().mean(0) * (carried > 0)[..., None]
         names = self.catalog.category_names
         found_rows, uncertain_rows = found.cpu().numpy(), uncertain.cpu().numpy()
         anomaly = torch.sigmoid(evidence.anomaly)

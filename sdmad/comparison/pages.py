@@ -240,7 +240,7 @@ def _table(group: pd.DataFrame, reference: str, shown: Callable[[Any, bool], str
 
 
 def _points(difference: float) -> str:
-    """A detectable difference: `none` where even 100 points would not be found."""
+    """A detectable difference in points: `> 100` where none would be found."""
     if not np.isfinite(difference):
         return "-"
     return "> 100" if difference > 1 else f"{100 * difference:.1f}"

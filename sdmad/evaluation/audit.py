@@ -23,7 +23,7 @@ from sdmad.detector import Detector
 from sdmad.evaluation import audit_tables
 from sdmad.fitting.sight import signs_auroc
 from sdmad.method.augment import SupportImages
-from sdmad.method.selection import pairwise_auc
+from sdmad.method.selection import separate
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def auc_on_support(detector: Detector, supports: list[SupportImages]) -> np.ndar
         activations, _ = own.image_activations(detector.backbone.pixels(support.pixels))
         z = own.image_embeddings(activations) @ own.sign_embeddings().transpose(1, 2)
         labels = torch.from_numpy(support.labels)[None].to(z)
-        found.append(pairwise_auc(z, labels))
+        found.append(separate(z, labels, own.membership).auc)
     return torch.cat(found).cpu().numpy()
 
 

@@ -249,9 +249,7 @@ def _decide_one(
     """The decision rule of a model of one seed, from readings (1, N, ...) of its support.
 
     Weights of the parts, slopes and thresholds come from predictions for left-out images, in which
-    the frozen signs, weighed without the image, stand in for the adapted ones. Where a head cannot
-    leave an image out, its signs speak alone in the logits of other heads, and its own threshold
-    goes without the image.
+    the frozen signs, weighed without the image, stand in for the adapted ones.
     """
     labels = torch.from_numpy(support.labels).float().to(model.bias.device)
     found = separate(readings.frozen_similarities, labels[None], model.membership)
@@ -295,9 +293,6 @@ def _decide_one(
     signs = (parts[:, 1] + parts[:, 2]) * frozen + offset
     held_out = signs + torch.where(parts[:, 0] > 0, parts[:, 0] * probe.held_out, 0.0)
     slopes = fit_slopes(held_out, targets).to(labels)
-    known, stated = held_out.isfinite(), config.stated(model.names)
-    logits, _ = decided(held_out.where(known, signs), config.gate, stated, slopes)
-    logits = logits.where(known[:, :-1], torch.nan)
     return replace(
         rule,
         centre=torch.stack([scale.mean for scale in scales], dim=1),
@@ -305,8 +300,27 @@ def _decide_one(
         parts=parts[None],
         offset=offset[None],
         slopes=slopes[None],
-        thresholds=conformal_thresholds(logits, labels, config.coverage)[None],
+        thresholds=_thresholds(held_out, signs, slopes, labels, config, model.names)[None],
     )
+
+
+def _thresholds(
+    held_out: torch.Tensor,
+    signs: torch.Tensor,
+    slopes: torch.Tensor,
+    labels: torch.Tensor,
+    config: LearnerConfig,
+    names: list[str],
+) -> torch.Tensor:
+    """The thresholds (C, 2) from logits (N, H) for left-out images and the part of their signs.
+
+    Where a head cannot leave an image out, its signs speak alone in the logits of other heads, and
+    its own thresholds go without the image.
+    """
+    known = held_out.isfinite()
+    heads = held_out.where(known, signs)
+    logits, _ = decided(heads, config.gate, config.stated(names), slopes)
+    return conformal_thresholds(logits.where(known[:, :-1], torch.nan), labels, config.coverage)
 
 
 def _typical_shots(labels: torch.Tensor) -> float:

@@ -227,16 +227,23 @@ class Evidence:
 
     `logits` (S, B, C) are those of the category scores, `anomaly` (S, B) those of the anomaly
     score. `signs` and `appearance` (S, B, H) are the parts of a head's logit that come from signs
-    and from the patch probe; H = C + 1, any anomaly last. `shares` (S, B, C, M) are those of each
-    sign in the evidence for a category, in the frozen and in the adapted model, averaged with the
-    weights of both.
+    and from the patch probe; H = C + 1, any anomaly last. `terms` (S, B, C, M) are the log evidence
+    of each sign in the frozen and in the adapted model, `weights` (S, C, 2) those of both models.
     """
 
     logits: torch.Tensor
     anomaly: torch.Tensor
     signs: torch.Tensor
     appearance: torch.Tensor
-    shares: torch.Tensor
+    terms: list[torch.Tensor]
+    weights: torch.Tensor
+
+    def shares(self) -> torch.Tensor:
+        """The share (S, B, C, M) of each sign in the evidence for a category: that in the frozen
+        and that in the adapted model, averaged with the weights of both."""
+        weights = self.weights / self.weights.sum(-1, keepdim=True).clamp_min(1e-12)
+        frozen, adapted = (torch.softmax(term, dim=-1) for term in self.terms)
+        return torch.lerp(frozen, adapted, weights[:, None, :, 1:])
 
 
 @dataclass(frozen=True)
@@ -336,14 +343,7 @@ class DecisionRule:
         heads = signs + appearance + self.offset[:, None]
         stated = config.stated(model.names)
         logits, anomaly = decided(heads, config.gate, stated, self.slopes[:, None])
-        return Evidence(logits, anomaly, signs, appearance, self._shares(terms))
-
-    def _shares(self, terms: list[torch.Tensor]) -> torch.Tensor:
-        """`Evidence.shares` from the log evidence of frozen and adapted signs."""
-        weights = self.parts[:, None, :-1, 1:]
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
-        frozen, adapted = (torch.softmax(term, dim=-1) for term in terms)
-        return weights[..., :1] * frozen + weights[..., 1:] * adapted
+        return Evidence(logits, anomaly, signs, appearance, terms, self.parts[:, :-1, 1:])
 
 
 def contrasts(categories: torch.Tensor, every: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:

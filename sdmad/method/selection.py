@@ -103,12 +103,6 @@ def separate(scores: torch.Tensor, labels: torch.Tensor, membership: torch.Tenso
     )
 
 
-def pairwise_auc(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`Separation.auc` of scores (S, N, M) and labels (S, N, C)."""
-    every = torch.ones(labels.shape[-1], scores.shape[-1])
-    return separate(scores, labels, every.to(scores)).auc
-
-
 def _above(scores: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Whether a score (S, N, M) is above one of `others` (S, K, M), ties counting half:
     (S, N, K, M)."""

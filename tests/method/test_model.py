@@ -45,7 +45,7 @@ def test_the_signs_of_a_finding_are_those_of_the_model_that_carries_it(fitted) -
 
     def shares(weights: tuple[float, float]) -> torch.Tensor:
         parts = torch.tensor([1.0, *weights]).expand(3, len(model.names) + 1, 3)
-        return replace(rule, parts=parts).evidence(model, read, LearnerConfig()).shares
+        return replace(rule, parts=parts).evidence(model, read, LearnerConfig()).shares()
 
     def alone(similarities: torch.Tensor) -> torch.Tensor:
         terms = rule.weights[:, None] * rule.standard.apply(similarities)[..., None, :].exp()

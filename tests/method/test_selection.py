@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 from sdmad.method.selection import (
     SelectionConfig,
     image_gate,
-    pairwise_auc,
     reliability_weights,
     separate,
 )
@@ -27,7 +26,7 @@ def test_auc_equals_scikit_learns() -> None:
     torch.manual_seed(0)
     scores = torch.randn(2, 20, 3).round(decimals=1)
     labels = (torch.rand(2, 20, 2) < 0.4).float()
-    auc = pairwise_auc(scores, labels)
+    auc = separate(scores, labels, MEMBERSHIP).auc
     for seed in range(2):
         for c in range(2):
             for sign in range(3):
@@ -36,7 +35,7 @@ def test_auc_equals_scikit_learns() -> None:
 
 
 def test_auc_without_positives_is_chance() -> None:
-    assert (pairwise_auc(torch.randn(1, 4, 3), torch.zeros(1, 4, 2)) == 0.5).all()
+    assert (separate(torch.randn(1, 4, 3), torch.zeros(1, 4, 2), MEMBERSHIP).auc == 0.5).all()
 
 
 def test_a_sign_that_separates_weighs_more_than_one_that_does_not() -> None:
@@ -60,7 +59,9 @@ def test_auc_without_an_image_is_that_of_the_others() -> None:
     found = separate(scores, labels, MEMBERSHIP).auc_without
     for n in range(9):
         others = [k for k in range(9) if k != n]
-        assert torch.allclose(found[:, n], pairwise_auc(scores[:, others], labels[:, others]))
+        assert torch.allclose(
+            found[:, n], separate(scores[:, others], labels[:, others], MEMBERSHIP).auc
+        )
     assert (found[0, 4, 1] == 0.5).all(), "no other image shows the category"
 
 
