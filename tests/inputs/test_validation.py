@@ -1,7 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
+from sdmad.errors import UserError
 from sdmad.fitting.config import TrainConfig
+from sdmad.fitting.config_reference import rows
 from sdmad.inputs.validation import explain
 
 BASE = {"archive": "a", "labels": "b", "catalog": "phantoms"}
@@ -42,3 +44,18 @@ def test_a_prevalence_that_is_no_share_is_refused(prevalence, sentence) -> None:
     with pytest.raises(ValidationError) as told:
         TrainConfig.model_validate(BASE | {"learner": {"prevalence": prevalence}})
     assert explain(told.value, TrainConfig) == sentence
+
+
+@pytest.mark.parametrize("wrong", [[0.1], {"some": 2}, "x", -1])
+def test_no_sentence_shows_the_types_that_were_tried(wrong) -> None:
+    for key, *_ in rows(TrainConfig):
+        value = wrong
+        for part in reversed(key.strip("`").split(".")):
+            value = {part: value}
+        try:
+            TrainConfig.model_validate(BASE | value)
+        except ValidationError as error:
+            where = explain(error, TrainConfig).split(": ")[0]
+            assert "[" not in where and "constrained" not in where, key
+        except UserError:
+            pass
