@@ -195,6 +195,7 @@ class Detector:
             sign_names=tuple(self.signs),
             names=[str(row) for row in range(len(mean))],
             anomaly=anomaly.mean(0).cpu().numpy(),
+            anomaly_logits=evidence.anomaly.mean(0).cpu().numpy(),
             anomaly_seeds=anomaly.T.cpu().numpy(),
             categories=mean.cpu().numpy(),
             logits=logits,

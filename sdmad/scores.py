@@ -65,7 +65,8 @@ class Scores:
 
     `seeds` (B, C, S) are the probabilities of each seed, `categories` (B, C) their means and
     `spread` (B, C) their standard deviations; `logits` (B, C) are means of their logits. `anomaly`
-    (B,) is the anomaly score, in [0, 1] too, `anomaly_seeds` (B, S) that of each seed.
+    (B,) is the anomaly score, in [0, 1] too, `anomaly_seeds` (B, S) that of each seed, and
+    `anomaly_logits` (B,) are means of their logits.
     `similarities` (B, M) are cosine similarities of the adapted image and the signs, mean over
     seeds. `findings`, `uncertain`, `signs` and `evidence` have one list for each image. `names` are
     the paths of the images, or their positions where no path is known.
@@ -78,6 +79,7 @@ class Scores:
     sign_names: tuple[str, ...]
     names: list[str]
     anomaly: np.ndarray
+    anomaly_logits: np.ndarray
     anomaly_seeds: np.ndarray
     categories: np.ndarray
     logits: np.ndarray
@@ -133,12 +135,14 @@ class Scores:
     def to_pandas(self) -> "pd.DataFrame":
         """One row an image, by name, with the columns of a score table (docs/queries.md).
 
-        Columns: `anomaly_score`; `score_<category>`, `spread_<category>`, `logit_<category>`;
-        `findings`, `uncertain`, `signs` and `evidence`, lists whose entries are text or dicts.
+        Columns: `anomaly_score`, `anomaly_logit`; `score_<category>`, `spread_<category>`,
+        `logit_<category>`; `findings`, `uncertain`, `signs` and `evidence`, lists whose entries
+        are text or dicts.
         """
         import pandas as pd
 
         columns: dict[str, Any] = {"anomaly_score": self.anomaly}
+        columns["anomaly_logit"] = self.anomaly_logits
         for c, name in enumerate(self.category_names):
             columns[f"score_{name}"] = self.categories[:, c]
             columns[f"spread_{name}"] = self.spread[:, c]

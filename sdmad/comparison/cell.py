@@ -71,7 +71,9 @@ class Bench:
         test: TestImages,
     ) -> None:
         self.backbone, self.catalog, self.test = backbone, catalog, test
-        self.learner, self.budget = learner, budget
+        self.learner = learner.for_catalog(catalog)
+        augment = budget.augment.chosen(catalog.flip)
+        self.budget = budget.model_copy(update={"augment": augment})
         self._images: FrozenImages | None = None
         self._prefixes: dict[int, list[tuple[Activations, torch.Tensor]]] = {}
         self._views: tuple[tuple[int | str, int], SupportViews] | None = None

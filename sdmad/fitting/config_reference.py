@@ -27,11 +27,10 @@ Only `archive`, `labels` and `catalog` are required:
 
 - Dots in the table stand for nesting: `learner.augment.shift` is `shift` below `augment` below
   `learner`, as above.
-- Set the backbone, shots, seeds and flips for your data. The other defaults were chosen on
+- Set the backbone, shots and seeds for your data. The other defaults were chosen on
   phantoms, fundus photographs and breast ultrasound ([results.md](results.md)).
-- Flips are off in every shipped configuration and in those results. Leave them off where sides
-  matter: in a chest X-ray the heart is on the left, on a CT the liver is on the right. A mirrored
-  fundus photograph is one of the other eye, so there `flip: true` is allowed.
+- Flips are off unless the catalog has `flip: true`, and in all of those results. Leave them off
+  where sides matter: in a chest X-ray the heart is on the left, on a CT the liver is on the right.
 - `archive`, `labels`, `shots` and `seeds` can also be given on the command line; they replace
   those of the file.
 - An unknown key or an impossible value stops the job with one sentence before any work starts.

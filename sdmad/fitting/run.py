@@ -69,6 +69,7 @@ def train_seeds(
     started, begin = datetime.now(UTC), time.monotonic()
     archive = storage.resolve(config.archive)
     catalog = load_catalog(config.catalog)
+    config = config.model_copy(update={"learner": config.learner.for_catalog(catalog)})
     config.learner.check(catalog.category_names)
     check_backbone(config.backbone)
     if (encoded is None) != (config.activations is None):

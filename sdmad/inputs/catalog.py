@@ -71,6 +71,11 @@ class Catalog(BaseModel):
     input: InputConfig | None = Field(
         default=None, description="input that the modality calls for, unless configured otherwise"
     )
+    flip: bool = Field(
+        default=False,
+        description="whether a mirrored image is one of the modality too, so that views may be "
+        "mirrored left to right; unless configured otherwise",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Catalog":
@@ -136,7 +141,7 @@ class Catalog(BaseModel):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content. Comments and layout of the file do not change it."""
-        without = set() if self.input else {"input"}
+        without = {name for name in ("input", "flip") if not getattr(self, name)}
         canonical = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

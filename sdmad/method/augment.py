@@ -20,9 +20,10 @@ class AugmentConfig(BaseModel):
     views: int = Field(
         default=8, ge=1, description="versions of each support image, the original included"
     )
-    flip: bool = Field(
-        default=False,
-        description="mirror half of the views left to right; only where sides do not matter",
+    flip: bool | None = Field(
+        default=None,
+        description="mirror half of the views left to right; by default only where the catalog "
+        "has `flip: true`",
     )
     shift: float = Field(
         default=0.06,
@@ -37,6 +38,10 @@ class AugmentConfig(BaseModel):
         le=1,
         description="standard deviation of the noise in a view; pixel values run from 0 to 1",
     )
+
+    def chosen(self, flip: bool) -> "AugmentConfig":
+        """With `flip`, what the catalog says, where the configuration is silent."""
+        return self if self.flip is not None else self.model_copy(update={"flip": flip})
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ class LearnerConfig(EvidenceConfig):
         """The catalog whose signs are fitted."""
         return catalog.with_names() if self.category_names else catalog
 
+    def for_catalog(self, catalog: Catalog) -> "LearnerConfig":
+        """With what the catalog says where this configuration is silent: flips."""
+        return self.model_copy(update={"augment": self.augment.chosen(catalog.flip)})
+
 
 def _schedule(
     support: SupportImages, config: LearnerConfig
@@ -83,6 +87,7 @@ def fit_batch(
     `on_step(step, mean loss)` is called after every step, where memory does not hold the tokens of
     all supports for each group of fits in turn.
     """
+    config = config.for_catalog(catalog)
     model = SignModel(backbone, catalog, config.adapter, len(supports))
     for index, support in enumerate(supports):
         generator = random_generator("weights", support.shots, support.seed)

@@ -162,7 +162,8 @@ def apply_to_rows(decision: Decision, rows: pa.Table) -> pa.Table:
 
     The columns stay the same. `score_c`, `logit_c`, `spread_c` and `seeds_c` are calibrated;
     `findings`, `uncertain`, `signs` and `evidence` follow the new findings, of which those that
-    the detector had not found have no signs. The anomaly score is not changed.
+    the detector had not found have no signs. The anomaly score is not changed, except that of a
+    single category, which is the score of that category.
     """
     names = decision.categories
     if rows.num_rows == 0:
@@ -185,6 +186,10 @@ def apply_to_rows(decision: Decision, rows: pa.Table) -> pa.Table:
             if not decision.as_scored[c]:
                 spread = seeds.std(axis=1)
         columns[f"spread_{name}"] = pa.array(spread.astype(np.float32))
+    if len(names) == 1:
+        same = {"anomaly_score": "score", "anomaly_logit": "logit", "anomaly_seeds": "seeds"}
+        there = [column for column in same if column in rows.column_names]
+        columns |= {column: columns[f"{same[column]}_{names[0]}"] for column in there}
     columns["findings"] = _names_of(found, names)
     doubtful = decision.doubtful(scores)
     kept = tables.finding_matrix(rows["uncertain"], names) & decision.as_scored

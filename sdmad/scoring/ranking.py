@@ -24,6 +24,8 @@ from sdmad.words import choices, counted
 
 # What a logit may add to the anomaly score: less than the smallest step between two scores near 1.
 TIE = 1e-9
+# Tables of older versions lack it.
+ANOMALY_LOGIT = "anomaly_logit"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ class Ranking:
             scores = highest("score") + found.any(axis=1)
         else:
             scores = highest("score") if self.without else part["anomaly_score"].to_numpy()
-        return scores.astype(float) + TIE * np.clip(highest("logit") / 1000, -1, 1)
+        by_anomaly = not (self.decided or self.without) and ANOMALY_LOGIT in part.column_names
+        logits = part[ANOMALY_LOGIT].to_numpy() if by_anomaly else highest("logit")
+        return scores.astype(float) + TIE * np.clip(logits / 1000, -1, 1)
 
     def score(self, row: dict[str, Any], categories: list[str]) -> float:
         """The score of one row that a person sees."""
@@ -169,7 +173,7 @@ class ScoredRun:
         kinds = ("score", "logit", *(["spread"] if self.decision else []))
         names = [f"{kind}_{name}" for name in self.categories for kind in kinds]
         lists = ["findings", "uncertain", "signs", "evidence"]
-        return ["uri", "archive", "member", "anomaly_score", *lists, *names]
+        return ["uri", "archive", "member", "anomaly_score", ANOMALY_LOGIT, *lists, *names]
 
     def parts(self, scores: str) -> Iterator[pa.Table]:
         return map(self.decided, tables.read_parts(scores, "scores", self.units, self.columns))

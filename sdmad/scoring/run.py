@@ -139,7 +139,7 @@ def _stream(
     filled = task.fill(config, connect())
     record["pipeline"] = filled.model_dump()
     metadata = task.metadata | {"precision": filled.computed}
-    _check_precision(output, plan, filled.computed, task.kind.table)
+    columns = _columns_to_write(output, plan, filled.computed, task)
     operators = task.operators(filled)
     tally.readers, tally.detectors = filled.room(connect())
     left, attempts = plan.todo, 0
@@ -148,7 +148,7 @@ def _stream(
     begin = time.monotonic()
 
     def write(unit: str, rows: pa.Table) -> _Written:
-        return _commit(output, unit, rows, task, metadata)
+        return _commit(output, unit, rows, task, columns, metadata)
 
     def count(written: Iterable[_Written]) -> None:
         for unit in written:
@@ -199,16 +199,36 @@ def _never_complete(units: list[WorkUnit]) -> UserError:
     )
 
 
-def _check_precision(output: str, plan: Plan, computed: str, table: str) -> None:
-    """Raise `UserError` when the finished units have rows in another precision."""
+def _columns_to_write(output: str, plan: Plan, computed: str, task: Task) -> pa.Schema:
+    """The columns of the task, as far as finished units have them: all have the same.
+
+    Raises `UserError` when the finished units have rows in another precision, or columns that this
+    version does not write.
+    """
     if not plan.done:
-        return
-    before = tables.read_metadata(output, min(plan.done), table).get("precision")
-    if before in ("single", "half") and before != computed:
+        return task.schema
+    table = task.kind.table
+    before = tables.read_schema(output, min(plan.done), table)
+    precision = tables.metadata_of(before).get("precision")
+    if precision in ("single", "half") and precision != computed:
         raise UserError(
-            f"{output} holds {table} in {before} precision, but this run would compute in "
-            f"{computed} precision; use --precision {before}, or choose another output"
+            f"{output} holds {table} in {precision} precision, but this run would compute in "
+            f"{computed} precision; use --precision {precision}, or choose another output"
         )
+    unknown = [name for name in before.names if name not in task.schema.names]
+    if unknown:
+        raise UserError(
+            f"{output} holds {table} of another version of sdmad, with a column {unknown[0]!r} "
+            "that this version does not write; choose another output"
+        )
+    lacking = [name for name in task.schema.names if name not in before.names]
+    if lacking:
+        logs.notice(
+            f"{output} was begun by an older version of sdmad, without "
+            f"{counted(len(lacking), 'column')} ({', '.join(lacking)}); its tables stay alike, so "
+            "new ones are written without"
+        )
+    return pa.schema([field for field in task.schema if field.name not in lacking])
 
 
 @dataclass(frozen=True)
@@ -222,17 +242,22 @@ class _Written:
 
 
 def _commit(
-    output: str, unit: str, rows: pa.Table, task: Task, metadata: dict[str, str]
+    output: str,
+    unit: str,
+    rows: pa.Table,
+    task: Task,
+    columns: pa.Schema,
+    metadata: dict[str, str],
 ) -> _Written:
     """Write a complete unit."""
     begin = time.monotonic()
     failures = tables.empty_failures().schema
     good = pc.equal(rows["stage"], "")
     failed = rows.select(failures.names).filter(pc.invert(good)).cast(failures)
-    made = rows.select(task.schema.names)
+    made = rows.select(columns.names)
     if failed.num_rows:
         made = made.filter(good)
-    made = made.cast(task.schema)
+    made = made.cast(columns)
     if task.decision:
         made = apply_to_rows(task.decision, made)
     tables.commit_unit(output, unit, made, failed, metadata, task.kind.table)

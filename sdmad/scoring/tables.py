@@ -59,7 +59,7 @@ class ScoreColumns:
     @property
     def schema(self) -> pa.Schema:
         fields = [(name, pa.string()) for name in ("uri", "archive", "member")]
-        fields.append(("anomaly_score", pa.float32()))
+        fields += [(name, pa.float32()) for name in ("anomaly_score", "anomaly_logit")]
         for category in self.categories:
             kinds = ("score", "spread", "logit")
             fields += [(f"{kind}_{category}", pa.float32()) for kind in kinds]
@@ -118,9 +118,10 @@ def _units_of(output: str, kind: str) -> set[str]:
     return {unit for entry in listing if (unit := unit_of(entry.uri))}
 
 
-def read_metadata(output: str, unit: str, table: str = SCORES) -> dict[str, str]:
-    """What the rows of a finished unit say of how they were made, without the prefix."""
-    return metadata_of(read_part(output, table, unit, ()).schema)
+def read_schema(output: str, unit: str, table: str = SCORES) -> pa.Schema:
+    """The columns of a finished unit, and in their metadata how its rows were made."""
+    with readable(output, table, unit):
+        return parquet.read_schema(read_content(output, table, unit))
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, str]:
@@ -234,10 +235,11 @@ def score_rows(
 
     categories = len(columns.categories)
     anomaly = spread_out(scores.anomaly if scores else None, ())
+    anomaly_logits = spread_out(scores.anomaly_logits if scores else None, ())
     mean = spread_out(scores.categories if scores else None, (categories,))
     spread = spread_out(scores.spread if scores else None, (categories,))
     logits = spread_out(scores.logits if scores else None, (categories,))
-    data: dict[str, Any] = {"anomaly_score": anomaly}
+    data: dict[str, Any] = {"anomaly_score": anomaly, "anomaly_logit": anomaly_logits}
     for c, name in enumerate(columns.categories):
         data[f"score_{name}"] = mean[:, c]
         data[f"spread_{name}"] = spread[:, c]

@@ -21,6 +21,11 @@ def decode(content: bytes | bytearray, columns: Iterable[str] | None = None) -> 
     return file.read(wanted, use_threads=False)
 
 
+def read_schema(content: bytes) -> pa.Schema:
+    """The columns of a Parquet file, with its metadata; raises as `decode` does."""
+    return pq.read_schema(pa.BufferReader(content))
+
+
 def encode(table: pa.Table, rows_together: int | None = None) -> bytes:
     """A Parquet file, compressed with zstd; `rows_together` is the size of its row groups.
 

@@ -27,11 +27,11 @@ def test_variants_share_the_encoded_views_and_score_as_if_alone(
     monkeypatch.setattr(cell, "encode", counted)
     pixels = supports[1].pixels[:8]
     truth = np.zeros((len(pixels), len(catalog.categories)), bool)
-    bench = Bench(backbone, catalog, QUICK, None, TestImages(pixels, truth))
+    bench = Bench(backbone, catalog, QUICK, BaselineConfig(), TestImages(pixels, truth))
     ungated = Variant(learner={"gate": 0.0})
     fewer = Variant(learner={"augment": {"views": 1}})
     found = [bench.score("x", variant, supports[0])[0] for variant in (None, ungated, fewer)]
-    assert encoded == [QUICK.augment, AugmentConfig(views=1)]
+    assert encoded == [QUICK.augment.chosen(False), AugmentConfig(views=1, flip=False)]
     bench.score("x", None, supports[2])
     assert len(encoded) == 3, "another support"
 

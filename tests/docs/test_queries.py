@@ -65,8 +65,8 @@ def seeds_of(score: float) -> list[float]:
 def score_row(shard: str, image: tuple[Any, ...]) -> dict[str, Any]:
     member, anomaly, scores, spreads, findings, uncertain, signs = image
     row = {"uri": uri_of(shard, member), "archive": shard, "member": member}
-    row |= {"anomaly_score": anomaly, "findings": findings, "uncertain": uncertain}
-    row |= {"evidence": [], "anomaly_seeds": seeds_of(anomaly)}
+    row |= {"anomaly_score": anomaly, "anomaly_logit": 0.0, "anomaly_seeds": seeds_of(anomaly)}
+    row |= {"findings": findings, "uncertain": uncertain, "evidence": []}
     row["signs"] = [{"category": SIGNS[s][0], "sign": s, "similarity": SIGNS[s][1]} for s in signs]
     for category, score, spread in zip(CATEGORIES, scores, spreads, strict=True):
         row |= {f"score_{category}": score, f"spread_{category}": spread, f"logit_{category}": 0.0}

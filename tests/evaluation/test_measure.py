@@ -48,7 +48,7 @@ def write_run(folder: Path, scores: np.ndarray, per_seed: bool = True) -> str:
     rows = []
     for k, values in enumerate(scores):
         row = {"uri": f"u{k}", "archive": "a.tar", "member": f"{k}.png"}
-        row |= {"anomaly_score": float(values.max(0).mean())}
+        row |= {"anomaly_score": float(values.max(0).mean()), "anomaly_logit": 0.0}
         row |= {"findings": [], "uncertain": [], "signs": [], "evidence": []}
         if per_seed:
             row["anomaly_seeds"] = values.max(0).tolist()

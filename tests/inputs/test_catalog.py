@@ -73,6 +73,8 @@ def test_the_digest_depends_on_content_and_not_on_layout(tmp_path) -> None:
     changed = copy.deepcopy(SMALL)
     changed["signs"]["a"]["prompts"] = ["another a"]
     assert parse_catalog(changed, "x").digest != first
+    assert parse_catalog(SMALL | {"flip": False}, "x").digest == first
+    assert parse_catalog(SMALL | {"flip": True}, "x").digest != first
 
 
 def test_the_error_for_a_missing_catalog_lists_the_shipped_ones() -> None:
@@ -125,6 +127,12 @@ def test_the_input_of_a_run_is_configured_or_the_catalogs_or_the_backbones() -> 
     assert chest.chosen_input(None).resize == "pad", "a chest film is kept whole"
     assert chest.chosen_input(squash) == squash
     assert phantoms.chosen_input(None) == InputConfig()
+
+
+def test_only_where_sides_do_not_matter_a_shipped_catalog_allows_flips() -> None:
+    allowed = {p.stem for p in SHIPPED.glob("*.yaml") if load_catalog(p.stem).flip}
+    assert allowed == {"histopathology"}
+    assert load_catalog("histopathology").with_names().flip
 
 
 def test_names_are_one_more_sign_of_each_category() -> None:

@@ -16,6 +16,7 @@ from sdmad.method.calibration import conformal_thresholds
 from sdmad.method.combine import Weights, fit_weights
 from sdmad.method.learner import LearnerConfig, fit_batch
 from sdmad.method.model import DecisionRule, Readings, SignModel
+from sdmad.method.views import encode
 from sdmad.phantoms.task import draw_example
 from tests.conftest import QUICK
 
@@ -156,9 +157,38 @@ def test_augmentation_is_repeatable_and_view_zero_is_the_image() -> None:
 def test_without_flips_the_sides_are_never_swapped() -> None:
     image = np.zeros((16, 16, 3), np.uint8)
     image[:, :4] = 255
-    config = AugmentConfig(flip=False, shift=0.0, gain=0.0, noise=0.0)
-    for view in range(1, 6):
-        assert np.array_equal(augment(image, "k", view, config), image)
+    plain = AugmentConfig(shift=0.0, gain=0.0, noise=0.0)
+    for config in (plain, plain.chosen(False), plain.model_copy(update={"flip": False})):
+        for view in range(1, 6):
+            assert np.array_equal(augment(image, "k", view, config), image)
+
+
+@pytest.mark.parametrize(
+    ("configured", "catalogs", "mirrored"),
+    [(None, False, False), (None, True, True), (False, True, False), (True, False, True)],
+)
+def test_flips_are_as_configured_or_as_the_catalog_says(
+    configured, catalogs, mirrored, backbone, catalog
+) -> None:
+    """In what the image tower is shown of a support."""
+    size, count = backbone.spec.size[0], len(catalog.categories)
+    pixels = np.zeros((count + 1, size, size, 3), np.uint8)
+    pixels[:, :, : size // 4] = 255
+    labels = np.eye(count + 1, count, -1, np.uint8)
+    support = SupportImages(1, 0, [str(k) for k in range(count + 1)], pixels, labels)
+    shown: list[AugmentConfig] = []
+
+    def encoder(model, supports, config):
+        shown.append(config)
+        return encode(model, supports, config)
+
+    views = AugmentConfig(flip=configured, shift=0.0, gain=0.0, noise=0.0)
+    learner = LearnerConfig(steps=1, augment=views)
+    allowed = catalog.model_copy(update={"flip": catalogs})
+    fit_batch(backbone, allowed, [support], learner, encoder=encoder)
+    (config,) = shown
+    left = {bool(augment(pixels[0], "a", view, config)[0, 0, 0]) for view in range(config.views)}
+    assert left == ({True, False} if mirrored else {True})
 
 
 @pytest.mark.parametrize("shots", [4])

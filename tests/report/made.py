@@ -32,6 +32,7 @@ def scored_test(
             "archive": table.archive[k],
             "member": table.member[k],
             "anomaly_score": float(seeds[k].max(0).mean()),
+            "anomaly_logit": 0.0,
             "findings": [n for n, v in zip(names, values, strict=True) if v > 0.5],
             "uncertain": [],
             "signs": [],

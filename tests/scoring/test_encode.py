@@ -79,7 +79,9 @@ def test_files_say_of_which_backbone_they_are(store, backbone) -> None:
     assert store.encode().returncode == 0
     for entry in storage.list_objects(f"{store.activations}/activations"):
         unit = entry.uri[-24:-8]
-        metadata = written.read_metadata(str(store.activations), unit, written.ACTIVATIONS)
+        metadata = written.metadata_of(
+            written.read_schema(str(store.activations), unit, written.ACTIVATIONS)
+        )
         stored = Stored.of(metadata, "here")
         assert stored.identity == backbone.identity
         assert stored.archive == str(store.archive)

@@ -93,7 +93,19 @@ def test_a_decision_puts_its_findings_first_by_probability(tmp_path) -> None:
 def test_logits_decide_between_equal_scores(run) -> None:
     tied = {f"{k}.png": 1.0 for k in (3, 30, 17)}
     change(run, "anomaly_score", tied)
+    change(run, "score_two", tied)
+    change(run, "anomaly_logit", {"3.png": 29.0, "30.png": 31.0, "17.png": 32.0})
     change(run, "logit_two", {"3.png": 30.0, "30.png": 31.0, "17.png": 29.5})
+    assert members(rank_images(run, Ranking(), 3)) == ["17.png", "30.png", "3.png"]
+    assert members(rank_images(run, Ranking(("one",)), 3)) == ["30.png", "3.png", "17.png"]
+
+
+def test_tables_of_older_versions_have_no_logit_of_the_anomaly_score(run) -> None:
+    change(run, "anomaly_score", {f"{k}.png": 1.0 for k in (3, 30, 17)})
+    change(run, "logit_two", {"3.png": 30.0, "30.png": 31.0, "17.png": 29.5})
+    for unit in tables.done_units(run):
+        table = tables.read_part(run, "scores", unit).drop_columns("anomaly_logit")
+        commit_unit(run, unit, table, empty_failures(), {})
     assert members(rank_images(run, Ranking(), 3)) == ["30.png", "3.png", "17.png"]
 
 

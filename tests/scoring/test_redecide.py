@@ -21,7 +21,6 @@ from tests.helpers import run_command
 from tests.scoring.helpers import decision_file
 
 CATEGORIES = ["one", "two"]
-COLUMNS = ScoreColumns(CATEGORIES, 3, per_seed=True)
 METADATA = {
     "archive": "a",
     "detector": "d" * 16,
@@ -33,26 +32,29 @@ METADATA = {
 DECISION = decision_file("d" * 16, CATEGORIES, as_scored=("two",))
 
 
-def rows(count: int, seed: int) -> pa.Table:
+def rows(count: int, seed: int, categories: tuple[str, ...] = tuple(CATEGORIES)) -> pa.Table:
     """Scores of three seeds, with what a detector would write of them."""
     rng = np.random.default_rng(seed)
     records = []
     for k in range(count):
-        logits = rng.normal(0, 3, (2, 1)) + rng.normal(0, 0.3, (2, 3))
+        logits = rng.normal(0, 3, (len(categories), 1))
+        logits = logits + rng.normal(0, 0.3, (len(categories), 3))
         p = 1 / (1 + np.exp(-logits))
-        found = [n for n, v in zip(CATEGORIES, p.mean(axis=1), strict=True) if v > 0.5]
+        found = [n for n, v in zip(categories, p.mean(axis=1), strict=True) if v > 0.5]
         record = {"uri": f"u{k}", "archive": "a.tar", "member": f"{seed}-{k}.png"}
         record |= {"anomaly_score": float(p.max()), "anomaly_seeds": p.max(axis=0).tolist()}
-        record |= {"findings": found, "uncertain": CATEGORIES if k % 2 else []}
+        record["anomaly_logit"] = float(logits.max())
+        record |= {"findings": found, "uncertain": list(categories) if k % 2 else []}
         record["signs"] = [{"category": n, "sign": f"{n}_sign", "similarity": 0.3} for n in found]
         record["evidence"] = [{"category": n, "sign_logit": 1.0, "probe_logit": 1.0} for n in found]
-        for c, name in enumerate(CATEGORIES):
+        for c, name in enumerate(categories):
             record[f"score_{name}"] = float(p[c].mean())
             record[f"spread_{name}"] = float(p[c].std())
             record[f"logit_{name}"] = float(logits[c].mean())
             record[f"seeds_{name}"] = p[c].tolist()
         records.append(record)
-    return pa.Table.from_pylist(records, COLUMNS.schema)
+    columns = ScoreColumns(list(categories), 3, per_seed=True)
+    return pa.Table.from_pylist(records, columns.schema)
 
 
 def write_run(folder: Path, units: int = 3, done: int = 3) -> str:
@@ -76,7 +78,8 @@ def test_columns_stay_and_findings_follow_the_decision(decision) -> None:
     before, read = rows(60, 0), read_decision(decision)
     after = apply_to_rows(read.decision, before)
     assert after.schema.equals(before.schema)
-    kept = ["uri", "archive", "member", "anomaly_score", "anomaly_seeds", "score_two", "seeds_two"]
+    kept = ["uri", "archive", "member", "score_two", "seeds_two"]
+    kept += ["anomaly_score", "anomaly_logit", "anomaly_seeds"]
     assert after.select(kept).equals(before.select(kept))
     logit = after["logit_one"].to_numpy()
     assert logit == pytest.approx(0.5 * before["logit_one"].to_numpy() - 1, abs=1e-5)
@@ -90,6 +93,17 @@ def test_columns_stay_and_findings_follow_the_decision(decision) -> None:
     doubts = tables.finding_matrix(after["uncertain"], tuple(CATEGORIES))
     assert (doubts[:, 0] == ((score >= np.float32(0.15)) & (score <= np.float32(0.25)))).all()
     assert (doubts[:, 1] == (np.arange(60) % 2 == 1)).all(), "as scored"
+
+
+def test_the_anomaly_score_of_a_single_category_is_the_score_of_that_category() -> None:
+    decision, scored = decision_file("d" * 16, ["one"]).decision, rows(40, 0, ("one",))
+    for before in (scored, scored.drop_columns("anomaly_logit")):
+        after = apply_to_rows(decision, before)
+        assert after.schema.equals(before.schema)
+        assert after["anomaly_score"].equals(after["score_one"])
+        assert after["anomaly_seeds"].equals(after["seeds_one"])
+        if "anomaly_logit" in before.column_names:
+            assert after["anomaly_logit"].equals(after["logit_one"])
 
 
 def test_signs_stay_with_their_findings(decision) -> None:
@@ -114,7 +128,7 @@ def test_apply_writes_a_run_that_names_the_decision(decision, tmp_path) -> None:
     units, metadata = read_plan(str(output))
     assert (units, metadata["decision"]) == (read_plan(run)[0], read_decision(decision).digest)
     for unit in units:
-        known = tables.read_metadata(str(output), unit.id)
+        known = tables.metadata_of(tables.read_schema(str(output), unit.id))
         assert (known["decision"], known["more"]) == (metadata["decision"], "x")
         assert known["thresholds"] == metadata["thresholds"] == f"{float(np.float32(0.2))!r};0.5"
     glob = f"{output}/scores/*.parquet"

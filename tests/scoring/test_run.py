@@ -22,6 +22,7 @@ from sdmad.scoring.pools import PipelineConfig
 from sdmad.scoring.run import progress_note
 from sdmad.scoring.tally import Moment, Tally
 from sdmad.scoring.verify import verify_scores
+from sdmad.storage.parquet import decode, encode
 from tests.helpers import ROOT, write_tar
 from tests.scoring.helpers import (
     decision_file,
@@ -62,7 +63,7 @@ def test_columns_types_and_metadata_are_as_documented(mixed, catalog) -> None:
         assert metadata["sdmad.code_version"]
     assert len(schemas) == 1, "types do not vary between files"
     names = schema.names
-    assert names[:4] == ["uri", "archive", "member", "anomaly_score"]
+    assert names[:5] == ["uri", "archive", "member", "anomaly_score", "anomaly_logit"]
     for category in catalog.category_names:
         assert {f"score_{category}", f"spread_{category}", f"seeds_{category}"} <= set(names)
     assert schema.field("seeds_tumour").type == pa.list_(pa.float32(), 3)
@@ -76,6 +77,7 @@ def test_the_library_gives_the_same_scores_as_the_job(mixed, training_run) -> No
     scores = detector.score(images)
     rows = table.loc[[("a/s0.tar", f"{k:02d}.png") for k in range(30)]]
     assert np.allclose(rows.anomaly_score, scores.anomaly, atol=1e-5)
+    assert np.allclose(rows.anomaly_logit, scores.anomaly_logits, atol=1e-3)
     for c, name in enumerate(detector.catalog.category_names):
         assert np.allclose(rows[f"score_{name}"], scores.categories[:, c], atol=1e-5)
         assert np.allclose(np.stack(rows[f"seeds_{name}"]), scores.seeds[:, c], atol=1e-5)
@@ -117,17 +119,50 @@ def test_progress_names_no_rate_before_there_is_one() -> None:
     assert progress_note(tally, 10.0) == "12,000 images, 1 failure, 1,200 images/s"
 
 
+def unfinished(run: str, output: str) -> str:
+    """A copy of a run without the scores of one unit; returns where these were."""
+    copied = [entry.uri for entry in storage.list_objects(run)]
+    left = next(uri for uri in copied if "/scores/" in uri)
+    for uri in copied:
+        if uri != left:
+            storage.write_bytes(output + uri.removeprefix(run), storage.read_bytes(uri))
+    return output + left.removeprefix(run)
+
+
 def test_an_output_holds_scores_of_one_precision(mixed, s3, training_run, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     output = f"{s3}/one-precision"
-    copied = [e.uri for e in storage.list_objects(mixed.output)]
-    copied.remove(next(uri for uri in copied if "/scores/" in uri))
-    for uri in copied:
-        target = output + uri.removeprefix(mixed.output)
-        storage.write_bytes(target, storage.read_bytes(uri))
+    unfinished(mixed.output, output)
     half = PipelineConfig(precision="half")
     with pytest.raises(UserError, match="holds scores in single precision"):
         score_archive(mixed.archive, str(training_run), output, half, per_seed=True)
+
+
+@pytest.mark.usefixtures("joined")
+def test_tables_of_a_run_that_an_older_version_began_stay_alike(
+    mixed, s3, training_run, capsys
+) -> None:
+    output = f"{s3}/older"
+    left = unfinished(mixed.output, output)
+    before = [e.uri for e in storage.list_objects(f"{output}/scores")]
+    for uri in before:
+        table = decode(storage.read_bytes(uri)).drop_columns("anomaly_logit")
+        storage.write_bytes(uri, encode(table))
+    single = PipelineConfig(precision="single")
+    score_archive(mixed.archive, str(training_run), output, single, per_seed=True)
+    assert "without 1 column (anomaly_logit)" in capsys.readouterr().err
+    schema = decode(storage.read_bytes(left)).schema
+    older = decode(storage.read_bytes(before[0])).schema
+    assert schema.names == older.names
+    assert "anomaly_logit" not in schema.names
+
+    storage.remove(left)
+    for uri in before:
+        table = decode(storage.read_bytes(uri))
+        table = table.append_column("newer", pa.array([0.0] * len(table)))
+        storage.write_bytes(uri, encode(table))
+    with pytest.raises(UserError, match="with a column 'newer' that this version does not write"):
+        score_archive(mixed.archive, str(training_run), output, single, per_seed=True)
 
 
 @pytest.mark.usefixtures("joined")
