@@ -91,10 +91,15 @@ class ScoredTest:
         return np.array(given.split(";"), np.float32)
 
     @property
+    def decided(self) -> bool:
+        """Whether findings are those of a decision file."""
+        return "decision" in self.metadata
+
+    @property
     def states_prevalence(self) -> bool:
         """Whether the scores are probabilities at a prevalence that was stated, by the fits or by a
         decision file, and not at one half."""
-        return bool({"prevalence", "decision"} & self.metadata.keys())
+        return self.decided or "prevalence" in self.metadata
 
     @property
     def found(self) -> np.ndarray:

@@ -4,7 +4,7 @@ uri = write_report(test, measure(test), "runs/report", {}, inspect(test))
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,13 +97,13 @@ def _context(
         "backbone": _backbone(inspection),
         "shards": _shards(test),
         "chance": float(test.truth.any(axis=1).mean()),
-        "decided": "decision" in test.metadata,
+        "decided": test.decided,
         "states_prevalence": test.states_prevalence,
         "protocols": _by_protocol(),
         "summary": over_seeds(measured),
         "ensemble": ensemble,
         "num_seeds": len(names),
-        "categories": [_any_anomaly(test, measured), *_category_rows(test, measured)],
+        "categories": _rows(test, measured),
         "least": LEAST_POSITIVES,
         "specificity": SPECIFICITY,
         "baselines": [
@@ -177,8 +177,14 @@ class CategoryRow:
     spread: float
 
 
+def _rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow]:
+    """The rows of all categories, and of any anomaly where there are several."""
+    rows = _category_rows(test, measured)
+    return [_any_anomaly(test, measured), *rows] if len(rows) > 1 else rows
+
+
 def _any_anomaly(test: ScoredTest, measured: pd.DataFrame) -> CategoryRow:
-    return _row(
+    row = _row(
         "any anomaly",
         np.asarray(test.truth.any(axis=1)),
         test.anomaly,
@@ -187,6 +193,10 @@ def _any_anomaly(test: ScoredTest, measured: pd.DataFrame) -> CategoryRow:
         others=None,
         spread=float("nan"),
     )
+    if test.decided:
+        # A decision file decides on categories alone.
+        row = replace(row, sensitivity=float("nan"), specificity=float("nan"))
+    return row
 
 
 def _category_rows(test: ScoredTest, measured: pd.DataFrame) -> list[CategoryRow]:

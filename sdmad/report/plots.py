@@ -131,7 +131,7 @@ def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> st
 
 
 def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
-    """Reliability diagrams: all categories pooled, then each category present in the test images.
+    """Reliability diagrams: several categories pooled, then each one that test images have.
 
     Blue: probabilities as scored; orange: corrected for the prevalence in these images, unless the
     scores are for a stated one. Larger points stand for more images; bins with fewer than five are
@@ -141,7 +141,9 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
     if not test.states_prevalence:
         drawn_scores.append((at_prevalence(test.truth, test.scores), ORANGE))
     some = [c for c in range(len(titles)) if test.truth[:, c].any()]
-    columns = [("all categories", slice(None)), *((titles[c], slice(c, c + 1)) for c in some)]
+    columns = [(titles[c], slice(c, c + 1)) for c in some]
+    if len(titles) > 1:
+        columns.insert(0, ("all categories", slice(None)))
     panels = []
     with mpl.rc_context(STYLE):
         for k, (title, column) in enumerate(columns):
@@ -163,12 +165,14 @@ def calibration_curves(test: ScoredTest, titles: list[str]) -> list[Panel]:
 
 
 def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
-    """Histograms of the anomaly score and of each category's score, for images with and without."""
-    drawn = [("any anomaly", test.truth.any(axis=1), test.anomaly, 0.5)]
-    drawn += [
+    """Histograms of each category's score, for images with and without, and of the anomaly score
+    where there are several categories."""
+    drawn = [
         (t, test.truth[:, c], test.scores[:, c], float(test.thresholds[c]))
         for c, t in enumerate(titles)
     ]
+    if len(titles) > 1:
+        drawn.insert(0, ("any anomaly", test.truth.any(axis=1), test.anomaly, 0.5))
     bins = np.linspace(0, 1, 26).tolist()
     panels = []
     with mpl.rc_context(STYLE):

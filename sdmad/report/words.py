@@ -41,6 +41,13 @@ def plain_words(test: ScoredTest) -> list[str]:
             said[-1] += f", the largest share of the {len(order)} categories"
             said[-1] += f"; of {shown[worst]:,} with {names[worst]}, the smallest, {hits[worst]:,}."
     made = mistakes(truth, found, names).most_common(MISTAKES)
+    if not found.any() and len(test.scores):
+        said.append(f"No image has a finding; the highest score is {test.scores.max():.2f}.")
+        if test.states_prevalence and not test.decided:
+            said.append(
+                "Scores are probabilities for the prevalence that the fits state, and where that is "
+                "low few are above 0.5; `sdmad calibrate` chooses other thresholds."
+            )
     if made:
         listed = "; ".join(f"{text} ({_images(count)})" for text, count in made)
         said.append(f"Most mistakes: {listed}.")

@@ -135,6 +135,29 @@ def test_missing_deviations_are_a_dash_with_the_reason(seeds, tmp_path, capsys) 
     assert reason in " ".join(shown.split())
 
 
+def test_a_single_category_has_no_figures_of_other_anomalies(tmp_path) -> None:
+    truth = np.arange(40)[:, None] < 20
+    test = scored_test(label_table(truth, ["one"]), np.where(truth, 0.9, 0.1)[..., None])
+    page = rendered(test, Inspection(), tmp_path)
+    assert "AUROC, normal against any anomaly" in page.text
+    assert "mean AUROC, category against other anomalies" not in page.text
+    assert "any anomaly one" not in page.text
+    for alone in ("all categories", "any anomaly 20"):
+        assert alone not in page.text
+
+
+def test_a_decision_file_does_not_decide_on_any_anomaly(tmp_path) -> None:
+    truth = np.repeat([[True, False], [False, True], [False, False]], 20, axis=0)
+    test = scored_test(label_table(truth, ["one", "two"]), np.where(truth, 0.9, 0.1)[..., None])
+    text = rendered(test, Inspection(), tmp_path).text
+    assert "any anomaly 40 100.0 ± - - 100.0 100.0 100.0 p >" in text
+    more = {"decision": "d", "decision_uri": "d.json", "thresholds": "0.2;0.3"}
+    decided = replace(test, metadata=test.metadata | more)
+    assert (
+        "any anomaly 40 100.0 ± - - - - 100.0 p >" in rendered(decided, Inspection(), tmp_path).text
+    )
+
+
 def test_identifiers_are_unique_and_links_within_the_page_have_targets(page) -> None:
     structure = Structure(page.read_text())
     names = structure.values("id")

@@ -1,5 +1,7 @@
 """The sentences on top of the report are the counts below it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sdmad.report.words import mistakes, plain_words
@@ -22,6 +24,16 @@ def test_sentences_count_images() -> None:
     assert "Of 4 images with cataract, 3 are found, the largest share of the 2 categories" in text
     assert "of 3 with high myopia, the smallest, 1." in text
     assert "Most mistakes: high myopia is taken for cataract (2 images); " in text
+
+
+def test_why_no_image_has_a_finding() -> None:
+    truth = np.eye(2, dtype=bool).repeat(5, axis=0)
+    seeds = np.where(truth, 0.4, 0.1)[..., None]
+    test = scored_test(label_table(truth, NAMES), seeds)
+    assert "No image has a finding; the highest score is 0.40." in plain_words(test)
+    assert "prevalence" not in " ".join(plain_words(test))
+    stated = replace(test, metadata=test.metadata | {"prevalence": "0.01;0.02"})
+    assert "`sdmad calibrate` chooses other thresholds" in " ".join(plain_words(stated))
 
 
 def test_each_wrong_finding_of_a_normal_image_or_a_complete_one_is_counted_once() -> None:
