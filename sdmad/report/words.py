@@ -45,8 +45,8 @@ def plain_words(test: ScoredTest) -> list[str]:
         said.append(f"No image has a finding; the highest score is {test.scores.max():.2f}.")
         if test.states_prevalence and not test.decided:
             said.append(
-                "Scores are probabilities for the prevalence that the fits state, and where that is "
-                "low few are above 0.5; `sdmad calibrate` chooses other thresholds."
+                "Scores are probabilities for the prevalence that the fits state; where that is "
+                "low, few are above 0.5. `sdmad calibrate` chooses other thresholds."
             )
     if made:
         listed = "; ".join(f"{text} ({_images(count)})" for text, count in made)
