@@ -172,7 +172,8 @@ def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
         for c, t in enumerate(titles)
     ]
     if len(titles) > 1:
-        drawn.insert(0, ("any anomaly", test.truth.any(axis=1), test.anomaly, 0.5))
+        abnormal = np.asarray(test.truth.any(axis=1))
+        drawn.insert(0, ("any anomaly", abnormal, test.anomaly, 0.5))
     bins = np.linspace(0, 1, 26).tolist()
     panels = []
     with mpl.rc_context(STYLE):
