@@ -28,7 +28,7 @@ from tests.helpers import S3_SECRET, killers, support_images
 # Fixtures of tests that run Ray, and files whose tests start it in processes of their own.
 RAY_FIXTURES = {"ray_cluster", "joined"}
 RAY_FILES = ("test_readme.py", "test_cluster.py", "test_chaos.py", "tests/demo/", "tests/cluster/")
-QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2), category_names=False)
+QUICK = LearnerConfig(steps=10, augment=AugmentConfig(views=2, flip=False), category_names=False)
 
 
 @pytest.hookimpl(tryfirst=True)
