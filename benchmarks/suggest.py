@@ -247,7 +247,7 @@ def main(
     """Label a pool round by round, as suggested and at random."""
     begin = time.monotonic()
     loaded = load_backbone(BackboneConfig(model=backbone), "cpu")
-    learner = LearnerConfig(augment=AugmentConfig(views=views, flip=data is not None))
+    learner = LearnerConfig(augment=AugmentConfig(views=views))
     catalog = load_catalog("fundus" if data else "phantoms")
     pixels, table = fundus(data, catalog, loaded) if data else phantoms()
     bench = Bench(loaded, learner.chosen_signs(catalog), learner, pixels, table)
