@@ -59,11 +59,13 @@ def compare(
     from sdmad.comparison.run import compare
     from sdmad.comparison.scores import read_test
     from sdmad.fitting.config import load_config
+    from sdmad.inputs.catalog import load_catalog
 
     changes = configuration_changes(seeds, shots, archive, labels, backbone, activations)
     names = None if methods is None else [name.strip() for name in methods.split(",")]
     changes |= {"bootstrap": bootstrap, "methods": names}
     settings = load_config(config, changes, CompareConfig)
+    settings = settings.for_catalog(load_catalog(settings.catalog))
     target = storage.resolve(output)
     results = compare(settings, target)
     replicates = two_level.bootstrap(settings, target)

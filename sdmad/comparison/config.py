@@ -84,6 +84,10 @@ class CompareConfig(BaseModel):
             )
         return self
 
+    def for_catalog(self, catalog: Catalog) -> "CompareConfig":
+        """With what the catalog says where the learner is silent: flips."""
+        return self.model_copy(update={"learner": self.learner.for_catalog(catalog)})
+
     @property
     def names(self) -> list[str]:
         """All methods to compare, variants last."""

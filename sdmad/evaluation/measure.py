@@ -158,7 +158,7 @@ def join_scores(
     mask = np.zeros(len(test), bool)
     mask[owners] = True
     order = np.argsort(owners, kind="stable")
-    rows = pa.concat_tables(parts).take(pa.array(order))
+    rows = tables.together(parts).take(pa.array(order))
     if f"seeds_{categories[0]}" in rows.column_names and ANOMALY_SEEDS not in rows.column_names:
         raise UserError(
             f"the score tables at {run} are of an older version of sdmad and have no column "

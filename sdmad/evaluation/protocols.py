@@ -73,7 +73,8 @@ def multilabel_prediction(
 class Summary:
     """A metric over seeds: mean, standard deviation, and the 95 % interval of the mean.
 
-    Of fewer than two seeds only the mean is known; the others are NaN.
+    Of fewer than two seeds only the mean is known; the others are NaN. All are for a metric that
+    the images do not define.
     """
 
     mean: float
@@ -90,7 +91,7 @@ def summarise(values: np.ndarray) -> Summary:
     """
     values = np.asarray(values, float)
     mean, count = float(values.mean()), len(values)
-    if count < 2:
+    if count < 2 or np.isnan(mean):
         return Summary(mean, float("nan"), float("nan"), float("nan"), count)
     std = float(values.std(ddof=1))
     half = float(stats.t.ppf(0.975, count - 1)) * std / np.sqrt(count)

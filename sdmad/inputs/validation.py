@@ -30,6 +30,8 @@ def explain(error: ValueError, kind: type[BaseModel] | None = None) -> str:
         inner = _model_at(kind, first["loc"])
         example = next(iter(inner.model_fields)) if inner else "key"
         text = f"{where} must have keys, as in {where}: {{{example}: ...}}, not {first['input']!r}"
+    elif first["type"].startswith("bool_"):
+        text = f"{where}: give true or false, not {first['input']!r}"
     else:
         text = first["msg"].removeprefix("Value error, ")
         text = f"{where}: {text}" if where else text

@@ -23,12 +23,16 @@ MOST_DRAWN = 20
 
 
 def histograms(overview: Overview, titles: list[str]) -> list[Panel]:
-    """Histograms of the anomaly score and of each category's score; counts on a root scale."""
-    thresholds = [np.nan, *overview.thresholds.tolist()]
-    counts = [overview.anomaly, *overview.scores]
+    """Histograms of each category's score, and of the anomaly score where there are several
+    categories; counts on a root scale."""
+    thresholds, counts = overview.thresholds.tolist(), [*overview.scores]
+    names = list(titles)
+    if len(titles) > 1:
+        thresholds.insert(0, np.nan)
+        counts.insert(0, overview.anomaly)
+        names.insert(0, "anomaly score")
     panels = []
     with mpl.rc_context(STYLE):
-        names = ["anomaly score", *titles]
         for k, (title, values, threshold) in enumerate(zip(names, counts, thresholds, strict=True)):
             figure, axes = unit_panel(1.3)
             edges = np.linspace(0, 1, len(values) + 1)

@@ -93,6 +93,7 @@ def _context(
         "version": code_version(),
         "test": test,
         "counts": _counts(test),
+        "several": len(titles) > 1,
         "words": plain_words(test),
         "backbone": _backbone(inspection),
         "shards": _shards(test),

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_curve
 
 from sdmad.evaluation.measure import ScoredTest
 from sdmad.evaluation.protocols import LEAST_POSITIVES
+from sdmad.method.threshold import FINDING_THRESHOLD
 from sdmad.report.decisions import at_prevalence, reliability
 
 INK, MUTED, GRID = "#1c2733", "#5b6975", "#dfe5ea"
@@ -114,6 +115,7 @@ def roc_by_category(test: ScoredTest, titles: list[str]) -> list[Panel]:
 def seed_spread(values: dict[str, np.ndarray], ensemble: dict[str, float]) -> str:
     """One row for each metric: seeds as dots, their mean as a bar, the ensemble as a diamond."""
     with mpl.rc_context(STYLE):
+        values = {name: points for name, points in values.items() if np.isfinite(points).all()}
         figure = Figure(figsize=(3.4, 0.36 * len(values) + 0.7))
         axes = figure.add_subplot()
         for row, (name, points) in enumerate(values.items()):
@@ -173,7 +175,8 @@ def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
     ]
     if len(titles) > 1:
         abnormal = np.asarray(test.truth.any(axis=1))
-        drawn.insert(0, ("any anomaly", abnormal, test.anomaly, 0.5))
+        threshold = np.nan if test.decided else FINDING_THRESHOLD
+        drawn.insert(0, ("any anomaly", abnormal, test.anomaly, threshold))
     bins = np.linspace(0, 1, 26).tolist()
     panels = []
     with mpl.rc_context(STYLE):
@@ -183,7 +186,8 @@ def score_histograms(test: ScoredTest, titles: list[str]) -> list[Panel]:
                 if mask.any():
                     weights = np.full(int(mask.sum()), 1 / mask.sum())
                     axes.hist(score[mask], bins, weights=weights, color=color, alpha=0.55)
-            axes.axvline(threshold, color=INK, lw=0.8, ls=":")
+            if np.isfinite(threshold):
+                axes.axvline(threshold, color=INK, lw=0.8, ls=":")
             axes.set(xlabel="score", yticks=(), **UNIT_TICKS)
             axes.spines["left"].set_visible(False)
             panels.append(Panel(title, svg(figure, f"histogram{k}")))

@@ -26,6 +26,7 @@ from sdmad.report.heatmaps import together_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.plots import png_uri
 from sdmad.report.templates import templates
+from sdmad.report.words import AT_STATED_PREVALENCE
 from sdmad.scoring import tables
 from sdmad.scoring.similar import Search
 from sdmad.storage import run_record
@@ -275,6 +276,7 @@ class FindingRow:
 
 
 def _rows(overview: Overview) -> list[FindingRow]:
+    """Of all categories, the most frequent first, and of any finding if there are several."""
     total = max(1, overview.images)
     rows = []
     for c, name in enumerate(overview.categories):
@@ -292,6 +294,8 @@ def _rows(overview: Overview) -> list[FindingRow]:
             )
         )
     rows.sort(key=lambda row: -row.images)
+    if len(rows) == 1:
+        return rows
     low, high = overview.interval(len(overview.categories))
     share = overview.any / total
     last = FindingRow("any finding", overview.any, share, low, high, None, overview.doubted, None)
@@ -305,19 +309,22 @@ def sentences(overview: Overview, groups: list[Group], unlike: Unlike | None = N
     said = [f"{images + overview.failures:,} images, {failed}."]
     rows = _rows(overview)
     if images:
-        said.append(
-            f"{overview.any:,} ({_percent(rows[-1].share)}) have a finding, and "
-            f"{overview.several:,} of these several."
-        )
+        said.append(f"{overview.any:,} ({_percent(overview.any / images)}) have a finding")
+        several = len(overview.categories) > 1
+        said[-1] += f", and {overview.several:,} of these several." if several else "."
         top = rows[0]
         if top.images:
             said.append(
                 f"The most frequent is {top.name.replace('_', ' ')}, in {_percent(top.share)} of "
                 f"the images (95 % interval {100 * top.low:.1f} to {_percent(top.high)})."
             )
-        none = [row.name.replace("_", " ") for row in rows[:-1] if not row.images]
+        categories = rows[: len(overview.categories)]
+        none = [row.name.replace("_", " ") for row in categories if not row.images]
         if none:
             said.append(f"Never found: {', '.join(none)}.")
+        stated = "prevalence" in overview.metadata and "decision" not in overview.metadata
+        if stated and not overview.any:
+            said.append(AT_STATED_PREVALENCE)
     different = [group.name for group in groups if group.different]
     if different:
         more = f" and {len(different) - 3:,} more" if len(different) > 3 else ""

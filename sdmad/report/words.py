@@ -10,6 +10,10 @@ import numpy as np
 from sdmad.evaluation.measure import ScoredTest
 
 MISTAKES = 3
+AT_STATED_PREVALENCE = (
+    "Scores are probabilities for the prevalence that the fits state; where that is low, few are "
+    "above 0.5. `sdmad calibrate` chooses other thresholds."
+)
 
 
 def plain_words(test: ScoredTest) -> list[str]:
@@ -42,12 +46,9 @@ def plain_words(test: ScoredTest) -> list[str]:
             said[-1] += f"; of {shown[worst]:,} with {names[worst]}, the smallest, {hits[worst]:,}."
     made = mistakes(truth, found, names).most_common(MISTAKES)
     if not found.any() and len(test.scores):
-        said.append(f"No image has a finding; the highest score is {test.scores.max():.2f}.")
+        said.append(f"No image has a finding; the highest score is {test.scores.max():.2g}.")
         if test.states_prevalence and not test.decided:
-            said.append(
-                "Scores are probabilities for the prevalence that the fits state; where that is "
-                "low, few are above 0.5. `sdmad calibrate` chooses other thresholds."
-            )
+            said.append(AT_STATED_PREVALENCE)
     if made:
         listed = "; ".join(f"{text} ({_images(count)})" for text, count in made)
         said.append(f"Most mistakes: {listed}.")

@@ -210,7 +210,7 @@ def rank_images(scores: str, ranking: Ranking, top: int) -> Ranked:
     keys, images = np.zeros(0), 0
     for part in run.parts(scores):
         images += part.num_rows
-        both = part if kept is None else pa.concat_tables([kept, part])
+        both = part if kept is None else tables.together([kept, part])
         keys = np.concatenate([keys, ranking.keys(part, run.categories)])
         order = np.argsort(-keys, kind="stable")[:top]
         kept, keys = both.take(pa.array(order)), keys[order]

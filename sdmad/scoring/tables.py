@@ -176,6 +176,11 @@ def read_parts(
                 future.cancel()
 
 
+def together(parts: Iterable[pa.Table]) -> pa.Table:
+    """Tables as one; null where one lacks a column, because an older version wrote it."""
+    return pa.concat_tables(parts, promote_options="default")
+
+
 def read_content(output: str, kind: str, unit: str) -> bytes:
     """The table of a finished unit, still encoded."""
     return storage.read_bytes(storage.join(output, kind, part_name(unit)))

@@ -7,6 +7,7 @@ from sdmad.comparison.catalogs import keep_signs, plant_wrong_signs
 from sdmad.comparison.config import CompareConfig, Variant
 from sdmad.errors import UserError
 from sdmad.fitting.config import load_config
+from sdmad.inputs.catalog import load_catalog
 from sdmad.method.learner import LearnerConfig
 from tests.helpers import ROOT
 
@@ -29,6 +30,23 @@ def test_a_variant_changes_only_what_it_names() -> None:
     assert changed.adapter.image.frozen_weight == 0.5
     assert changed.adapter.text == learner.adapter.text
     assert changed.steps == 7
+
+
+@pytest.mark.parametrize("method", ["sd_mad", "linear_probe"])
+def test_flips_are_those_of_the_catalog_unless_configured(method) -> None:
+    """And a catalog without flips leaves the digests of versions in which they were `false`."""
+    silent = CompareConfig.model_validate(DATA)
+    said = {
+        flip: CompareConfig.model_validate(DATA | {"learner": {"augment": {"flip": flip}}})
+        for flip in (True, False)
+    }
+    catalog = load_catalog("phantoms")
+    for flip in (True, False):
+        chosen = silent.for_catalog(catalog.model_copy(update={"flip": flip}))
+        assert chosen.learner.augment.flip is flip
+        assert chosen.digest(method) == said[flip].digest(method)
+        other = said[not flip].for_catalog(catalog.model_copy(update={"flip": flip}))
+        assert other.learner.augment.flip is not flip
 
 
 def test_the_digest_changes_with_the_settings_of_the_method_alone() -> None:

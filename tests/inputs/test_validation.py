@@ -46,6 +46,14 @@ def test_a_prevalence_that_is_no_share_is_refused(prevalence, sentence) -> None:
     assert explain(told.value, TrainConfig) == sentence
 
 
+@pytest.mark.parametrize("flip", ["maybe", 2, [True]])
+def test_what_is_neither_true_nor_false_is_refused(flip) -> None:
+    with pytest.raises(ValidationError) as told:
+        TrainConfig.model_validate(BASE | {"learner": {"augment": {"flip": flip}}})
+    sentence = f"learner.augment.flip: give true or false, not {flip!r}"
+    assert explain(told.value, TrainConfig) == sentence
+
+
 @pytest.mark.parametrize("wrong", [[0.1], {"some": 2}, "x", -1])
 def test_no_sentence_shows_the_types_that_were_tried(wrong) -> None:
     for key, *_ in rows(TrainConfig):

@@ -142,8 +142,15 @@ def test_a_single_category_has_no_figures_of_other_anomalies(tmp_path) -> None:
     assert "AUROC, normal against any anomaly" in page.text
     assert "mean AUROC, category against other anomalies" not in page.text
     assert "any anomaly one" not in page.text
-    for alone in ("all categories", "any anomaly 20"):
-        assert alone not in page.text
+    for several in (
+        "all categories",
+        "any anomaly 20",
+        "normal others",
+        "0 with several anomalies",
+    ):
+        assert several not in page.text, several
+    assert "1 category" in page.text
+    assert "AUROC against other anomalies - - - multi-label" in page.text, "no interval of nothing"
 
 
 def test_a_decision_file_does_not_decide_on_any_anomaly(tmp_path) -> None:

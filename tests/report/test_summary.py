@@ -10,10 +10,11 @@ from scipy import stats
 
 from sdmad.commands.summary import summary
 from sdmad.evaluation.overview import SHOWN, Best, overview_of, wilson
-from sdmad.report.summary import summarise_run
+from sdmad.report.summary import sentences, summarise_run
+from sdmad.report.words import AT_STATED_PREVALENCE
 from sdmad.scoring import tables
-from tests.helpers import run_command
-from tests.report.made import stored
+from tests.helpers import run_command, write_tar
+from tests.report.made import label_table, scored_test, stored
 from tests.report.test_page import Structure
 from tests.scoring.test_redecide import write_run
 
@@ -51,6 +52,23 @@ def test_galleries_are_the_extremes(scores, scored) -> None:
     doubtful = [part[row]["uncertain"] for _, row in overview.most_uncertain.places]
     assert all(doubtful)
     assert len(set(overview.random.places)) == SHOWN
+
+
+def test_a_single_category_is_not_shown_twice(tmp_path) -> None:
+    """And a low prevalence that the fits state is why there is no finding."""
+    truth = np.arange(40)[:, None] < 20
+    write_tar(tmp_path / "archive" / "a.tar", {"0.png": b"x"})
+    seeds, table = np.where(truth, 0.004, 0.001)[..., None], label_table(truth, ["one"])
+    made = scored_test(table, seeds, archive=str(tmp_path / "archive"))
+    run = stored(made, str(tmp_path / "scores"))
+    result = summarise_run(run, str(tmp_path / "page"))
+    page = Structure(Path(result.page).read_text()).text
+    for twice in ("any finding 0", "score anomaly score", "occur together", "of these several"):
+        assert twice not in page, twice
+    assert "0 (0.0 %) have a finding. Never found: one." in page
+    assert AT_STATED_PREVALENCE not in page
+    result.overview.metadata["prevalence"] = "0.01"
+    assert AT_STATED_PREVALENCE in sentences(result.overview, [])
 
 
 def test_the_best_of_a_stream_are_those_of_all() -> None:

@@ -30,7 +30,7 @@ def test_why_no_image_has_a_finding() -> None:
     truth = np.eye(2, dtype=bool).repeat(5, axis=0)
     seeds = np.where(truth, 0.4, 0.1)[..., None]
     test = scored_test(label_table(truth, NAMES), seeds)
-    assert "No image has a finding; the highest score is 0.40." in plain_words(test)
+    assert "No image has a finding; the highest score is 0.4." in plain_words(test)
     assert "prevalence" not in " ".join(plain_words(test))
     stated = replace(test, metadata=test.metadata | {"prevalence": "0.01;0.02"})
     assert "`sdmad calibrate` chooses other thresholds" in " ".join(plain_words(stated))

@@ -109,6 +109,15 @@ def test_tables_of_older_versions_have_no_logit_of_the_anomaly_score(run) -> Non
     assert members(rank_images(run, Ranking(), 3)) == ["30.png", "3.png", "17.png"]
 
 
+def test_tables_of_several_versions_are_ranked_together(tmp_path) -> None:
+    run = decided_run(tmp_path / "run")
+    before = members(rank_images(run, Ranking(), 100))
+    for unit in sorted(tables.done_units(run))[1:2]:
+        table = tables.read_part(run, "scores", unit).drop_columns("anomaly_logit")
+        commit_unit(run, unit, table, empty_failures(), {})
+    assert members(rank_images(run, Ranking(), 100)) == before
+
+
 def test_groups_are_ranked_by_their_highest_image(tmp_path, run, scores) -> None:
     change(run, "findings", {"4.png": ["one"], "5.png": ["two"], "6.png": ["one", "two"]})
     rows = [f"a.tar,{k}.png,{'' if k == 39 else f's{k // 4}'}" for k in range(40)]
