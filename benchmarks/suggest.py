@@ -29,7 +29,7 @@ from sdmad.archive.selected import decode_members
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import Backbone, load_backbone
 from sdmad.backbones.towers import Activations
-from sdmad.evaluation.protocols import summarise
+from sdmad.evaluation.statistics import over_seeds
 from sdmad.inputs.catalog import Catalog, load_catalog
 from sdmad.inputs.labels import LabelTable, load_labels
 from sdmad.inputs.support import draw_support, eligible_rows
@@ -231,8 +231,9 @@ def run(bench: Bench, shots: int, count: int, rounds: int, seeds: list[int]) -> 
 
 def shown(values: np.ndarray, sign: str = "") -> str:
     """The mean of values (S,) and its interval."""
-    s = summarise(values)
-    return f"{s.mean:{sign}.1f} ({s.low:{sign}.1f} to {s.high:{sign}.1f})"
+    found = over_seeds(values)
+    low, high = found.interval
+    return f"{found.mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
 def main(
