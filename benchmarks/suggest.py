@@ -230,10 +230,10 @@ def run(bench: Bench, shots: int, count: int, rounds: int, seeds: list[int]) -> 
 
 
 def shown(values: np.ndarray, sign: str = "") -> str:
-    """The mean of values (S,) and its interval."""
-    found = over_seeds(values)
-    low, high = found.interval
-    return f"{found.mean:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+    """The mean of values (S,) in per cent, and its interval."""
+    found = over_seeds(values / 100)
+    mean, low, high = (100 * value for value in (found.mean, *found.interval))
+    return f"{mean:{sign}z.1f} ({low:{sign}z.1f} to {high:{sign}z.1f})"
 
 
 def main(
