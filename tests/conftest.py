@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from sdmad.backbones.config import BackboneConfig
 from sdmad.backbones.loading import load_backbone
@@ -43,16 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Of two processes, the one without Ray gives way: the tests with Ray take the longest.
 
-    On Linux it only takes what the other leaves: at a niceness of 10, threads of a model still
-    double the time of a test with Ray.
+    It has one thread: the threads of a model at this niceness still double the time of a test with
+    Ray, which waits for both cores.
     """
     beside = "PYTEST_XDIST_WORKER" in os.environ and not ray.is_initialized()
-    if not beside or item.get_closest_marker("xdist_group"):
-        return
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    elif not os.nice(0):
+    if beside and not item.get_closest_marker("xdist_group") and not os.nice(0):
         os.nice(10)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
