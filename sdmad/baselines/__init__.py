@@ -82,6 +82,6 @@ def fit(
         raise UserError(f"there is no baseline {name!r}; choose one of {', '.join(BASELINES)}")
     config = config or BaselineConfig()
     if isinstance(support, SupportImages):
-        support = SupportViews.of(backbone, support, config.augment)
+        support = SupportViews.of(backbone, support, config.augment.chosen(catalog.flip))
     generator = random_generator("baseline", name, support.shots, support.seed)
     return BASELINES[name](Task(backbone, catalog, support, config, generator))

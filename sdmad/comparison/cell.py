@@ -71,7 +71,7 @@ class Bench:
         test: TestImages,
     ) -> None:
         self.backbone, self.catalog, self.test = backbone, catalog, test
-        self.learner = learner.for_catalog(catalog)
+        self.learner = learner
         augment = budget.augment.chosen(catalog.flip)
         self.budget = budget.model_copy(update={"augment": augment})
         self._images: FrozenImages | None = None

@@ -26,7 +26,7 @@ from sdmad.report.heatmaps import together_heatmap
 from sdmad.report.localised import LocalisedSign, localised_gallery
 from sdmad.report.plots import png_uri
 from sdmad.report.templates import templates
-from sdmad.report.words import AT_STATED_PREVALENCE
+from sdmad.report.words import why_no_finding
 from sdmad.scoring import tables
 from sdmad.scoring.similar import Search
 from sdmad.storage import run_record
@@ -322,9 +322,8 @@ def sentences(overview: Overview, groups: list[Group], unlike: Unlike | None = N
         none = [row.name.replace("_", " ") for row in categories if not row.images]
         if none:
             said.append(f"Never found: {', '.join(none)}.")
-        stated = "prevalence" in overview.metadata and "decision" not in overview.metadata
-        if stated and not overview.any:
-            said.append(AT_STATED_PREVALENCE)
+        if not overview.any:
+            said += why_no_finding(overview.metadata)
     different = [group.name for group in groups if group.different]
     if different:
         more = f" and {len(different) - 3:,} more" if len(different) > 3 else ""

@@ -44,15 +44,20 @@ def plain_words(test: ScoredTest) -> list[str]:
         else:
             said[-1] += f", the largest share of the {len(order)} categories"
             said[-1] += f"; of {shown[worst]:,} with {names[worst]}, the smallest, {hits[worst]:,}."
-    made = mistakes(truth, found, names).most_common(MISTAKES)
-    if not found.any() and len(test.scores):
+    if not found.any():
         said.append(f"No image has a finding; the highest score is {test.scores.max():.2g}.")
-        if test.states_prevalence and not test.decided:
-            said.append(AT_STATED_PREVALENCE)
+        said += why_no_finding(test.metadata)
+    made = mistakes(truth, found, names).most_common(MISTAKES)
     if made:
         listed = "; ".join(f"{text} ({_images(count)})" for text, count in made)
         said.append(f"Most mistakes: {listed}.")
     return said
+
+
+def why_no_finding(metadata: dict[str, str]) -> list[str]:
+    """What may keep all scores of a run below 0.5: a prevalence that its fits state."""
+    stated = "prevalence" in metadata and "decision" not in metadata
+    return [AT_STATED_PREVALENCE] if stated else []
 
 
 def mistakes(truth: np.ndarray, found: np.ndarray, names: list[str]) -> Counter[str]:

@@ -139,7 +139,11 @@ def _stream(
     filled = task.fill(config, connect())
     record["pipeline"] = filled.model_dump()
     metadata = task.metadata | {"precision": filled.computed}
-    columns = _columns_to_write(output, plan, filled.computed, task)
+    columns = task.schema
+    if plan.done:
+        before = tables.read_schema(output, min(plan.done), task.kind.table)
+        _check_precision(output, before, filled.computed, task.kind.table)
+        columns = _columns_as_before(output, before, task)
     operators = task.operators(filled)
     tally.readers, tally.detectors = filled.room(connect())
     left, attempts = plan.todo, 0
@@ -199,27 +203,26 @@ def _never_complete(units: list[WorkUnit]) -> UserError:
     )
 
 
-def _columns_to_write(output: str, plan: Plan, computed: str, task: Task) -> pa.Schema:
-    """The columns of the task, as far as finished units have them: all have the same.
-
-    Raises `UserError` when the finished units have rows in another precision, or columns that this
-    version does not write.
-    """
-    if not plan.done:
-        return task.schema
-    table = task.kind.table
-    before = tables.read_schema(output, min(plan.done), table)
+def _check_precision(output: str, before: pa.Schema, computed: str, table: str) -> None:
+    """Raise `UserError` when the finished units have rows in another precision."""
     precision = tables.metadata_of(before).get("precision")
     if precision in ("single", "half") and precision != computed:
         raise UserError(
             f"{output} holds {table} in {precision} precision, but this run would compute in "
             f"{computed} precision; use --precision {precision}, or choose another output"
         )
+
+
+def _columns_as_before(output: str, before: pa.Schema, task: Task) -> pa.Schema:
+    """The columns of the task, as far as finished units have them: all units have the same.
+
+    Raises `UserError` when they have a column that this version does not write.
+    """
     unknown = [name for name in before.names if name not in task.schema.names]
     if unknown:
         raise UserError(
-            f"{output} holds {table} of another version of sdmad, with a column {unknown[0]!r} "
-            "that this version does not write; choose another output"
+            f"{output} holds {task.kind.table} of another version of sdmad, with a column "
+            f"{unknown[0]!r} that this version does not write; choose another output"
         )
     lacking = [name for name in task.schema.names if name not in before.names]
     if lacking:

@@ -52,6 +52,11 @@ def test_the_interval_of_a_share_is_cut_at_0_and_1() -> None:
     assert (summary.low, summary.high) == (0.0, 1.0)
 
 
+def test_a_metric_that_no_seed_has_has_no_interval() -> None:
+    summary = protocols.summarise(np.full(3, np.nan))
+    assert np.isnan([summary.mean, summary.std, summary.low, summary.high]).all()
+
+
 def test_a_single_category_works() -> None:
     truth = np.array([[1], [0]] * 6, bool)
     metrics = protocols.multilabel_prediction(truth, truth.astype(float))
